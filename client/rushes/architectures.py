@@ -1,0 +1,235 @@
+"""The model families as facts: defaults, rounding, required and ignored options.
+
+This is the light half of a family, which a trainer's environment can read without torch; how a
+family is loaded and sampled lives in `rushes_service/architectures/`. Adding a family is one row here
+and one file there. Defaults follow musubi-tuner 0.3.4's in-training sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rushes.errors import ArchitectureError, PromptError
+from rushes.jobs import Frozen, Prompt
+
+DEFAULT_SIZE = 256
+"""Width and height in pixels when a prompt gives none: small, for quick training samples."""
+
+DEFAULT_FRAMES = 1
+DEFAULT_STEPS = 20
+DEFAULT_FLOW_SHIFT = 14.5
+"""The reference sampler's shift for every family, whatever the model was published with."""
+
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"  # noqa: RUF001
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"  # noqa: RUF001
+    "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"  # noqa: RUF001
+)
+"""Published with Wan2.1; used whenever a prompt has no `--n` of its own."""
+
+OPTION_OF_FIELD: Mapping[str, str] = {
+    "width": "--w",
+    "height": "--h",
+    "frame_count": "--f",
+    "seed": "--d",
+    "sample_steps": "--s",
+    "guidance_scale": "--g",
+    "discrete_flow_shift": "--fs",
+    "cfg_scale": "--l",
+    "negative_prompt": "--n",
+    "image_path": "--i",
+    "end_image_path": "--ei",
+    "control_video_path": "--cn",
+    "control_image_path": "--ci",
+    "one_frame": "--of",
+    "lora_multiplier": "--m",
+}
+"""How each field of `Prompt` is written in a prompt line."""
+
+CfgRule = Literal["unless_one", "with_negative", "with_scale"]
+"""When classifier-free guidance runs: always unless `--l 1`; only with both `--n` and `--l` other than 1; with `--l`
+other than 1, the negative prompt being empty unless given."""
+
+IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", "control_image_path", "one_frame"})
+
+
+@dataclass(frozen=True)
+class ArchitectureSpec:
+    """One model family.
+
+    Sizes are floored to `size_multiple` pixels and frame counts to `frame_stride * k + 1`. `fps` is the rate the
+    model was trained at. `uses` and `requires` name fields of `Prompt` beyond those every family has.
+    """
+
+    name: str
+    title: str
+    hub_id: str
+    size_multiple: int
+    frame_stride: int
+    fps: int
+    cfg: CfgRule
+    cfg_scale: float = 1.0
+    guidance_scale: float | None = None
+    flow_shift: float | None = DEFAULT_FLOW_SHIFT
+    negative_prompt: str | None = None
+    requires: frozenset[str] = frozenset()
+    uses: frozenset[str] = frozenset()
+    sampled: bool = False
+    """False while the service has no sampler for it: such a job is refused when it is made."""
+
+    @property
+    def ignores(self) -> frozenset[str]:
+        """Fields of `Prompt` that change nothing for this family."""
+        ignored = set(IMAGE_INPUTS - self.requires - self.uses)
+        if self.guidance_scale is None:
+            ignored.add("guidance_scale")
+        if self.flow_shift is None:
+            ignored.add("discrete_flow_shift")
+        return frozenset(ignored)
+
+
+WAN21_T2V = ArchitectureSpec(
+    name="wan2.1-t2v",
+    title="Wan2.1 text to video",
+    hub_id="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    size_multiple=16,
+    frame_stride=4,
+    fps=16,
+    cfg="unless_one",
+    cfg_scale=5.0,
+    negative_prompt=WAN_NEGATIVE_PROMPT,
+    sampled=True,
+)
+
+ARCHITECTURES: Mapping[str, ArchitectureSpec] = {spec.name: spec for spec in (WAN21_T2V,)}
+
+
+class SampleParameters(Frozen):
+    """What the sampler really uses, after defaults and rounding; written whole into the receipt.
+
+    Sizes in pixels, `fps` in frames per second. `guidance_scale` and `discrete_flow_shift` are None for a family
+    that has none; `cfg_scale` is 1.0 and `negative_prompt` None when classifier-free guidance is off.
+    """
+
+    prompt: str
+    negative_prompt: str | None
+    width: int
+    height: int
+    frame_count: int
+    fps: int
+    seed: int
+    sample_steps: int
+    cfg_scale: float
+    guidance_scale: float | None
+    discrete_flow_shift: float | None
+    lora_multiplier: float
+    image_path: str | None = None
+    end_image_path: str | None = None
+    control_video_path: str | None = None
+    control_image_path: tuple[str, ...] = ()
+    one_frame: str | None = None
+
+    @property
+    def use_cfg(self) -> bool:
+        """True when each step also runs the negative prompt."""
+        return self.negative_prompt is not None
+
+
+def architecture(name: str) -> ArchitectureSpec:
+    """The family called `name`.
+
+    Raises:
+        ArchitectureError: no such family.
+    """
+    try:
+        return ARCHITECTURES[name]
+    except KeyError:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ArchitectureError(f"unknown architecture {name!r}; known: {known}") from None
+
+
+def resolve(prompt: Prompt, spec: ArchitectureSpec) -> tuple[SampleParameters, tuple[str, ...]]:
+    """What `spec`'s sampler makes of `prompt`, and a warning for each thing it changes or ignores.
+
+    A prompt without a seed is resolved with seed 0: seeds are drawn when a job is made, not here.
+
+    Raises:
+        PromptError: the prompt cannot be sampled by this family.
+        ArchitectureError: an input the family needs is absent.
+    """
+    check_required(prompt, spec)
+    warnings = [
+        f"{OPTION_OF_FIELD[field]} is ignored by {spec.name}"
+        for field in OPTION_OF_FIELD
+        if field in spec.ignores and getattr(prompt, field) not in (None, ())
+    ]
+    width = floor_size(prompt.width or DEFAULT_SIZE, "--w", spec, warnings)
+    height = floor_size(prompt.height or DEFAULT_SIZE, "--h", spec, warnings)
+    frames = floor_frames(prompt.frame_count or DEFAULT_FRAMES, spec, warnings)
+    cfg_scale, negative = classifier_free_guidance(prompt, spec)
+    if negative is None and prompt.negative_prompt:
+        warnings.append(f"--n is not used: classifier-free guidance is off (--l {cfg_scale:g})")
+    kept = {name: getattr(prompt, name) for name in IMAGE_INPUTS - spec.ignores}
+    parameters = SampleParameters(
+        prompt=prompt.prompt,
+        negative_prompt=negative,
+        width=width,
+        height=height,
+        frame_count=frames,
+        fps=spec.fps,
+        seed=prompt.seed or 0,
+        sample_steps=prompt.sample_steps or DEFAULT_STEPS,
+        cfg_scale=cfg_scale,
+        guidance_scale=default(prompt.guidance_scale, spec.guidance_scale),
+        discrete_flow_shift=default(prompt.discrete_flow_shift, spec.flow_shift),
+        lora_multiplier=1.0 if prompt.lora_multiplier is None else prompt.lora_multiplier,
+        **kept,
+    )
+    return parameters, tuple(warnings)
+
+
+def check_required(prompt: Prompt, spec: ArchitectureSpec) -> None:
+    """Raise `ArchitectureError` if `prompt` lacks an input that `spec` needs."""
+    missing = [OPTION_OF_FIELD[field] for field in OPTION_OF_FIELD if field in spec.requires and not getattr(prompt, field)]
+    if missing:
+        raise ArchitectureError(f"{spec.name} needs {' and '.join(missing)}: add it to the prompt line")
+
+
+def floor_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[str]) -> int:
+    """`asked` pixels floored to the family's multiple; a change is noted in `warnings`."""
+    size = asked // spec.size_multiple * spec.size_multiple
+    if size == 0:
+        raise PromptError(f"{option} {asked} is too small: {spec.name} needs at least {spec.size_multiple} pixels")
+    if size != asked:
+        warnings.append(f"{option} {asked} rounded down to {size} ({spec.name} needs multiples of {spec.size_multiple})")
+    return size
+
+
+def floor_frames(asked: int, spec: ArchitectureSpec, warnings: list[str]) -> int:
+    """`asked` frames floored to stride * k + 1; a change is noted in `warnings`."""
+    frames = (asked - 1) // spec.frame_stride * spec.frame_stride + 1
+    if frames != asked:
+        warnings.append(f"--f {asked} rounded down to {frames} ({spec.name} makes {spec.frame_stride}k+1 frames)")
+    return frames
+
+
+def classifier_free_guidance(prompt: Prompt, spec: ArchitectureSpec) -> tuple[float, str | None]:
+    """CFG scale and negative prompt; (1.0, None) when the reference would not run CFG."""
+    scale = spec.cfg_scale if prompt.cfg_scale is None else prompt.cfg_scale
+    negative = prompt.negative_prompt
+    if spec.cfg == "unless_one":
+        negative = spec.negative_prompt or "" if negative is None else negative
+    elif spec.cfg == "with_scale":
+        negative = negative or ""
+    if scale == 1.0 or negative is None:
+        return 1.0, None
+    return scale, negative
+
+
+def default(asked: float | None, fallback: float | None) -> float | None:
+    """`asked`, or the family's own value; None for a family that has no such parameter."""
+    if fallback is None:
+        return None
+    return fallback if asked is None else asked

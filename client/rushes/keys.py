@@ -1,0 +1,90 @@
+"""Every Redis key, group and lifetime. Nothing else in the project formats a key.
+
+All keys share the hash tag `{rushes}`, so that one Lua script may touch several of
+them on a cluster-aware proxy too.
+
+    {rushes}:job:<id>                hash    one sample: spec, state, progress, result, error
+    {rushes}:lane:<model>:<priority> stream  entries to be sampled, one field: the job id
+    {rushes}:lanes                   set     every lane that was ever written
+    {rushes}:delayed                 zset    job ids waiting for a retry, by the time they are due
+    {rushes}:bell                    stream  one entry whenever a lane got work; idle workers block on it
+    {rushes}:events                  stream  what happened, capped; its ids are the SSE ids
+    {rushes}:index                   zset    job ids by submission time
+    {rushes}:runs                    zset    run names by last submission time
+    {rushes}:run:<run>               zset    job ids of a run by submission time
+    {rushes}:results:<run>           stream  job ids of a run in the order in which they ended
+    {rushes}:snapshot:<fingerprint>  set     job ids that still need this checkpoint snapshot
+    {rushes}:workers                 zset    worker names by last heartbeat
+    {rushes}:worker:<name>           hash    what a worker is doing; expires with its heartbeat
+"""
+
+from __future__ import annotations
+
+PREFIX = "{rushes}"
+
+GROUP = "workers"
+"""Consumer group of every lane."""
+
+PRIORITIES = ("interactive", "training")
+"""Lane priorities, first served first."""
+
+EVENTS_MAXLEN = 20_000
+"""Events kept: about a day of a busy box, some 6 MB."""
+
+RESULTS_MAXLEN = 100_000
+"""Ended samples listed per run."""
+
+RECORD_TTL_S = 30 * 24 * 3600
+"""How long the record of an ended sample stays. The receipt on disk stays for good."""
+
+WORKER_TTL_S = 60
+"""How long a worker is listed after its last heartbeat."""
+
+LANES = f"{PREFIX}:lanes"
+DELAYED = f"{PREFIX}:delayed"
+BELL = f"{PREFIX}:bell"
+EVENTS = f"{PREFIX}:events"
+INDEX = f"{PREFIX}:index"
+RUNS = f"{PREFIX}:runs"
+WORKERS = f"{PREFIX}:workers"
+
+JOB_PREFIX = f"{PREFIX}:job:"
+RUN_PREFIX = f"{PREFIX}:run:"
+RESULTS_PREFIX = f"{PREFIX}:results:"
+SNAPSHOT_PREFIX = f"{PREFIX}:snapshot:"
+LANE_PREFIX = f"{PREFIX}:lane:"
+WORKER_PREFIX = f"{PREFIX}:worker:"
+
+PERMANENT_PREFIXES = (LANE_PREFIX, RUN_PREFIX)
+PERMANENT = (LANES, BELL, EVENTS, INDEX, RUNS, WORKERS)
+"""Keys that live without a TTL by intent; all of them are capped or trimmed."""
+
+
+def job(job_id: str) -> str:
+    """Record of one sample."""
+    return JOB_PREFIX + job_id
+
+
+def lane(model_fingerprint: str, priority: str) -> str:
+    """Stream of the samples that need one base model, at one priority."""
+    return f"{LANE_PREFIX}{model_fingerprint}:{priority}"
+
+
+def run(name: str) -> str:
+    """Job ids of one training run."""
+    return RUN_PREFIX + name
+
+
+def results(name: str) -> str:
+    """Ended job ids of one training run, in order."""
+    return RESULTS_PREFIX + name
+
+
+def snapshot(fingerprint: str) -> str:
+    """Job ids that still need one checkpoint snapshot."""
+    return SNAPSHOT_PREFIX + fingerprint
+
+
+def worker(name: str) -> str:
+    """What one worker is doing."""
+    return WORKER_PREFIX + name

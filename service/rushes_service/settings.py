@@ -1,0 +1,52 @@
+"""The service's settings: one frozen object, each default stated once.
+
+Read from the environment (`RUSHES_*`) by entry points only; everything else receives what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rushes.client import DEFAULT_URL
+
+
+def xdg(variable: str, fallback: str) -> Path:
+    """A per-user directory by the XDG base directory convention."""
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "rushes"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set about workers, API and embedded server. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="RUSHES_", frozen=True, extra="ignore")
+
+    redis_url: str = DEFAULT_URL
+    cache_dir: Path = Field(default_factory=lambda: xdg("XDG_CACHE_HOME", ".cache"))
+    """Conditioning cache (text embeddings)."""
+    state_dir: Path = Field(default_factory=lambda: xdg("XDG_STATE_HOME", ".local/state"))
+    """Data of the embedded Valkey server."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8720, ge=0, le=65535)
+    token: SecretStr | None = None
+    """Bearer token; required as soon as `host` is not a loopback address."""
+    roots: tuple[Path, ...] = Field(default_factory=lambda: (Path.cwd(),))
+    """Directories that files named in a REST request must lie under."""
+
+    device: str = "auto"
+    lease_s: float = Field(default=30.0, gt=0)
+    """A sample whose worker has not renewed it for this long is given to another worker."""
+    heartbeat_s: float = Field(default=0.5, gt=0)
+    """How often a running sample reports progress, renews its lease and hears of a cancel."""
+    grace_s: float = Field(default=60.0, ge=0)
+    """How long a worker may finish its sample after SIGTERM before it hands it back."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Tries of a sample that fails for a reason that may pass (out of memory, disk full)."""
+    max_deliveries: int = Field(default=5, ge=1)
+    """Workers that may die over one sample before it is set aside as dead."""
+    retry_delay_s: float = Field(default=5.0, ge=0)
+    """Wait before the second attempt; doubles with each further one."""
