@@ -192,7 +192,9 @@ def resolve(prompt: Prompt, spec: ArchitectureSpec) -> tuple[SampleParameters, t
 
 def check_required(prompt: Prompt, spec: ArchitectureSpec) -> None:
     """Raise `ArchitectureError` if `prompt` lacks an input that `spec` needs."""
-    missing = [OPTION_OF_FIELD[field] for field in OPTION_OF_FIELD if field in spec.requires and not getattr(prompt, field)]
+    missing = [
+        OPTION_OF_FIELD[field] for field in OPTION_OF_FIELD if field in spec.requires and not getattr(prompt, field)
+    ]
     if missing:
         raise ArchitectureError(f"{spec.name} needs {' and '.join(missing)}: add it to the prompt line")
 
@@ -203,7 +205,9 @@ def floor_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[s
     if size == 0:
         raise PromptError(f"{option} {asked} is too small: {spec.name} needs at least {spec.size_multiple} pixels")
     if size != asked:
-        warnings.append(f"{option} {asked} rounded down to {size} ({spec.name} needs multiples of {spec.size_multiple})")
+        warnings.append(
+            f"{option} {asked} rounded down to {size} ({spec.name} needs multiples of {spec.size_multiple})"
+        )
     return size
 
 
