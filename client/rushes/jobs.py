@@ -222,7 +222,8 @@ class SampleResult(Frozen):
             epoch=job.epoch,
             prompt=job.prompt,
             prompt_index=job.prompt_index,
-            **{"seed": job.prompt.seed, **fields},
+            seed=fields.pop("seed", job.prompt.seed),
+            **fields,
         )
 
     def encode(self) -> str:
