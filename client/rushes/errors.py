@@ -35,7 +35,12 @@ the wire; `retryable` tells the worker whether another attempt can help.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rushes.jobs import SampleResult
 
 
 class RushesError(Exception):
@@ -229,6 +234,11 @@ class WaitTimeout(RushesError):
 
 
 class SampleFailed(RushesError):
-    """A sample that was waited for ended without a picture. `results` holds what ended."""
+    """A sample that was waited for ended without a picture."""
 
     code = "sample_failed"
+
+    def __init__(self, message: str, results: Sequence[SampleResult | None] = ()) -> None:
+        self.results = results
+        """Of every sample waited for, in order; None where the payload could not be read."""
+        super().__init__(message)

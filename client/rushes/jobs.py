@@ -125,13 +125,14 @@ class Prompt(Frozen):
 class Checkpoint(Frozen):
     """LoRA weights of one training step, as files that a worker can open.
 
-    `path` is the snapshot that Rushes keeps until the last sample is done; `source` is where the
-    trainer wrote the file, tried when the snapshot is gone.
+    `fingerprint` is the SHA-256 of the content. `source` is where the trainer wrote the file, tried when
+    `path` is gone. With `snapshot`, `path` is a link that Rushes made and removes when its last sample has ended.
     """
 
     path: str
     fingerprint: str
     source: str | None = None
+    snapshot: bool = False
 
 
 class SampleJob(Frozen):
@@ -244,9 +245,15 @@ class SampleResult(Frozen):
 
 
 class JobRecord(Frozen):
-    """What Redis knows about one sample."""
+    """What Redis knows about one sample.
 
-    job: SampleJob
+    `job` is None when the payload cannot be decoded (`raw` keeps it): such a sample ends as dead.
+    """
+
+    id: str
+    run: str
+    job: SampleJob | None
+    raw: str | None = None
     state: JobState
     attempt: int = 0
     worker: str | None = None

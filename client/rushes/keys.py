@@ -5,7 +5,7 @@ them on a cluster-aware proxy too.
 
     {rushes}:job:<id>                hash    one sample: spec, state, progress, result, error
     {rushes}:lane:<model>:<priority> stream  entries to be sampled, one field: the job id
-    {rushes}:lanes                   set     every lane that was ever written
+    {rushes}:lanes                   hash    every lane that was ever written -> its model, as JSON
     {rushes}:delayed                 zset    job ids waiting for a retry, by the time they are due
     {rushes}:bell                    stream  one entry whenever a lane got work; idle workers block on it
     {rushes}:events                  stream  what happened, capped; its ids are the SSE ids
@@ -13,7 +13,7 @@ them on a cluster-aware proxy too.
     {rushes}:runs                    zset    run names by last submission time
     {rushes}:run:<run>               zset    job ids of a run by submission time
     {rushes}:results:<run>           stream  job ids of a run in the order in which they ended
-    {rushes}:snapshot:<fingerprint>  set     job ids that still need this checkpoint snapshot
+    {rushes}:snapshot:<path>         set     job ids that still need this checkpoint snapshot
     {rushes}:workers                 zset    worker names by last heartbeat
     {rushes}:worker:<name>           hash    what a worker is doing; expires with its heartbeat
 """
@@ -55,8 +55,8 @@ SNAPSHOT_PREFIX = f"{PREFIX}:snapshot:"
 LANE_PREFIX = f"{PREFIX}:lane:"
 WORKER_PREFIX = f"{PREFIX}:worker:"
 
-PERMANENT_PREFIXES = (LANE_PREFIX, RUN_PREFIX)
-PERMANENT = (LANES, BELL, EVENTS, INDEX, RUNS, WORKERS)
+PERMANENT_PREFIXES = (LANE_PREFIX,)
+PERMANENT = (LANES, DELAYED, BELL, EVENTS, INDEX, RUNS, WORKERS)
 """Keys that live without a TTL by intent; all of them are capped or trimmed."""
 
 
@@ -80,9 +80,9 @@ def results(name: str) -> str:
     return RESULTS_PREFIX + name
 
 
-def snapshot(fingerprint: str) -> str:
+def snapshot(path: str) -> str:
     """Job ids that still need one checkpoint snapshot."""
-    return SNAPSHOT_PREFIX + fingerprint
+    return SNAPSHOT_PREFIX + path
 
 
 def worker(name: str) -> str:

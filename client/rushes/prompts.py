@@ -191,7 +191,8 @@ def read_toml(source: Source) -> Iterator[RawEntry]:
     subsets: Any = defaults.get("subset") if isinstance(defaults, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
     if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):  # pyright: ignore[reportUnknownVariableType]
         raise source.error("needs a [[prompt.subset]] table for each prompt", 1)
-    shared = {key: value for key, value in defaults.items() if key != "subset"}
+    shared: dict[str, Any] = {**defaults}
+    del shared["subset"]
     key_lines, starts = toml_places(source.text)
     for number_, subset in enumerate(subsets):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         line = starts[number_] if number_ < len(starts) else 1

@@ -1,0 +1,152 @@
+"""Checkpoint files: keep them from being rotated away, and tell a complete one from a broken one.
+
+Layout below a run's output directory:
+
+    .rushes/checkpoints/<fingerprint>.safetensors    hard link (or copy) kept until its last sample has ended
+    .rushes/spool/<submission>.json                  hand-offs that Redis has not accepted yet
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
+
+PRIVATE_DIR = ".rushes"
+SNAPSHOT_DIR = f"{PRIVATE_DIR}/checkpoints"
+SPOOL_DIR = f"{PRIVATE_DIR}/spool"
+
+HEADER_LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
+"""The safetensors format's own bound; a larger length means the file is something else."""
+
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""First bytes of what `torch.save` writes (a zip archive) and of bare pickles."""
+
+HASH_BLOCK = 1 << 20
+
+_serial = itertools.count()
+
+
+def snapshot(source: str | Path, directory: Path) -> Path:
+    """Keep `source` alive under a new name in `directory`, which must exist.
+
+    A hard link where the file system allows one: no data is read or written, and the file stays when the
+    trainer deletes its own name. Else a copy.
+
+    Raises:
+        CheckpointMissing: there is no such file.
+        OSError: the directory cannot be written.
+    """
+    kept = directory / f"{os.getpid()}-{time.time_ns()}-{next(_serial)}.pending"
+    try:
+        os.link(source, kept)
+    except FileNotFoundError:
+        raise CheckpointMissing(f"{source}: there is no such checkpoint") from None
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES):
+            raise
+        shutil.copyfile(source, kept)
+    return kept
+
+
+def adopt(pending: Path, fingerprint: str) -> Path:
+    """Give a pending snapshot its final name, by content: the same weights are kept once."""
+    final = pending.with_name(f"{fingerprint}.safetensors")
+    pending.replace(final)
+    return final
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits.
+
+    Raises:
+        CheckpointMissing: there is no such file.
+    """
+    hasher = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(HASH_BLOCK):
+                hasher.update(block)
+    except (FileNotFoundError, IsADirectoryError):
+        raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
+    return hasher.hexdigest()
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Header of a complete safetensors file: tensor name -> {dtype, shape, data_offsets}, and `__metadata__`.
+
+    Only the header is read; its offsets are held against the file's size, which tells a file that is cut short or
+    still being written.
+
+    Raises:
+        CheckpointMissing: there is no such file.
+        CheckpointIncomplete: the file is shorter than its header says.
+        CheckpointFormat: the file is not a safetensors file.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(HEADER_LENGTH_BYTES)
+            length = int.from_bytes(start, "little")
+            reject_foreign(path, start, length, size)
+            header = parse_header(path, file.read(length))
+    except (FileNotFoundError, IsADirectoryError):
+        raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
+    expected = HEADER_LENGTH_BYTES + length + data_length(path, header)
+    if size < expected:
+        raise CheckpointIncomplete(
+            f"{path}: {size} bytes, but its header promises {expected}; it is cut short or still being written"
+        )
+    if size > expected:
+        raise CheckpointFormat(f"{path}: {size - expected} bytes too many behind the tensors; the file is damaged")
+    return header
+
+
+def reject_foreign(path: str | Path, start: bytes, length: int, size: int) -> None:
+    """Raise for a file whose first 8 bytes cannot be those of a complete safetensors file."""
+    if start.startswith(PICKLE_STARTS):
+        raise CheckpointFormat(
+            f"{path}: this is a pickle (torch.save), which can run code when it is opened; save it as .safetensors"
+        )
+    if len(start) < HEADER_LENGTH_BYTES:
+        raise CheckpointIncomplete(f"{path}: only {size} bytes; it is cut short or still being written")
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointFormat(f"{path}: not a safetensors file")
+    if HEADER_LENGTH_BYTES + length > size:
+        raise CheckpointIncomplete(f"{path}: its header is cut short; the file is still being written or damaged")
+
+
+def parse_header(path: str | Path, raw: bytes) -> dict[str, Any]:
+    """The header's JSON object."""
+    try:
+        header: Any = json.loads(raw)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise CheckpointFormat(f"{path}: not a safetensors file (its header is not a JSON object)")
+    return cast("dict[str, Any]", header)
+
+
+def data_length(path: str | Path, header: dict[str, Any]) -> int:
+    """Bytes of tensor data that a header describes."""
+    try:
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise CheckpointFormat(f"{path}: its header has an entry without data_offsets; the file is damaged") from None
+    return max(ends, default=0)
+
+
+def release(path: str | Path) -> None:
+    """Remove a snapshot whose last sample has ended. Anything that is not a snapshot is left alone."""
+    path = Path(path)
+    if path.parent.parts[-2:] == tuple(SNAPSHOT_DIR.split("/")):
+        path.unlink(missing_ok=True)

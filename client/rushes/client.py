@@ -1,0 +1,282 @@
+"""`Client`: hand samples over, look at them, wait for them, cancel them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rushes import keys
+from rushes.checkpoints import release
+from rushes.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, connect, reachable
+from rushes.errors import InputError, JobNotFound, SampleFailed, WaitTimeout, WireError
+from rushes.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
+from rushes.scripts import script
+
+__all__ = ["DEFAULT_URL", "URL_VARIABLE", "Client", "WorkerInfo"]
+
+MAX_SCAN = 20_000
+"""Records looked at for one filtered listing."""
+
+PAGE = 200
+
+
+class Client:
+    """A connection to the queue. Safe to use from several threads; opens nothing until it is used.
+
+    Args:
+        url: Redis URL; else `RUSHES_REDIS_URL`, else a server on this machine.
+
+    Every method raises `QueueUnavailable` when Redis cannot be reached.
+    """
+
+    def __init__(self, url: str | None = None, *, retries: int = 2) -> None:
+        self.url = url
+        self.redis = connect(url, retries=retries)
+        self._submit = self.redis.register_script(script("submit"))
+        self._cancel = self.redis.register_script(script("cancel"))
+        self._retry = self.redis.register_script(script("retry"))
+
+    @contextmanager
+    def _reachable(self) -> Generator[None]:
+        with reachable(self.url):
+            yield
+
+    def ping(self) -> None:
+        """Raise `QueueUnavailable` unless Redis answers."""
+        with self._reachable():
+            self.redis.ping()
+
+    def submit(self, jobs: Sequence[SampleJob]) -> list[str]:
+        """Queue samples; returns their ids. One that is queued, running or done already is left as it is."""
+        with self._reachable():
+            pipeline = self.redis.pipeline(transaction=True)
+            for job in jobs:
+                self._submit(args=submission(job), client=pipeline)
+            pipeline.execute()
+        return [job.id for job in jobs]
+
+    def record_failure(self, job: SampleJob, error: JobError) -> None:
+        """Record a sample that failed before it could be queued (a prompt line that cannot be read)."""
+        result = SampleResult.of(job, JobState.FAILED, error=error)
+        with self._reachable():
+            self._submit(args=submission(job, result))
+
+    def get(self, job_id: str) -> JobRecord:
+        """The record of one sample.
+
+        Raises:
+            JobNotFound: unknown, or its record has expired.
+        """
+        with self._reachable():
+            fields: Any = self.redis.hgetall(keys.job(job_id))
+        if not fields:
+            raise JobNotFound(f"no sample has the id {job_id} (records are kept for {keys.RECORD_TTL_S // 86400} days)")
+        return read_record(job_id, fields)
+
+    def list(
+        self,
+        *,
+        run: str | None = None,
+        state: JobState | str | None = None,
+        limit: int = 100,
+        before: float | None = None,
+    ) -> list[JobRecord]:
+        """Records, newest first; `before` is the `created_at` of the last one of the page before."""
+        wanted = None if state is None else JobState(state)
+        found: list[JobRecord] = []
+        for record in self._newest(keys.INDEX if run is None else keys.run(run), before):
+            if wanted is None or record.state is wanted:
+                found.append(record)
+            if len(found) == limit:
+                break
+        return found
+
+    def _newest(self, index: str, before: float | None) -> Iterator[JobRecord]:
+        highest = "+inf" if before is None else f"({before:.6f}"
+        for start in range(0, MAX_SCAN, PAGE):
+            with self._reachable():
+                ids: Any = self.redis.zrevrangebyscore(index, highest, "-inf", start=start, num=PAGE)
+                pipeline = self.redis.pipeline(transaction=False)
+                for job_id in ids:
+                    pipeline.hgetall(keys.job(job_id))
+                records: list[Any] = pipeline.execute()
+            for job_id, fields in zip(ids, records, strict=True):
+                if fields:
+                    yield read_record(job_id, fields)
+            if len(ids) < PAGE:
+                return
+
+    def runs(self) -> list[str]:
+        """Names of runs, the one submitted to last first."""
+        with self._reachable():
+            names: Any = self.redis.zrevrange(keys.RUNS, 0, -1)
+        return list(names)
+
+    def workers(self) -> list[WorkerInfo]:
+        """What each live worker is doing."""
+        with self._reachable():
+            names: Any = self.redis.zrange(keys.WORKERS, 0, -1)
+            pipeline = self.redis.pipeline(transaction=False)
+            for name in names:
+                pipeline.hgetall(keys.worker(name))
+            infos: list[Any] = pipeline.execute()
+        return [{"name": name, **info} for name, info in zip(names, infos, strict=True) if info]
+
+    def cancel(self, job_id: str) -> JobState:
+        """Cancel a sample; returns its state afterwards. A running one stops at its next step.
+
+        Raises:
+            JobNotFound: unknown, or its record has expired.
+        """
+        record = self.get(job_id)
+        error = JobError(code="cancelled", message="cancelled before it ran")
+        result = SampleResult.of(record.job, JobState.CANCELLED, error=error) if record.job else None
+        with self._reachable():
+            state, snapshot = self._cancel(args=[job_id, result.encode() if result else "{}"])
+        if snapshot:
+            release(snapshot)
+        return JobState(state)
+
+    def retry(self, job_id: str) -> None:
+        """Queue an ended sample again; one that is queued or running is left as it is.
+
+        Raises:
+            JobNotFound: unknown, or its record has expired.
+            InputError: it failed before it was ever queued, so there is nothing to run.
+        """
+        with self._reachable():
+            state = self._retry(args=[job_id])
+        if not state:
+            raise JobNotFound(f"no sample has the id {job_id}")
+        if state == "never queued":
+            raise InputError(f"{job_id} never could be queued: mend its prompt line and submit it again")
+
+    def wait(
+        self,
+        job_ids: Sequence[str],
+        *,
+        timeout: float | None = None,
+        on_change: Callable[[JobRecord], None] | None = None,
+    ) -> list[SampleResult]:
+        """Wait until every sample has ended; returns their results in the order given.
+
+        Args:
+            timeout: seconds, or None to wait for ever.
+            on_change: called with each record whenever something happened to it.
+
+        Raises:
+            WaitTimeout: time is up.
+            SampleFailed: one ended without a picture; the message says which and why.
+            JobNotFound: one has no record.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        cursor = self._last_event()
+        seen: dict[str, JobRecord] = {}
+        while True:
+            for job_id in job_ids:
+                if not (job_id in seen and seen[job_id].state.terminal):
+                    record = self.get(job_id)
+                    if record != seen.get(job_id) and on_change:
+                        on_change(record)
+                    seen[job_id] = record
+            open_ = [job_id for job_id in job_ids if not seen[job_id].state.terminal]
+            if not open_:
+                return finished([seen[job_id] for job_id in job_ids])
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeout(f"{len(open_)} of {len(job_ids)} samples have not ended after {timeout:g} s")
+            cursor = self._next_event(cursor)
+
+    def results(self, run: str, after: str = "0-0", limit: int = PAGE) -> tuple[list[SampleResult], str]:
+        """Results of a run in the order in which they ended, behind the cursor `after`; and the next cursor.
+
+        Never blocks for longer than one round trip.
+        """
+        with self._reachable():
+            entries: Any = self.redis.xrange(keys.results(run), min=f"({after}", max="+", count=limit)
+        found: list[SampleResult] = []
+        for cursor, fields in entries:
+            after = cursor
+            try:
+                result = self.get(fields["id"]).result
+            except JobNotFound:
+                continue
+            if result is not None:
+                found.append(result)
+        return found, after
+
+    def results_end(self, run: str) -> str:
+        """The cursor behind the newest result of a run."""
+        return self._last(keys.results(run))
+
+    def _last_event(self) -> str:
+        return self._last(keys.EVENTS)
+
+    def _last(self, stream: str) -> str:
+        with self._reachable():
+            newest: Any = self.redis.xrevrange(stream, count=1)
+        return newest[0][0] if newest else "0-0"
+
+    def _next_event(self, after: str) -> str:
+        """Wait up to a second for an event behind `after`; returns the newest id seen."""
+        with self._reachable():
+            read: Any = self.redis.xread({keys.EVENTS: after}, block=BLOCK_MS)
+        return read[0][1][-1][0] if read else after
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.redis.close()
+
+
+WorkerInfo = dict[str, str]
+"""`name`, `device`, `model`, `sample`, `state`, `since`, … of one worker."""
+
+
+def submission(job: SampleJob, result: SampleResult | None = None) -> list[str]:
+    """Arguments of submit.lua."""
+    snapshot = job.checkpoint.path if job.checkpoint and job.checkpoint.snapshot else ""
+    lane = keys.lane(job.model.fingerprint, job.priority)
+    model = job.model.model_dump_json(exclude_defaults=True)
+    return [job.id, job.run, lane, model, job.encode(), snapshot, result.encode() if result else ""]
+
+
+def read_record(job_id: str, fields: dict[str, str]) -> JobRecord:
+    """A record from the fields of its hash."""
+    raw = fields.get("payload", "")
+    try:
+        job = SampleJob.decode(raw)
+    except WireError:
+        job = None
+    try:
+        result = SampleResult.decode(fields["result"]) if "result" in fields else None
+    except WireError:
+        result = None
+    return JobRecord(
+        id=job_id,
+        run=fields.get("run", ""),
+        job=job,
+        raw=None if job else raw,
+        state=JobState(fields["state"]),
+        attempt=int(fields.get("attempt", 0)),
+        worker=fields.get("worker"),
+        stage=fields.get("stage") or None,
+        step=int(fields.get("step", 0)),
+        total=int(fields.get("total", 0)),
+        created_at=float(fields.get("created_at", 0)),
+        started_at=float(fields["started_at"]) if "started_at" in fields else None,
+        finished_at=float(fields["finished_at"]) if "finished_at" in fields else None,
+        cancelling=fields.get("cancelling") == "1",
+        result=result,
+    )
+
+
+def finished(records: Sequence[JobRecord]) -> list[SampleResult]:
+    """Results of ended samples; raises `SampleFailed` if one has no picture."""
+    results = [record.result for record in records]
+    failures = [record for record in records if record.state is not JobState.DONE]
+    if failures:
+        first = failures[0]
+        reason = first.result.error.message if first.result and first.result.error else first.state.value
+        raise SampleFailed(f"{len(failures)} of {len(records)} samples made no picture; {first.id}: {reason}", results)
+    return [result for result in results if result is not None]

@@ -1,0 +1,78 @@
+"""How Rushes talks to Redis: one place for URLs, timeouts and what an outage is called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from rushes.errors import ConfigError, QueueUnavailable
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+URL_VARIABLE = "RUSHES_REDIS_URL"
+
+CONNECT_TIMEOUT_S = 2.0
+SOCKET_TIMEOUT_S = 10.0
+"""Longer than any blocking read of ours."""
+
+BLOCK_MS = 1000
+"""How long one blocking read waits."""
+
+
+Connection = Any
+"""A `redis.Redis`; its own annotations are too loose for a strict checker."""
+
+
+def connect(url: str | None = None, *, retries: int = 2) -> Connection:
+    """A Redis client for `url`, else `RUSHES_REDIS_URL`, else a local server. Nothing is sent yet.
+
+    Raises:
+        ConfigError: the URL is not one.
+    """
+    url = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    try:
+        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url,
+            decode_responses=True,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            health_check_interval=30,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+        )
+    except ValueError as error:
+        raise ConfigError(f"{url!r} is not a Redis URL ({error}); write redis://HOST:PORT/0 or rediss://…") from None
+
+
+def shown(url: str) -> str:
+    """A URL for messages: without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.hostname}:{parts.port or 6379}").geturl()
+
+
+@contextmanager
+def reachable(url: str | None) -> Generator[None]:
+    """Turn what Redis says into `QueueUnavailable` with the address and what to do."""
+    try:
+        yield
+    except redis.AuthenticationError as error:
+        raise QueueUnavailable(f"Redis at {address(url)} refuses the login: {error}") from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise QueueUnavailable(
+            f"Redis at {address(url)} cannot be reached ({error}); start it with `rushes up`, or set {URL_VARIABLE}"
+        ) from error
+    except redis.RedisError as error:
+        raise QueueUnavailable(f"Redis at {address(url)} refuses: {error}") from error
+
+
+def address(url: str | None) -> str:
+    """The address that `connect(url)` uses, without its password."""
+    return shown(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
