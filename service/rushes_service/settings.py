@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rushes.client import DEFAULT_URL
+from rushes.errors import ConfigError
+from rushes.jobs import summary
 
 
 def xdg(variable: str, fallback: str) -> Path:
@@ -22,7 +25,7 @@ def xdg(variable: str, fallback: str) -> Path:
 class Settings(BaseSettings):
     """Everything that can be set about workers, API and embedded server. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="RUSHES_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="RUSHES_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     redis_url: str = DEFAULT_URL
     cache_dir: Path = Field(default_factory=lambda: xdg("XDG_CACHE_HOME", ".cache"))
@@ -34,8 +37,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8720, ge=0, le=65535)
     token: SecretStr | None = None
     """Bearer token; required as soon as `host` is not a loopback address."""
-    roots: tuple[Path, ...] = Field(default_factory=lambda: (Path.cwd(),))
-    """Directories that files named in a REST request must lie under."""
+    roots: Annotated[tuple[Path, ...], NoDecode] = Field(default_factory=lambda: (Path.cwd(),))
+    """Directories that files named in a REST request must lie under; in the environment separated by `:`."""
 
     device: str = "auto"
     lease_s: float = Field(default=30.0, gt=0)
@@ -50,3 +53,21 @@ class Settings(BaseSettings):
     """Workers that may die over one sample before it is set aside as dead."""
     retry_delay_s: float = Field(default=5.0, ge=0)
     """Wait before the second attempt; doubles with each further one."""
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        return value.split(os.pathsep) if isinstance(value, str) else value
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from the environment, with every flag that was given (is not None) on top.
+
+    Raises:
+        ConfigError: a variable or flag has a value that cannot be; the message names it.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigError(f"settings (a flag, or RUSHES_ and its name in capitals): {summary(error)}") from None
