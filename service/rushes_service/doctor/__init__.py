@@ -1,0 +1,1 @@
+"""What `rushes doctor` looks at."""

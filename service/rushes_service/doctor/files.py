@@ -1,0 +1,103 @@
+"""Model directories, and directories that must be writable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rushes.architectures import architecture
+from rushes.errors import ArchitectureError
+from rushes_service.doctor.report import Finding, fail, gib, ok, warn
+
+LITTLE_ROOM_BYTES = 5 * 2**30
+"""An hour of samples and the cache of a few prompts; less is a warning."""
+
+WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor")
+"""Components without weights, by the beginning of their names."""
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
+
+
+def check_directory(name: str, path: Path) -> Iterator[Finding]:
+    """Can be made and written; has room."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        yield fail(name, f"{path}: {error.strerror}", "give a directory that this user may write")
+        return
+    free = shutil.disk_usage(path).free
+    if free < LITTLE_ROOM_BYTES:
+        yield warn(
+            name, f"{path}: only {gib(free)} free", f"make room: {gib(LITTLE_ROOM_BYTES)} or more is comfortable"
+        )
+    else:
+        yield ok(name, f"{path}, {gib(free)} free")
+
+
+def check_architecture(name: str) -> Finding:
+    """A family that this version samples."""
+    try:
+        spec = architecture(name)
+    except ArchitectureError as error:
+        return fail("architecture", str(error), "choose one of them")
+    if not spec.sampled:
+        return fail("architecture", f"{name} is known but not sampled yet", "see the README for those that are")
+    return ok("architecture", f"{spec.name}: {spec.title}, by default {spec.hub_id}")
+
+
+def check_model(model: str) -> Iterator[Finding]:
+    """A diffusers directory: its index and each component's files. A hub id can only be noted."""
+    directory = Path(model).expanduser()
+    if not directory.exists() and model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        advice = "the first sample downloads it; on a machine without network download it beforehand"
+        yield warn("model", f"{model} is no directory here; taken for a hub id", advice)
+        return
+    if not directory.is_dir():
+        advice = "give a diffusers directory (the one that holds model_index.json) or a hub id"
+        yield fail("model", f"{model} is {'no directory' if directory.exists() else 'not there'}", advice)
+        return
+    index = directory / "model_index.json"
+    try:
+        described: dict[str, Any] = json.loads(index.read_text())
+    except (OSError, ValueError) as error:
+        yield fail("model", f"{index} cannot be read: {error}", "give the directory of a complete diffusers model")
+        return
+    yield ok("model", f"{described.get('_class_name', 'unknown pipeline')} in {directory}")
+    for component, entry in described.items():
+        if not component.startswith("_") and isinstance(entry, list) and entry[0] is not None:
+            yield check_component(directory / component)
+
+
+def check_component(directory: Path) -> Finding:
+    """One part of a model: all its files, weights and the shards that its index names among them."""
+    name = f"model {directory.name}"
+    if not directory.is_dir():
+        return fail(name, f"{directory} is missing", "download the model again, whole")
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    try:
+        absent = missing_shards(files)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        return fail(name, f"an index of its weights cannot be read: {error}", "download the model again, whole")
+    if absent:
+        return fail(name, f"{len(absent)} missing: {', '.join(absent[:3])}", "download the model again, whole")
+    has_weights = any(path.suffix in WEIGHT_SUFFIXES for path in files)
+    if not files or not (has_weights or directory.name.startswith(WEIGHTLESS)):
+        return fail(name, f"{directory} holds no weights", "download the model again, whole")
+    return ok(name, f"{gib(size)} in {len(files)} files")
+
+
+def missing_shards(files: list[Path]) -> list[str]:
+    """Weight files that an index beside them names and that are not there."""
+    missing: set[str] = set()
+    for index in files:
+        if index.name.endswith(".index.json"):
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+            missing |= {shard for shard in shards if not (index.parent / shard).exists()}
+    return sorted(missing)
