@@ -1,0 +1,102 @@
+"""The API as an ASGI application, and the server that ends its event streams."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from rushes.client import Client
+from rushes.errors import ConfigError
+from rushes_service.api import events, health, media, page, runs, samples
+from rushes_service.api.context import Context
+from rushes_service.api.paths import Roots
+from rushes_service.api.problems import Problem, add_problem_handlers
+from rushes_service.api.security import Guard, check_exposure, token_of
+from rushes_service.settings import Settings
+
+DESCRIPTION = """
+Samples of LoRA checkpoints, made by workers on other GPUs while training goes on.
+
+Errors are `application/problem+json`: `type` is stable, `detail` says what to do, `field` names what was wrong.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API over the queue at `settings.redis_url`. Redis is first asked at the first request.
+
+    Raises:
+        ConfigError: it would listen beyond this machine without a token, or has no root.
+    """
+    check_exposure(settings)
+    if not settings.roots:
+        raise ConfigError("RUSHES_ROOTS is empty: name at least one directory that requests may use")
+    context = Context(settings, Client(settings.redis_url), Roots(settings.roots))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        context.client.close()
+
+    app = FastAPI(
+        title="Rushes",
+        version=importlib.metadata.version("rushes"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # Both pages load their scripts from a CDN; the document itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.context = context
+    app.add_middleware(Guard, token=token_of(settings))
+    add_problem_handlers(app)
+    for room in (samples, media, runs, events, health, page):
+        app.include_router(room.router)
+    describe(app, bearer=token_of(settings) is not None)
+    return app
+
+
+def describe(app: FastAPI, *, bearer: bool) -> None:
+    """Add to the OpenAPI document what no route returns by itself: problems, and the token if one is needed."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            components = document.setdefault("components", {})
+            schemas = components.setdefault("schemas", {})
+            schemas["Problem"] = Problem.model_json_schema()
+            # Routes answer 422 with a problem, not with the framework's own body.
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            if bearer:
+                components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+                document["security"] = [{"token": []}]
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn, which waits for open responses before it stops: event streams are told to end first."""
+
+    def __init__(self, app: FastAPI, **options: Any) -> None:
+        # No access log: it would keep the token of `/?token=...`.
+        defaults = {
+            "log_level": "warning",
+            "access_log": False,
+            "server_header": False,
+            "timeout_graceful_shutdown": 10,
+        }
+        super().__init__(uvicorn.Config(app, **{**defaults, **options}))
+        self.context: Context = app.state.context
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, end the streams, let other requests finish."""
+        self.context.stopping.set()
+        await super().shutdown(sockets)

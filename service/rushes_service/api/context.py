@@ -1,0 +1,40 @@
+"""What routes need, made once by `create_app` and handed to them by FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from rushes.client import Client
+from rushes_service.api.paths import Roots
+from rushes_service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of one running API.
+
+    `stopping` is set when the server begins to shut down, so that event streams end by themselves.
+    """
+
+    settings: Settings
+    client: Client
+    roots: Roots
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def context_of(request: Request) -> Context:
+    """The context of the app that serves this request."""
+    return cast(Context, request.app.state.context)
+
+
+def client_of(request: Request) -> Client:
+    """The queue's client; one for all threads."""
+    return context_of(request).client
+
+
+InContext = Annotated[Context, Depends(context_of)]
+Queue = Annotated[Client, Depends(client_of)]

@@ -1,0 +1,140 @@
+"""What happens to samples, live: the events stream of Redis as server-sent events.
+
+The ids are the stream's own, so a browser that comes back with `Last-Event-ID` goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query
+from redis.asyncio import Redis
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from rushes import keys
+from rushes.connection import BLOCK_MS, CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, reachable
+from rushes.errors import QueueUnavailable
+from rushes_service.api.context import Context, InContext
+from rushes_service.api.problems import documented
+
+router = APIRouter(tags=["events"])
+log = logging.getLogger(__name__)
+
+BATCH = 200
+"""Events per read, so that one that is far behind does not hold all of it in memory."""
+
+PING_S = 15
+"""Between heartbeats; below the idle time-out of common proxies (60 s)."""
+
+RETRY_MS = 2000
+"""What a browser waits before it comes back."""
+
+ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+DESCRIPTION = """
+Server-sent events. Each has the id of its stream entry, the event name `queued`, `started`, `progress`, `retry`,
+`done`, `failed`, `cancelling`, `cancelled`, `superseded`, `dead` or `handed_back`, and as data the JSON
+`{"type": ..., "id": <sample>, "run": ..., "data": {...}}`.
+
+The first event is `ready`, or `reset` when events after `Last-Event-ID` are no longer kept: then read the samples
+again.
+"""
+
+EXAMPLE = (
+    'id: 1767225640000-0\r\nevent: progress\r\ndata: {"type": "progress", "id": "5b8c1f0e9a7d4c3f8e2a6b1d0c9f7e4a", '
+    '"run": "cat", "data": {"stage": "denoise", "step": 7, "total": 20}}\r\n\r\n'
+)
+
+
+@router.get(
+    "/v1/events",
+    summary="Follow what happens",
+    description=DESCRIPTION,
+    response_class=EventSourceResponse,
+    responses={200: {"content": {"text/event-stream": {"example": EXAMPLE}}}, **documented(401, 503)},
+)
+async def events(
+    context: InContext,
+    run: Annotated[str | None, Query(description="Only events of this run.")] = None,
+    last_event_id: Annotated[str | None, Header(description="Go on after this event.")] = None,
+    after: Annotated[str | None, Query(description="The same, for clients that cannot set the header.")] = None,
+) -> EventSourceResponse:
+    """Open a stream at `Last-Event-ID`, or at now."""
+    with reachable(context.settings.redis_url):
+        async with connect(context) as redis:
+            position, lost = await start(redis, last_event_id or after)
+    greeting = ServerSentEvent(event="reset" if lost else "ready", id=position, data="{}", retry=RETRY_MS)
+    return EventSourceResponse(follow(context, position, run, greeting), ping=PING_S)
+
+
+def connect(context: Context) -> Redis:
+    """A connection of its own: a blocking read would hold up everybody who shares it."""
+    return Redis.from_url(
+        context.settings.redis_url,
+        decode_responses=True,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=SOCKET_TIMEOUT_S,
+    )
+
+
+async def start(redis: Redis, after: str | None) -> tuple[str, bool]:
+    """Entry id to read after, and whether events between `after` and it are gone.
+
+    The newest id is read now instead of asking Redis for `$`, which would skip whatever comes between two reads.
+    """
+    first = await redis.xrange(keys.EVENTS, count=1)
+    last = await redis.xrevrange(keys.EVENTS, count=1)
+    newest = last[0][0] if last else "0-0"
+    if not after:
+        return newest, False
+    if not ENTRY_ID.fullmatch(after) or order(after) > order(newest):
+        return newest, True
+    return after, bool(first) and order(after) < order(first[0][0])
+
+
+def order(entry_id: str) -> tuple[int, int]:
+    """Sort key of an entry id: milliseconds and sequence number."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
+
+
+async def follow(
+    context: Context, position: str, run: str | None, greeting: ServerSentEvent
+) -> AsyncIterator[ServerSentEvent]:
+    """Events after `position` until the server stops or Redis goes away; the browser then comes back by itself."""
+    yield greeting
+    async with connect(context) as redis:
+        while not context.stopping.is_set():
+            try:
+                with reachable(context.settings.redis_url):
+                    answer = await redis.xread({keys.EVENTS: position}, count=BATCH, block=BLOCK_MS)
+            except QueueUnavailable as error:
+                log.warning("an event stream ends: %s", error)
+                return
+            for position, fields in entries(answer):
+                if run is None or fields.get("run") == run:
+                    yield as_event(position, fields)
+
+
+def entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
+    """Entries of an XREAD answer, whose outer shape depends on the protocol version (list or dict)."""
+    if not answer:
+        return []
+    found = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
+    return [entry for part in found for entry in (part if isinstance(part, list) else [part])]
+
+
+def as_event(entry_id: str, fields: dict[str, str]) -> ServerSentEvent:
+    """One entry as the browser gets it."""
+    kind = fields.get("type", "message")
+    body = {
+        "type": kind,
+        "id": fields.get("id"),
+        "run": fields.get("run"),
+        "data": json.loads(fields.get("data") or "{}"),
+    }
+    return ServerSentEvent(event=kind, id=entry_id, data=json.dumps(body))
