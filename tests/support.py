@@ -1,0 +1,21 @@
+"""Helpers shared by all tests: `from support import wait_until`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_S = 0.02
+
+
+def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
+    """The first truthy value of `predicate()`; fails the test if there is none within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (value := predicate()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"gave up after {timeout:g} s waiting for {what}; last seen: {value!r}")
+        time.sleep(POLL_S)
+    return value
