@@ -1,0 +1,1 @@
+../service/rushes_service/demo/trainer.py

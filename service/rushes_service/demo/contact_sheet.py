@@ -1,0 +1,149 @@
+"""The contact sheet: one row for each prompt, one column for each checkpoint, the base model first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Frame = np.ndarray
+"""One picture, uint8 [H, W, 3]."""
+
+BACKGROUND = (17, 19, 24)
+EMPTY = (31, 34, 42)
+TEXT = (236, 237, 240)
+QUIET = (139, 145, 158)
+ACCENT = (255, 179, 71)
+"""Marks the base model, the column everything else is compared with."""
+
+CELL_WIDTH = 216
+STRIP_FRAMES = 4
+"""Frames of a video shown small beneath its middle one."""
+
+MARGIN = 36
+GAP = 10
+ROW_GAP = 26
+LABEL_WIDTH = 232
+HEADER_HEIGHT = 44
+
+
+@dataclass(frozen=True)
+class Column:
+    """One checkpoint; `title` is what it is called, `note` a quieter word beneath."""
+
+    title: str
+    note: str = ""
+    base: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt: its text, a quieter line of facts, and the frames of each column (empty: no sample)."""
+
+    prompt: str
+    facts: str
+    cells: Sequence[Sequence[Frame]]
+
+
+def contact_sheet(rows: Sequence[Row], columns: Sequence[Column], *, title: str, footer: str) -> Image.Image:
+    """Draw the sheet. Pictures are enlarged to one width; rows are as tall as their pictures."""
+    heights = [row_height(row) for row in rows]
+    left = MARGIN + LABEL_WIDTH
+    top = MARGIN + 52
+    width = left + len(columns) * (CELL_WIDTH + GAP) - GAP + MARGIN
+    body = top + HEADER_HEIGHT
+    height = body + sum(heights) + ROW_GAP * (len(rows) - 1) + 30 + 16 + MARGIN
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, TEXT, font(26), anchor="lt")
+    for index, column in enumerate(columns):
+        draw_header(draw, column, left + index * (CELL_WIDTH + GAP), top)
+    y = body
+    for row, row_pixels in zip(rows, heights, strict=True):
+        draw_label(draw, row, y)
+        for index, frames in enumerate(row.cells):
+            draw_cell(sheet, frames, left + index * (CELL_WIDTH + GAP), y, row_pixels)
+        y += row_pixels + ROW_GAP
+    draw.text((MARGIN, height - MARGIN), footer, QUIET, font(13), anchor="lb")
+    return sheet
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own typeface, so that the sheet looks the same on every machine."""
+    return ImageFont.load_default(size)
+
+
+def row_height(row: Row) -> int:
+    """Pixels a row needs: its tallest cell."""
+    shown = [cell for cell in row.cells if len(cell)]
+    return max((cell_height(cell) for cell in shown), default=CELL_WIDTH)
+
+
+def cell_height(frames: Sequence[Frame]) -> int:
+    """Pixels the picture and, for a video, the strip beneath it need."""
+    picture = scaled_height(frames[0], CELL_WIDTH)
+    return picture + GAP // 2 + scaled_height(frames[0], strip_width()) if len(frames) > 1 else picture
+
+
+def scaled_height(frame: Frame, width: int) -> int:
+    """Height of `frame` when it is drawn `width` pixels wide."""
+    return round(frame.shape[0] * width / frame.shape[1])
+
+
+def strip_width() -> int:
+    """Width of one frame of the strip."""
+    return (CELL_WIDTH - (STRIP_FRAMES - 1) * 4) // STRIP_FRAMES
+
+
+def draw_header(draw: ImageDraw.ImageDraw, column: Column, x: int, y: int) -> None:
+    """Name of a checkpoint over its column, ruled off from the pictures."""
+    draw.text((x, y + 12), column.title, ACCENT if column.base else TEXT, font(17), anchor="ls")
+    if column.note:
+        draw.text((x + CELL_WIDTH, y + 12), column.note, QUIET, font(13), anchor="rs")
+    draw.line((x, y + 24, x + CELL_WIDTH - 1, y + 24), ACCENT if column.base else EMPTY, 2)
+
+
+def draw_label(draw: ImageDraw.ImageDraw, row: Row, y: int) -> None:
+    """The prompt and its facts, left of the row."""
+    lines = wrap(draw, row.prompt, LABEL_WIDTH - 28)
+    for index, line in enumerate(lines):
+        draw.text((MARGIN, y - 3 + index * 22), line, TEXT, font(16), anchor="la")
+    facts = wrap(draw, row.facts, LABEL_WIDTH - 28, size=13)
+    for index, line in enumerate(facts):
+        draw.text((MARGIN, y + 4 + len(lines) * 22 + index * 18), line, QUIET, font(13), anchor="la")
+
+
+def wrap(draw: ImageDraw.ImageDraw, text: str, width: int, size: int = 16) -> list[str]:
+    """`text` broken into lines of at most `width` pixels, at spaces."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, font(size)) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def draw_cell(sheet: Image.Image, frames: Sequence[Frame], x: int, y: int, height: int) -> None:
+    """The middle frame of a sample and, for a video, a strip of frames over its length."""
+    if not len(frames):
+        ImageDraw.Draw(sheet).rectangle((x, y, x + CELL_WIDTH - 1, y + height - 1), EMPTY)
+        text = (x + CELL_WIDTH // 2, y + height // 2)
+        ImageDraw.Draw(sheet).text(text, "no sample", QUIET, font(14), anchor="mm")
+        return
+    picture = scaled(frames[len(frames) // 2], CELL_WIDTH)
+    sheet.paste(picture, (x, y))
+    if len(frames) > 1:
+        below = y + picture.height + GAP // 2
+        for index in range(STRIP_FRAMES):
+            frame = frames[index * (len(frames) - 1) // (STRIP_FRAMES - 1)]
+            offset = index * (CELL_WIDTH - strip_width()) // (STRIP_FRAMES - 1)
+            sheet.paste(scaled(frame, strip_width()), (x + offset, below))
+
+
+def scaled(frame: Frame, width: int) -> Image.Image:
+    """`frame` at `width` pixels."""
+    return Image.fromarray(frame).resize((width, scaled_height(frame, width)), Image.Resampling.LANCZOS)

@@ -1,0 +1,217 @@
+"""The demo: a tiny model, a real trainer, and every part of Rushes as a process of its own.
+
+    this process ── embedded Valkey
+                 ├─ rushes api
+                 ├─ rushes worker --device cpu
+                 └─ rushes_service.demo.trainer      submits a checkpoint every few steps
+
+All pictures, the prompts, the trained LoRA, the contact sheet and the logs stay in the output directory.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from rushes.client import Client
+from rushes.errors import ConfigError, WaitTimeout
+from rushes.jobs import JobRecord, JobState, SampleResult
+from rushes_service.demo.display import Display
+from rushes_service.demo.options import PROMPTS, Options
+from rushes_service.demo.processes import Process, Processes
+from rushes_service.demo.report import TrainerReport, cost_table, draw_sheet
+from rushes_service.demo.verify import missing, problems_of
+from rushes_service.embedded import EmbeddedRedis, free_port
+
+ARCHITECTURE = "wan2.1-t2v"
+OUTPUT_NAME = "demo"
+TRAINER = "rushes_service.demo.trainer"
+API_PORT = 8720
+
+POLL_S = 0.2
+STALL_S = 180.0
+"""Without a training step or a finished sample for this long, something is wrong."""
+
+TRAINING_LINE = re.compile(r"step (\d+)/(\d+) loss (\S+)")
+
+
+def run_demo(options: Options, console: Console) -> int:
+    """Run the demo; 0 if every sample was made as asked for.
+
+    Raises:
+        RushesError: a process ended early, nothing moved for minutes, or the output directory cannot be used.
+        KeyboardInterrupt: Ctrl-C; every child has ended by then.
+    """
+    make_output(options.output)
+    with ExitStack() as stack:
+        work = stack.enter_context(work_directory(options, console))
+        server = stack.enter_context(EmbeddedRedis(work))
+        processes = stack.enter_context(Processes(options.logs, child_environment(server.url, work)))
+        port = free_port(API_PORT) or free_port(0) or 0
+        with Display(console) as display:
+            display.say("starting Valkey, the API and a worker on the CPU")
+            services = start_services(processes, server.url, port)
+            display.say("building a tiny Wan model")
+            model = build_model(options.output / "model")
+            display.say("training a LoRA on it, in another process")
+            progress = Progress(options, display)
+            trainer = start_trainer(processes, model, options, progress.trainer_said)
+            results = follow(options, server.url, trainer, services, progress)
+        problems = conclude(options, results, console)
+        console.print(f"gallery        http://127.0.0.1:{port}", highlight=False)
+        if options.once:
+            console.print("\nThe demo ends here. To keep the gallery up, run: rushes demo", highlight=False)
+        else:
+            console.print("\nCtrl-C ends the demo.", highlight=False)
+            stay(services)
+    return 1 if problems else 0
+
+
+def build_model(directory: Path) -> Path:
+    """The tiny model, built here while the worker is busy importing."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from rushes_service.demo.tiny_model import build_tiny_wan
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()  # they would draw over the demo's own
+    return build_tiny_wan(directory)
+
+
+def make_output(output: Path) -> None:
+    """Make the output directory and the prompt file in it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "prompts.txt").write_text(PROMPTS)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {output}: {error.strerror}; give another --output") from error
+
+
+@contextmanager
+def work_directory(options: Options, console: Console) -> Iterator[Path]:
+    """Where the server's data and the caches live: a temporary directory, or one in the output that stays."""
+    if not options.keep:
+        with tempfile.TemporaryDirectory(prefix="rushes-demo-", ignore_cleanup_errors=True) as directory:
+            yield Path(directory)
+        return
+    directory = options.output / "state" / time.strftime("%Y%m%d%H%M%S")
+    directory.mkdir(parents=True)
+    yield directory
+    console.print(f"queue kept     rushes up --devices cpu --state-dir {directory}", highlight=False)
+
+
+def child_environment(url: str, work: Path) -> dict[str, str]:
+    """What the children's environment adds: the demo's own places, and no network."""
+    return {"RUSHES_REDIS_URL": url, "RUSHES_CACHE_DIR": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
+
+
+def start_services(processes: Processes, url: str, port: int) -> list[Process]:
+    """The API and one worker."""
+    return [
+        processes.start("api", "rushes.cli", "api", "--port", str(port), "--redis-url", url),
+        processes.start("worker", "rushes.cli", "worker", "--device", "cpu", "--redis-url", url),
+    ]
+
+
+def start_trainer(processes: Processes, model: Path, options: Options, on_line: Callable[[str], None]) -> Process:
+    """The trainer, told where to find the model, its prompts and, by its environment, the queue."""
+    flags = {
+        "--rushes_model": model,
+        "--output_dir": options.output,
+        "--output_name": OUTPUT_NAME,
+        "--sample_prompts": options.output / "prompts.txt",
+        "--sample_every_n_steps": options.every,
+        "--max_train_steps": options.steps,
+        "--report": options.report,
+    }
+    arguments = [str(part) for flag in flags.items() for part in flag]
+    return processes.start("trainer", TRAINER, "--sample_at_first", *arguments, on_line=on_line)
+
+
+class Progress:
+    """How far training and sampling are, for the display; notices when nothing moves any more."""
+
+    def __init__(self, options: Options, display: Display) -> None:
+        self._options = options
+        self._display = display
+        self._last: object = None
+        self._moved = time.monotonic()
+        self._line = ""
+
+    def trainer_said(self, line: str) -> None:
+        """Called, in another thread, with each line of the trainer."""
+        if match := TRAINING_LINE.search(line):
+            step = int(match[1])
+            milestone = step % self._options.every == 0
+            self._display.trained(step, int(match[2]), float(match[3]), milestone=milestone)
+        self._line = line
+
+    def sampled(self, records: Sequence[JobRecord]) -> None:
+        """Show the state of all samples.
+
+        Raises:
+            WaitTimeout: neither training nor sampling has moved for minutes.
+        """
+        ended = sum(record.state.terminal for record in records)
+        running = [record for record in records if record.state is JobState.RUNNING]
+        note = f"{running[0].stage or 'starting'} {running[0].step}/{running[0].total}" if running else ""
+        self._display.sampled(ended, self._options.sample_count, note)
+        now = (self._line, ended, note)
+        if now != self._last:
+            self._last, self._moved = now, time.monotonic()
+        elif time.monotonic() - self._moved > STALL_S:
+            raise WaitTimeout(
+                f"{ended} of {self._options.sample_count} samples have ended, and nothing has moved for "
+                f"{STALL_S:g} s; see {self._options.logs}"
+            )
+
+
+def follow(
+    options: Options, url: str, trainer: Process, services: Sequence[Process], progress: Progress
+) -> list[SampleResult]:
+    """Wait until the trainer and every sample it submitted have ended; the results, by step and prompt."""
+    with closing(Client(url)) as client:
+        while True:
+            for service in services:
+                service.check()
+            if trainer.exit_code:
+                trainer.check()
+            records = client.list(limit=2 * options.sample_count)
+            progress.sampled(records)
+            ended = [record.result for record in records if record.state.terminal and record.result is not None]
+            if trainer.exit_code == 0 and len(ended) >= options.sample_count:
+                return sorted(ended, key=lambda result: (result.step, result.prompt_index))
+            time.sleep(POLL_S)
+
+
+def conclude(options: Options, results: Sequence[SampleResult], console: Console) -> list[str]:
+    """Check every file, draw the contact sheet, print what it all cost; returns what is wrong."""
+    problems = missing(results, options.sampled_steps, options.prompt_count)
+    problems += [problem for result in results for problem in problems_of(result, ARCHITECTURE)]
+    sheet = options.output / "contact-sheet.png"
+    draw_sheet(results, sheet)
+    console.print(cost_table(TrainerReport.read(options.report), results))
+    for problem in problems:
+        console.print(f"[red]failed[/red]         {problem}", highlight=False)
+    console.print(f"samples        {options.output / 'sample'} ({len(results)} files)", highlight=False)
+    console.print(f"contact sheet  {sheet}", highlight=False)
+    return problems
+
+
+def stay(services: Sequence[Process]) -> None:
+    """Serve until Ctrl-C, or until a part ends by itself."""
+    while True:
+        for service in services:
+            service.check()
+        time.sleep(1)
