@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import psutil
+
 T = TypeVar("T")
 
 POLL_S = 0.02
@@ -19,3 +21,11 @@ def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
             raise AssertionError(f"gave up after {timeout:g} s waiting for {what}; last seen: {value!r}")
         time.sleep(POLL_S)
     return value
+
+
+def alive(pid: int) -> bool:
+    """False for a process that is gone, or only waits to be reaped (in a container nobody may do so)."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

