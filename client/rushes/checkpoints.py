@@ -8,7 +8,7 @@ Layout below a run's output directory:
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import itertools
 import json
@@ -36,32 +36,37 @@ HASH_BLOCK = 1 << 20
 _serial = itertools.count()
 
 
-def snapshot(source: str | Path, directory: Path) -> Path:
-    """Keep `source` alive under a new name in `directory`, which must exist.
+def snapshot(path: str, descriptor: int, directory: Path) -> Path:
+    """Keep a file that is open as `descriptor` under a new name in `directory`.
 
-    A hard link where the file system allows one: no data is read or written, and the file stays when the
-    trainer deletes its own name. Else a copy.
+    A hard link while `path` still leads to it and the file system allows one: no data is read or written, and the
+    content stays when the trainer deletes its own name. Else a copy of what the descriptor reads.
 
     Raises:
-        CheckpointMissing: there is no such file.
         OSError: the directory cannot be written.
     """
-    kept = directory / f"{os.getpid()}-{time.time_ns()}-{next(_serial)}.pending"
-    try:
-        os.link(source, kept)
-    except FileNotFoundError:
-        raise CheckpointMissing(f"{source}: there is no such checkpoint") from None
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES):
-            raise
-        shutil.copyfile(source, kept)
+    directory.mkdir(parents=True, exist_ok=True)
+    kept = pending_name(directory)
+    with contextlib.suppress(OSError):  # rotated away, another device, no hard links here: the copy says what is wrong
+        os.link(path, kept)
+        if os.path.samestat(os.fstat(descriptor), kept.stat()):
+            return kept
+        kept.unlink()  # the name was given to another file meanwhile
+    with os.fdopen(os.dup(descriptor), "rb") as source, kept.open("wb") as target:
+        shutil.copyfileobj(source, target)
     return kept
+
+
+def pending_name(directory: Path) -> Path:
+    """An unused name for a snapshot whose content is not known yet; trainers see a `.safetensors` file."""
+    return directory / f"{os.getpid()}-{time.time_ns()}-{next(_serial)}.pending.safetensors"
 
 
 def adopt(pending: Path, fingerprint: str) -> Path:
     """Give a pending snapshot its final name, by content: the same weights are kept once."""
     final = pending.with_name(f"{fingerprint}.safetensors")
     pending.replace(final)
+    pending.unlink(missing_ok=True)  # renaming a link onto another link of the same file removes neither
     return final
 
 

@@ -13,6 +13,7 @@ from rushes.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, connect, reac
 from rushes.errors import InputError, JobNotFound, SampleFailed, WaitTimeout, WireError
 from rushes.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
 from rushes.scripts import script
+from rushes.spool import Parcel
 
 __all__ = ["DEFAULT_URL", "URL_VARIABLE", "Client", "WorkerInfo"]
 
@@ -50,18 +51,19 @@ class Client:
 
     def submit(self, jobs: Sequence[SampleJob]) -> list[str]:
         """Queue samples; returns their ids. One that is queued, running or done already is left as it is."""
-        with self._reachable():
-            pipeline = self.redis.pipeline(transaction=True)
-            for job in jobs:
-                self._submit(args=submission(job), client=pipeline)
-            pipeline.execute()
+        self.hand_over(Parcel(jobs))
         return [job.id for job in jobs]
 
-    def record_failure(self, job: SampleJob, error: JobError) -> None:
-        """Record a sample that failed before it could be queued (a prompt line that cannot be read)."""
-        result = SampleResult.of(job, JobState.FAILED, error=error)
+    def hand_over(self, parcel: Parcel) -> None:
+        """Queue a parcel's samples, and record those that were refused as failed; all of it or nothing."""
         with self._reachable():
-            self._submit(args=submission(job, result))
+            pipeline = self.redis.pipeline(transaction=True)
+            for job in parcel.jobs:
+                self._submit(args=submission(job), client=pipeline)
+            for refused in parcel.refused:
+                result = SampleResult.of(refused.job, JobState.FAILED, error=refused.error)
+                self._submit(args=submission(refused.job, result), client=pipeline)
+            pipeline.execute()
 
     def get(self, job_id: str) -> JobRecord:
         """The record of one sample.

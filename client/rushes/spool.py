@@ -1,0 +1,90 @@
+"""The write-ahead spool: what is to be handed over lies on disk until Redis has accepted it.
+
+One JSON file per submission. Job ids are made from content, so handing the same file over twice, or by two
+processes at once, makes one set of samples; no locks are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rushes.errors import WireError
+from rushes.jobs import JobError, SampleJob
+from rushes.submission import Refused
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One submission on its way: jobs to queue, and prompts refused before that."""
+
+    jobs: Sequence[SampleJob]
+    refused: Sequence[Refused] = ()
+
+    def encode(self) -> str:
+        """This parcel as JSON text."""
+        refused = [[r.job.encode(), r.error.model_dump(mode="json")] for r in self.refused]
+        return json.dumps({"jobs": [job.encode() for job in self.jobs], "refused": refused})
+
+    @classmethod
+    def decode(cls, raw: str) -> Parcel:
+        """Read a parcel back.
+
+        Raises:
+            WireError: the text is not a parcel this version understands.
+        """
+        try:
+            data: Any = json.loads(raw)
+            refused = [Refused(SampleJob.decode(job), JobError(**error)) for job, error in data["refused"]]
+            return cls([SampleJob.decode(job) for job in data["jobs"]], refused)
+        except (ValueError, KeyError, TypeError) as error:
+            raise WireError(f"not a spooled submission: {error}", raw) from error
+
+
+class Spool:
+    """A directory of parcels, oldest first. Made when the first parcel is written."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def write(self, parcel: Parcel) -> Path:
+        """Put a parcel on disk, whole or not at all."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        name = f"{time.time_ns():020d}-{os.getpid()}-{next(_serial)}"
+        temporary = self.directory / f".{name}.tmp"
+        temporary.write_text(parcel.encode(), encoding="utf-8")
+        return temporary.replace(self.directory / f"{name}.json")
+
+    def waiting(self) -> list[Path]:
+        """Parcels on disk, oldest first."""
+        return sorted(self.directory.glob("*.json"))
+
+    def read(self, path: Path) -> Parcel | None:
+        """A parcel, or None when another process has handed it over meanwhile.
+
+        Raises:
+            WireError: the file is not a parcel; `set_aside` keeps it out of the way.
+        """
+        try:
+            return Parcel.decode(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def remove(self, path: Path) -> None:
+        """Forget a parcel that Redis has accepted."""
+        path.unlink(missing_ok=True)
+
+    def set_aside(self, path: Path) -> Path:
+        """Keep a file that cannot be read, under a name that is not tried again."""
+        with contextlib.suppress(FileNotFoundError):
+            return path.replace(path.with_suffix(".bad"))
+        return path

@@ -1,0 +1,168 @@
+"""From one checkpoint and a list of prompts to the jobs of a submission."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rushes.architectures import ArchitectureSpec, architecture, resolve
+from rushes.checkpoints import fingerprint
+from rushes.errors import ArchitectureError, CheckpointMissing, PromptError
+from rushes.jobs import (
+    BASE_MODEL,
+    Checkpoint,
+    JobError,
+    Keep,
+    ModelSpec,
+    Priority,
+    Prompt,
+    SampleJob,
+    VaeOptions,
+    digest,
+    job_id,
+)
+from rushes.prompts import PromptLine
+
+SEED_LIMIT = 2**32
+"""Drawn seeds are below this: short enough to be typed again, and what other tools draw from."""
+
+DEFAULT_VAE = VaeOptions()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all samples of one training run have in common.
+
+    `output_dir` is the trainer's own; media files go to `<output_dir>/sample/`.
+    """
+
+    name: str
+    model: ModelSpec
+    output_dir: str
+    output_name: str | None = None
+    vae: VaeOptions = DEFAULT_VAE
+    priority: Priority = "training"
+    keep: Keep = "all"
+
+
+def run_name(output_dir: str | Path, output_name: str | None) -> str:
+    """A name for a run after its output: two runs that write to different places never share it."""
+    directory = Path(output_dir).expanduser().absolute()
+    return f"{output_name or directory.name}-{digest(str(directory), digits=6)}"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A prompt that cannot be sampled: its job, for the record, and why."""
+
+    job: SampleJob
+    error: JobError
+
+
+def build_jobs(
+    run: Run,
+    prompts: Iterable[Prompt],
+    *,
+    checkpoint: Checkpoint | None = None,
+    step: int = 0,
+    epoch: int | None = None,
+    submitted_at: float | None = None,
+) -> list[SampleJob]:
+    """The jobs of one submission. A prompt without a seed gets a random one, which a retry keeps.
+
+    Raises:
+        ArchitectureError, PromptError: the family cannot sample one of the prompts.
+    """
+    spec = sampled_architecture(run.model.architecture)
+    jobs: list[SampleJob] = []
+    for index, prompt in enumerate(prompts):
+        resolve(prompt, spec)
+        jobs.append(build_job(run, prompt, index, checkpoint, step, epoch, submitted_at or time.time()))
+    return jobs
+
+
+def build_from_lines(
+    run: Run, lines: Iterable[PromptLine], *, checkpoint: Checkpoint | None, step: int, epoch: int | None
+) -> tuple[list[SampleJob], list[Refused]]:
+    """The jobs of a prompt file; a bad line is refused by itself and takes no other with it."""
+    spec = sampled_architecture(run.model.architecture)
+    submitted_at = time.time()
+    jobs: list[SampleJob] = []
+    refused: list[Refused] = []
+    for line in lines:
+        prompt = line.prompt or Prompt(prompt=line.text)
+        job = build_job(run, prompt, line.index, checkpoint, step, epoch, submitted_at)
+        try:
+            if line.error:
+                raise line.error
+            resolve(prompt, spec)
+        except (PromptError, ArchitectureError) as error:
+            refused.append(Refused(job, JobError(code=error.code, message=str(error))))
+        else:
+            jobs.append(job)
+    return jobs, refused
+
+
+def build_job(
+    run: Run,
+    prompt: Prompt,
+    index: int,
+    checkpoint: Checkpoint | None,
+    step: int,
+    epoch: int | None,
+    submitted_at: float,
+) -> SampleJob:
+    """One job; its id is made from the prompt as asked for, before a seed is drawn."""
+    weights = checkpoint.fingerprint if checkpoint else BASE_MODEL
+    seed = random.randrange(SEED_LIMIT) if prompt.seed is None else prompt.seed
+    return SampleJob(
+        id=job_id(
+            run=run.name,
+            model=run.model,
+            checkpoint_fingerprint=weights,
+            prompt=prompt,
+            prompt_index=index,
+            step=step,
+        ),
+        run=run.name,
+        submission=digest([run.name, weights, step]),
+        model=run.model,
+        vae=run.vae,
+        checkpoint=checkpoint,
+        prompt=prompt.model_copy(update={"seed": seed}),
+        prompt_index=index,
+        step=step,
+        epoch=epoch,
+        output_dir=run.output_dir,
+        output_name=run.output_name,
+        priority=run.priority,
+        keep=run.keep,
+        submitted_at=submitted_at,
+    )
+
+
+def checkpoint_at(path: str | Path) -> Checkpoint:
+    """A checkpoint that stays where it is (nothing is linked or removed), by content.
+
+    Raises:
+        CheckpointMissing: there is no such file.
+    """
+    found = Path(path).expanduser().absolute()
+    if not found.is_file():
+        raise CheckpointMissing(f"{path}: there is no such checkpoint file")
+    return Checkpoint(path=str(found), fingerprint=fingerprint(found))
+
+
+def sampled_architecture(name: str) -> ArchitectureSpec:
+    """The family called `name`.
+
+    Raises:
+        ArchitectureError: unknown, or this version has no sampler for it.
+    """
+    spec = architecture(name)
+    if not spec.sampled:
+        raise ArchitectureError(f"{name} cannot be sampled by this version yet")
+    return spec

@@ -1,0 +1,233 @@
+"""`TrainingSampler`: the three lines that a trainer adds, and the flags that trainers already have."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rushes.cadence import Cadence
+from rushes.checkpoints import SNAPSHOT_DIR
+from rushes.errors import ConfigError
+from rushes.jobs import Keep, ModelSpec, SampleResult, VaeOptions
+from rushes.outbox import Handoff, Outbox
+from rushes.prompts import PromptLine, load_prompts, read_prompts
+from rushes.submission import DEFAULT_VAE, Run, run_name, sampled_architecture
+from rushes.weights import Held, Weights, hold
+
+logger = logging.getLogger("rushes")
+
+MODEL_FLAGS = ("dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "image_encoder", "fp8_llm", "fp8_t5")
+"""Flags of the trainers that name parts of the base model."""
+
+WAIT_POLL_S = 0.05
+
+
+class TrainingSampler:
+    """Samples a training run's checkpoints elsewhere, without holding the training up.
+
+    Made once, before training; mistakes in the prompt file or the flags are raised here. Afterwards nothing raises:
+    what goes wrong with a sample is logged, recorded, and returned by `results`.
+
+    Args:
+        run: what all samples share, see `Run`.
+        prompts: path of the prompt file, read anew at each submission, so it can be edited during training.
+        cadence: when `due` says yes.
+        url: Redis URL; else `RUSHES_REDIS_URL`, else a server on this machine.
+        lenient: unknown prompt options are warnings.
+
+    Raises:
+        PromptError, ArchitectureError, ConfigError: before training has begun.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        prompts: str | Path,
+        cadence: Cadence,
+        *,
+        url: str | None = None,
+        lenient: bool = False,
+        enabled: bool = True,
+    ) -> None:
+        self.run = run
+        self.cadence = cadence
+        self.prompts = Path(prompts).expanduser().absolute()
+        self.lenient = lenient
+        self._snapshots = Path(run.output_dir) / SNAPSHOT_DIR
+        self._outbox: Outbox | None = None
+        if enabled:
+            sampled_architecture(run.model.architecture)
+            load_prompts(self.prompts, lenient=lenient)
+            self._outbox = Outbox(run, self._read_prompts, url)
+
+    @classmethod
+    def from_args(
+        cls,
+        args: argparse.Namespace,
+        *,
+        architecture: str,
+        model: str | None = None,
+        run: str | None = None,
+        keep: Keep = "all",
+    ) -> TrainingSampler:
+        """A sampler from the trainer's own parsed arguments (see `add_sampling_arguments`).
+
+        Without `--sample_prompts`, and on every process of a distributed run but the first, it is switched off:
+        `due` is always False and `submit` does nothing.
+
+        Args:
+            architecture: the model family, `wan2.1-t2v` for example.
+            model: a diffusers directory or hub id; else `--rushes_model`, else the single-file flags.
+            run: a name for the run; else made from `--output_name` and `--output_dir`.
+            keep: "latest" drops queued samples of older checkpoints when the worker lags behind.
+        """
+        given: dict[str, Any] = vars(args)
+        output_dir = given.get("output_dir") or "."
+        output_name = given.get("output_name")
+        prompts = given.get("sample_prompts")
+        return cls(
+            Run(
+                name=run or given.get("rushes_run") or run_name(output_dir, output_name),
+                model=model_from_args(given, architecture, model),
+                output_dir=str(Path(output_dir).expanduser().absolute()),
+                output_name=output_name,
+                vae=vae_from_args(given),
+                keep=keep,
+            ),
+            prompts or "",
+            Cadence(
+                given.get("sample_every_n_steps"),
+                given.get("sample_every_n_epochs"),
+                bool(given.get("sample_at_first")),
+            ),
+            url=given.get("rushes_url"),
+            enabled=bool(prompts) and int(os.environ.get("RANK") or 0) == 0,
+        )
+
+    def due(self, *, step: int, epoch: int | None = None) -> bool:
+        """True when this step (or, with `epoch`, this end of an epoch) is to be sampled."""
+        return self._outbox is not None and self.cadence.due(step=step, epoch=epoch)
+
+    def submit(self, *, step: int, epoch: int | None = None, weights: Weights | None = None) -> None:
+        """Hand the samples of one checkpoint over and return at once.
+
+        When this returns, the weights are safe: the trainer may change, rotate or delete them.
+
+        Args:
+            step: optimizer steps done. Step 0 is the base model; `weights` are not looked at.
+            epoch: epochs done, when this is the end of one; it then names the files.
+            weights: a path, a callable that writes a `.safetensors` file to the path it is given, a state dict of
+                tensors, or None for the base model.
+
+        Raises:
+            ConfigError: `step` or `weights` is not of these kinds. Nothing else is ever raised.
+        """
+        if self._outbox is None:
+            return
+        if step < 0:
+            raise ConfigError(f"step {step}: must be 0 or more")
+        self._outbox.put(Handoff(step, epoch, self._hold(weights) if step and weights is not None else None))
+
+    def _hold(self, weights: Weights) -> Held | Exception:
+        try:
+            return hold(weights, self._snapshots)
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the trainer's own save, or the disk: recorded, never raised
+            return error
+
+    def results(self) -> list[SampleResult]:
+        """Samples of this run that ended since the last call, in that order. Never blocks."""
+        return self._outbox.results() if self._outbox else []
+
+    def close(self, wait: bool = False, timeout: float | None = None) -> list[SampleResult]:
+        """End the sampler. Samples that are queued are still made.
+
+        Args:
+            wait: stay until every sample that this process handed over has ended.
+            timeout: at most this many seconds of waiting; None waits for ever.
+
+        Returns:
+            The results that had not been fetched yet.
+        """
+        if self._outbox is None:
+            return []
+        outbox = self._outbox
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if wait:
+            outbox.flush(timeout)
+        while wait and outbox.expected and (deadline is None or time.monotonic() < deadline):
+            time.sleep(WAIT_POLL_S)
+        found = outbox.results()
+        outbox.close()
+        self._outbox = None
+        return found
+
+    def _read_prompts(self) -> Iterable[PromptLine]:
+        return read_prompts(self.prompts, lenient=self.lenient)
+
+
+def model_from_args(given: dict[str, Any], architecture: str, model: str | None) -> ModelSpec:
+    """The base model that a trainer's flags name. Local paths become absolute."""
+    parts = {flag: located(given[flag]) for flag in MODEL_FLAGS if given.get(flag)}
+    source = model or given.get("rushes_model")
+    # With a diffusers directory the trainer's own single files are not needed: they say the same in another layout.
+    if source:
+        parts = {flag: value for flag, value in parts.items() if flag.startswith("fp8")}
+    return ModelSpec(architecture=architecture, model=located(source), **parts)
+
+
+def vae_from_args(given: dict[str, Any]) -> VaeOptions:
+    """How a trainer's flags want latents decoded."""
+    if not any(given.get(f"vae_{name}") for name in VaeOptions.model_fields):
+        return DEFAULT_VAE
+    return VaeOptions(
+        chunk_size=given.get("vae_chunk_size") or None,
+        spatial_tile_sample_min_size=given.get("vae_spatial_tile_sample_min_size") or None,
+        tiling=bool(given.get("vae_tiling")),
+    )
+
+
+def located(value: Any) -> Any:
+    """Absolute form of a path that exists; a hub id, or anything else, as it is."""
+    path = Path(str(value)).expanduser()
+    return str(path.absolute()) if isinstance(value, (str, Path)) and path.exists() else value
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the trainers' own sampling flags, and ours, to a parser; flags it already has are left alone."""
+    present = set(parser._option_string_actions)  # pyright: ignore[reportPrivateUsage] - argparse has no other way
+    group = parser.add_argument_group("sampling", "samples are made by Rushes, outside this process")
+    for flag, options in SAMPLING_FLAGS.items():
+        if flag not in present:
+            group.add_argument(flag, **options)
+
+
+SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
+    "--sample_prompts": {"help": "prompt file (.txt, .toml or .json); without it nothing is sampled"},
+    "--sample_every_n_steps": {"type": int, "help": "sample every N optimizer steps"},
+    "--sample_every_n_epochs": {"type": int, "help": "sample every N epochs"},
+    "--sample_at_first": {"action": "store_true", "help": "sample the base model before the first step"},
+    "--output_dir": {"help": "where the trainer writes; samples go to its sample/ directory"},
+    "--output_name": {"help": "begins the name of every file"},
+    "--dit": {"help": "transformer weights"},
+    "--vae": {"help": "VAE weights"},
+    "--vae_chunk_size": {"type": int, "help": "decode in chunks of this size (exact)"},
+    "--vae_spatial_tile_sample_min_size": {"type": int, "help": "decode in tiles of this many pixels (approximate)"},
+    "--vae_tiling": {"action": "store_true", "help": "decode in tiles (approximate)"},
+    "--text_encoder1": {"help": "first text encoder"},
+    "--text_encoder2": {"help": "second text encoder"},
+    "--fp8_llm": {"action": "store_true", "help": "first text encoder in fp8"},
+    "--t5": {"help": "T5 text encoder"},
+    "--fp8_t5": {"action": "store_true", "help": "T5 in fp8"},
+    "--clip": {"help": "CLIP image encoder"},
+    "--image_encoder": {"help": "SigLIP image encoder"},
+    "--rushes_url": {"help": "Redis of the sampling service (default: RUSHES_REDIS_URL, else this machine)"},
+    "--rushes_model": {"help": "diffusers directory or hub id of the base model, instead of single files"},
+    "--rushes_run": {"help": "name of the run in the gallery (default: from --output_name and --output_dir)"},
+}

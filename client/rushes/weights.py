@@ -1,0 +1,91 @@
+"""What a trainer hands over as "the weights of this step", made into a file that stays."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union, cast
+
+from rushes.checkpoints import adopt, fingerprint, pending_name, snapshot
+from rushes.errors import CheckpointFormat, CheckpointMissing, ConfigError
+from rushes.jobs import Checkpoint
+
+Weights = Union[str, "os.PathLike[str]", Callable[[str], object], Mapping[str, Any]]
+"""A path, a callable that writes a `.safetensors` file to the path it is given, or a state dict of tensors."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Weights that can no longer get lost, though nothing of them has been read yet.
+
+    Either `descriptor` is open on the trainer's file `path`, so the content outlives a rotation, or
+    `path` is a file in the snapshot directory that was written for us.
+    """
+
+    path: str
+    descriptor: int | None = None
+
+    def keep(self, directory: Path) -> Checkpoint:
+        """Make a snapshot in `directory`, named by content. Reads the whole file once, to hash it.
+
+        Raises:
+            CheckpointMissing: the file is gone.
+            OSError: the directory cannot be written.
+        """
+        if self.descriptor is None:
+            pending, source = Path(self.path), None
+        else:
+            pending, source = snapshot(self.path, self.descriptor, directory), self.path
+        digest = fingerprint(pending)
+        return Checkpoint(path=str(adopt(pending, digest)), fingerprint=digest, source=source, snapshot=True)
+
+
+def hold(weights: Weights, directory: Path) -> Held:
+    """Secure `weights` in the trainer's own thread: microseconds for a path, one save for anything else.
+
+    Raises:
+        CheckpointMissing: the path names no file.
+        CheckpointFormat: the callable wrote nothing, or the path is a directory.
+        ConfigError: `weights` is none of the kinds.
+        Exception: whatever the callable raises.
+    """
+    if isinstance(weights, (str, os.PathLike)):
+        return hold_file(os.fspath(weights))
+    directory.mkdir(parents=True, exist_ok=True)
+    target = pending_name(directory)
+    if callable(weights):
+        weights(str(target))
+        if not target.is_file():
+            raise CheckpointFormat(f"weights={weights!r} wrote no file to the path it was given ({target})")
+    elif isinstance(weights, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        save_state_dict(weights, target)
+    else:
+        raise ConfigError(f"weights must be a path, a callable or a state dict, not {type(weights).__name__}")
+    return Held(str(target))
+
+
+def hold_file(path: str) -> Held:
+    """Open a file, which keeps its content reachable even when its name is removed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CheckpointFormat(f"{path}: is a directory; give the .safetensors file in it")
+    return Held(os.path.abspath(path), descriptor)  # noqa: PTH100 - a Path costs the training loop more
+
+
+def save_state_dict(weights: Mapping[str, Any], target: Path) -> None:
+    """Write tensors to a safetensors file."""
+    try:
+        from safetensors.torch import save_file  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+    except ImportError:
+        raise ConfigError(
+            "a state dict needs the safetensors package: pip install safetensors, or pass a path"
+        ) from None
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    cast("Callable[[dict[str, Any], str], None]", save_file)(tensors, str(target))
