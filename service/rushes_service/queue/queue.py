@@ -1,0 +1,206 @@
+"""`Queue`: what a worker may do with samples. See `lua/` for the transitions themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rushes import keys
+from rushes.checkpoints import release
+from rushes.connection import BLOCK_MS, connect, reachable
+from rushes.errors import LeaseLost, WireError
+from rushes.jobs import JobError, JobState, ModelSpec, SampleJob, SampleResult
+from rushes.scripts import script
+
+PACKAGE = "rushes_service.queue"
+
+Renewal = Literal["ok", "cancel", "lost"]
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """One sample that this worker owns until its lease runs out.
+
+    `deliveries` counts workers that took it without giving it back (a crash leaves it raised);
+    `attempt` counts tries that failed for a reason that may pass.
+    """
+
+    id: str
+    payload: str
+    lane: str
+    entry: str
+    deliveries: int
+    attempt: int
+    cancelling: bool
+
+    def job(self) -> SampleJob:
+        """The job.
+
+        Raises:
+            WireError: this version cannot read it.
+        """
+        return SampleJob.decode(self.payload)
+
+
+class Queue:
+    """Samples for one worker.
+
+    Args:
+        url: Redis URL.
+        worker: name of this worker, unique among the living.
+        lease_s: seconds without renewal after which another worker may take the sample.
+        only: predicate on the ModelSpec of a lane; None serves every model.
+
+    Every method raises `QueueUnavailable` when Redis cannot be reached.
+    """
+
+    def __init__(
+        self,
+        url: str | None,
+        *,
+        worker: str,
+        lease_s: float,
+        only: Callable[[ModelSpec], bool] | None = None,
+    ) -> None:
+        self.url = url
+        self.worker = worker
+        self.lease_ms = max(1, round(lease_s * 1000))
+        self.only = only
+        self.redis = connect(url)
+        self._bell = "0-0"
+        self._served: dict[str, bool] = {}
+        self._reserve = self.redis.register_script(script("owner", "reserve", package=PACKAGE))
+        self._renew = self._owned("renew")
+        self._finish = self._owned("finish")
+        self._requeue = self._owned("requeue")
+
+    def _owned(self, name: str) -> Any:
+        return self.redis.register_script(script("owner", name, package=PACKAGE))
+
+    def _reachable(self) -> AbstractContextManager[None]:
+        return reachable(self.url)
+
+    def reserve(self, warm: str | None = None) -> Reservation | None:
+        """The next sample, or None when there is none. Does not wait.
+
+        Args:
+            warm: fingerprint of the model that is loaded; its lanes come first within each priority.
+        """
+        with self._reachable():
+            lanes = self._lanes(warm)
+            if not lanes:
+                return None
+            found = self._reserve(args=[self.worker, self.lease_ms, *lanes])
+        if not found:
+            return None
+        job_id, payload, lane, entry, deliveries, attempt, cancelling = found
+        return Reservation(job_id, payload, lane, entry, int(deliveries), int(attempt), cancelling == "1")
+
+    def _lanes(self, warm: str | None) -> list[str]:
+        """Lanes that this worker serves, in the order in which it looks at them."""
+        models: dict[str, str] = self.redis.hgetall(keys.LANES)
+        lanes = [lane for lane, model in models.items() if self._serves(lane, model)]
+        warm_lanes = {keys.lane(warm, priority) for priority in keys.PRIORITIES} if warm else set()
+
+        def rank(lane: str) -> tuple[int, bool, str]:
+            priority = keys.PRIORITIES.index(lane.rsplit(":", 1)[-1])
+            return priority, lane not in warm_lanes, lane
+
+        return sorted(lanes, key=rank)
+
+    def _serves(self, lane: str, model: str) -> bool:
+        if self.only is None:
+            return True
+        if lane not in self._served:
+            self._served[lane] = self.only(ModelSpec.model_validate_json(model))
+        return self._served[lane]
+
+    def wait_for_work(self, timeout_s: float = BLOCK_MS / 1000) -> None:
+        """Return when a lane got work since the last call, or after `timeout_s`."""
+        with self._reachable():
+            rung = self.redis.xread({keys.BELL: self._bell}, block=max(1, round(timeout_s * 1000)))
+        if rung:
+            self._bell = rung[0][1][-1][0]
+
+    def renew(self, held: Reservation, run: str, stage: str, step: int, total: int, *, news: bool) -> Renewal:
+        """Keep a sample for another lease, and say how far it is.
+
+        Returns:
+            "ok"; "cancel" when somebody wants it stopped; "lost" when another worker owns it.
+        """
+        arguments = [held.id, held.lane, held.entry, self.worker, run, stage, step, total, "1" if news else ""]
+        with self._reachable():
+            return self._renew(args=arguments)
+
+    def finish(self, held: Reservation, state: JobState, result: SampleResult | None) -> None:
+        """End a sample, and remove its checkpoint snapshot when no other sample needs it.
+
+        Raises:
+            LeaseLost: another worker owns it; nothing was changed.
+        """
+        encoded = result.encode() if result else "{}"
+        with self._reachable():
+            owned, *rest = self._finish(args=[held.id, held.lane, held.entry, self.worker, state.value, encoded])
+        if not owned:
+            raise LeaseLost(f"sample {held.id} belongs to another worker now")
+        if rest[0]:
+            release(rest[0])
+
+    def retry_later(self, held: Reservation, run: str, error: JobError, delay_s: float) -> None:
+        """Put a sample that failed for a reason that may pass back, for another attempt after `delay_s`.
+
+        Raises:
+            LeaseLost: another worker owns it; nothing was changed.
+        """
+        self._give_back(held, run, "retry", delay_s, error.model_dump(mode="json"))
+
+    def hand_back(self, held: Reservation, run: str) -> None:
+        """Put an unfinished sample back on its lane, as if it had not been taken.
+
+        Raises:
+            LeaseLost: another worker owns it; nothing was changed.
+        """
+        self._give_back(held, run, "handed_back", 0.0, {"worker": self.worker})
+
+    def _give_back(self, held: Reservation, run: str, kind: str, delay_s: float, data: dict[str, Any]) -> None:
+        arguments = [held.id, held.lane, held.entry, self.worker, run, kind, delay_s, json.dumps(data)]
+        with self._reachable():
+            if not self._requeue(args=arguments):
+                raise LeaseLost(f"sample {held.id} belongs to another worker now")
+
+    def bury(self, held: Reservation, reason: str) -> None:
+        """Set a sample aside as dead; its payload is kept, and `rushes jobs retry` brings it back.
+
+        Raises:
+            LeaseLost: another worker owns it; nothing was changed.
+        """
+        try:
+            job = held.job()
+        except WireError:
+            self.finish(held, JobState.DEAD, None)
+            return
+        error = JobError(code="dead", message=reason)
+        self.finish(held, JobState.DEAD, SampleResult.of(job, JobState.DEAD, error=error, worker=self.worker))
+
+    def announce(self, info: dict[str, str]) -> None:
+        """Tell everybody what this worker is doing; forgotten when it is not told again."""
+        with self._reachable():
+            pipeline = self.redis.pipeline(transaction=True)
+            pipeline.delete(keys.worker(self.worker))
+            pipeline.hset(keys.worker(self.worker), mapping=info)
+            pipeline.expire(keys.worker(self.worker), keys.WORKER_TTL_S)
+            seconds, _ = self.redis.time()
+            pipeline.zadd(keys.WORKERS, {self.worker: seconds})
+            pipeline.zremrangebyscore(keys.WORKERS, "-inf", seconds - keys.WORKER_TTL_S)
+            pipeline.execute()
+
+    def leave(self) -> None:
+        """Take this worker off the list."""
+        with self._reachable():
+            pipeline = self.redis.pipeline(transaction=True)
+            pipeline.delete(keys.worker(self.worker))
+            pipeline.zrem(keys.WORKERS, self.worker)
+            pipeline.execute()
