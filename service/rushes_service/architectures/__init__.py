@@ -1,0 +1,1 @@
+"""Model families: one file each, and the table that finds them. Nothing outside this package knows one from another."""

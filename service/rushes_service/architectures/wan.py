@@ -1,0 +1,282 @@
+"""Wan2.1, through the components of diffusers' Wan pipelines, with the reference sampler's schedule and noise.
+
+Facts are musubi-tuner 0.3.4's (wan_train_network.py, its UniPC scheduler): sigmas
+`shift(linspace(.999, 0, N + 1)[:-1])`, classifier-free guidance unless the scale is exactly 1, and noise that is the
+generator's second draw.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, DiffusionPipeline, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.utils import logging as diffusers_logging
+from torch import nn
+from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers.utils import logging as transformers_logging
+
+from rushes.architectures import WAN21_T2V, ArchitectureSpec, SampleParameters
+from rushes.errors import PromptError
+from rushes.jobs import ModelSpec, VaeOptions
+from rushes_service.architectures.base import Architecture, Denoised, OnStep
+from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
+from rushes_service.architectures.sources import ModelSource, find_source, loading
+from rushes_service.decode import TilePlan, plan_tiles, stream_wan
+from rushes_service.lora.targets import NameTable, name_table, renamed
+
+TEXT_TOKENS = 512
+"""Wan's attention takes this many text tokens for granted, whatever the prompt's length."""
+
+SIGMA_MAX = 0.999
+LATENT_CHANNELS = 16
+
+ORIGINAL_NAMES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"blocks\.(\d+)\.attn1\.to_([qkv])", r"blocks.\1.self_attn.\2"),
+        (r"blocks\.(\d+)\.attn1\.to_out\.0", r"blocks.\1.self_attn.o"),
+        (r"blocks\.(\d+)\.attn2\.to_([qkv])", r"blocks.\1.cross_attn.\2"),
+        (r"blocks\.(\d+)\.attn2\.to_out\.0", r"blocks.\1.cross_attn.o"),
+        (r"blocks\.(\d+)\.attn2\.add_([kv])_proj", r"blocks.\1.cross_attn.\2_img"),
+        (r"blocks\.(\d+)\.ffn\.net\.0\.proj", r"blocks.\1.ffn.0"),
+        (r"blocks\.(\d+)\.ffn\.net\.2", r"blocks.\1.ffn.2"),
+        (r"condition_embedder\.text_embedder\.linear_1", "text_embedding.0"),
+        (r"condition_embedder\.text_embedder\.linear_2", "text_embedding.2"),
+        (r"condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
+        (r"condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
+        (r"condition_embedder\.time_proj", "time_projection.1"),
+        (r"condition_embedder\.image_embedder\.ff\.net\.0\.proj", "img_emb.proj.1"),
+        (r"condition_embedder\.image_embedder\.ff\.net\.2", "img_emb.proj.3"),
+        (r"proj_out", "head.head"),
+    )
+)
+"""Diffusers module name -> name in Wan's own release."""
+
+
+class WanScheduler(UniPCMultistepScheduler):
+    """UniPC over the reference's sigmas. The Wan pipelines pass no sigmas, so the schedule lives here."""
+
+    def __init__(self, shift: float = 1.0) -> None:
+        super().__init__(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
+        self.shift = shift
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None, **options: Any) -> None:
+        """Prepare a run of `num_inference_steps` steps at this shift."""
+        super().set_timesteps(num_inference_steps, device=device, **options)
+        steps = np.linspace(SIGMA_MAX, 0, num_inference_steps + 1)[:-1]
+        sigmas = self.shift * steps / (1 + (self.shift - 1) * steps)
+        self.sigmas = torch.from_numpy(np.append(sigmas, 0).astype(np.float32))
+        self.timesteps = torch.from_numpy(sigmas * self.config.num_train_timesteps).to(device, torch.int64)
+
+
+class ReferenceGuidance:
+    """Mixed into a Wan pipeline: guidance whenever the scale is not 1, where diffusers needs more than 1."""
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """True if each step also runs the negative prompt."""
+        return self._guidance_scale != 1.0  # type: ignore[attr-defined, no-any-return]
+
+
+class TextToVideoPipeline(ReferenceGuidance, WanPipeline):
+    """diffusers' `WanPipeline` with the reference's rule for guidance."""
+
+
+class Wan(Architecture):
+    """What all Wan2.1 models share; a subclass says which pipeline runs and what else conditions it."""
+
+    pipelines: ClassVar[tuple[str, ...]]
+    """Classes that `model_index.json` may name."""
+
+    pipeline_class: ClassVar[type[DiffusionPipeline]]
+
+    vae_dtype: ClassVar[torch.dtype] = torch.float32
+    """As diffusers advises for Wan's VAE: bfloat16 shows in flat areas, and streamed decoding is small anyway."""
+
+    def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(model, device, dtype)
+        self.source: ModelSource = find_source(model, self.spec.hub_id, self.pipelines, ("transformer", "vae"))
+        self._text_files: str | None = None
+        self._pipe: Any = None
+
+    @classmethod
+    def check(cls, parameters: SampleParameters) -> None:
+        if not parameters.discrete_flow_shift:
+            raise PromptError("--fs 0 leaves nothing to denoise; Wan needs a flow shift above 0 (3 to 14.5)")
+
+    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
+        warnings = []
+        if vae.chunk_size is not None:
+            warnings.append("--vae_chunk_size changes nothing for Wan: it decodes frame by frame anyway")
+        if tiles := plan_tiles(vae, parameters.width, parameters.height):
+            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
+        if self.model.fp8_t5:
+            warnings.append(f"--fp8_t5 is ignored: the text encoder runs in {self.dtype_name} and is freed after use")
+        return tuple(warnings)
+
+    @property
+    def dtype_name(self) -> str:
+        """The transformer's precision, in a word."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def load(self) -> None:
+        quiet_loading_bars()
+        transformer, vae = self.source.component("transformer"), self.source.component("vae")
+        with loading(transformer):
+            model = WanTransformer3DModel.from_pretrained(transformer, torch_dtype=self.dtype)
+        with loading(vae):
+            decoder = AutoencoderKLWan.from_pretrained(vae, torch_dtype=self.vae_dtype)
+        self._pipe = self.pipeline(model.to(self.device).eval(), decoder.to(self.device).eval())
+        self._pipe.set_progress_bar_config(disable=True)
+
+    def pipeline(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan) -> DiffusionPipeline:
+        """The pipeline around loaded parts, without text encoder."""
+        for part in (transformer, vae):
+            part.requires_grad_(False)
+        parts = {"transformer": transformer, "vae": vae, "scheduler": WanScheduler()}
+        return self.pipeline_class(tokenizer=None, text_encoder=None, **parts)
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self._pipe.transformer  # type: ignore[no-any-return]
+
+    def lora_names(self) -> NameTable:
+        return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
+
+    def text_key(self, text: str) -> dict[str, Any]:
+        """Cache key of a text's embedding: tensor `embeds` [1, 512, text_dim]."""
+        if self._text_files is None:
+            self._text_files = self.source.fingerprint(("text_encoder", "tokenizer"))
+        return {"kind": "umt5", "files": self._text_files, "dtype": self.dtype_name, "text": text}
+
+    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
+        texts = {"prompt_embeds": parameters.prompt}
+        if parameters.negative_prompt is not None:
+            texts["negative_prompt_embeds"] = parameters.negative_prompt
+        encoder = TextEncoder(self.source, self.device, self.dtype)
+        try:
+            return {
+                name: cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"].to(self.device)
+                for name, text in texts.items()
+            }
+        finally:
+            encoder.free()
+
+    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+        scheduler = WanScheduler(parameters.discrete_flow_shift or 1.0)
+        self._pipe.scheduler = scheduler
+        total = parameters.sample_steps
+
+        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+            on_step(index + 1, total, tensors["latents"])
+            return {}
+
+        latents = self._pipe(
+            **conditioning,
+            **self.inputs(parameters),
+            width=parameters.width,
+            height=parameters.height,
+            num_frames=parameters.frame_count,
+            num_inference_steps=total,
+            guidance_scale=parameters.cfg_scale,
+            output_type="latent",
+            return_dict=False,
+            callback_on_step_end=step_ended,
+            callback_on_step_end_tensor_inputs=["latents"],
+        )[0]
+        return Denoised(latents, {"scheduler": "UniPC (flow)", "sigmas": scheduler.sigmas.tolist()})
+
+    def inputs(self, parameters: SampleParameters) -> dict[str, Any]:
+        """Further arguments of the pipeline's call."""
+        return {"latents": initial_noise(parameters, self.device)}
+
+    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Iterator[torch.Tensor]:
+        model: AutoencoderKLWan = self._pipe.vae
+        height, width = (8 * size for size in latents.shape[-2:])
+        tiles: TilePlan | None = plan_tiles(vae, width, height)
+        for pixels in stream_wan(model, unscaled(model, latents), tiles):
+            yield (pixels[0].float() / 2 + 0.5).clamp(0, 1)
+
+
+class WanTextToVideo(Wan):
+    """wan2.1-t2v."""
+
+    spec: ClassVar[ArchitectureSpec] = WAN21_T2V
+    pipelines = ("WanPipeline",)
+    pipeline_class = TextToVideoPipeline
+
+
+class TextEncoder:
+    """UMT5, loaded at its first use. Encodes through `WanPipeline`, which pads with zeros to 512 tokens."""
+
+    def __init__(self, source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
+        self._source = source
+        self._device = device
+        self._dtype = dtype
+        self._pipe: WanPipeline | None = None
+
+    @torch.no_grad()
+    def encode(self, text: str) -> Conditioning:
+        """Embedding of one text: `embeds` [1, 512, text_dim].
+
+        Raises:
+            ModelError: the model has no text encoder or tokenizer, or they cannot be loaded.
+        """
+        if self._pipe is None:
+            self._pipe = self._load(self._source.component("tokenizer"), self._source.component("text_encoder"))
+        embeds, _ = self._pipe.encode_prompt(
+            text, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS, device=self._device
+        )
+        return {"embeds": embeds}
+
+    def _load(self, tokenizer: Path, encoder: Path) -> WanPipeline:
+        quiet_loading_bars()
+        with loading(tokenizer):
+            words = AutoTokenizer.from_pretrained(tokenizer)
+        with loading(encoder):
+            model = UMT5EncoderModel.from_pretrained(encoder, torch_dtype=self._dtype).to(self._device).eval()
+        return WanPipeline(tokenizer=words, text_encoder=model, vae=None, scheduler=None, transformer=None)
+
+    def free(self) -> None:
+        """Give the encoder's memory back."""
+        if self._pipe is not None:
+            self._pipe = None
+            gc.collect()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def initial_noise(parameters: SampleParameters, device: torch.device) -> torch.Tensor:
+    """Noise [1, 16, T, h, w] in float32 as the reference draws it on its sampling device.
+
+    It first draws each latent frame on its own, throws them away, and draws the clip anew from the same generator.
+    """
+    frames = (parameters.frame_count - 1) // 4 + 1
+    height, width = parameters.height // 8, parameters.width // 8
+    torch.manual_seed(parameters.seed)
+    generator = torch.Generator(device).manual_seed(parameters.seed)
+    for _ in range(frames):
+        torch.randn(1, LATENT_CHANNELS, 1, height, width, generator=generator, device=device)
+    return torch.randn(LATENT_CHANNELS, frames, height, width, generator=generator, device=device)[None]
+
+
+def unscaled(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """Latents [1, C, T, h, w] in the VAE's own scale, device and dtype."""
+    latents = latents.to(vae.device, vae.dtype)
+    mean, std = (
+        torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return latents * std + mean
+
+
+def quiet_loading_bars() -> None:
+    """Keep the loaders' progress bars out of a worker's log."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
