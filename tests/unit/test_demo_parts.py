@@ -1,0 +1,109 @@
+"""The demo's own parts: synthetic clips, the check of the files, the contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from rushes.jobs import JobError, JobState, Prompt, SampleResult
+from rushes_service.demo.clips import draw_clip, make_clips
+from rushes_service.demo.contact_sheet import ACCENT, BACKGROUND, CELL_WIDTH, EMPTY, Column, Row, contact_sheet
+from rushes_service.demo.options import Options
+from rushes_service.demo.verify import missing, problems_of, read_frames
+
+FAMILY = "wan2.1-t2v"
+
+
+def write_mp4(path: Path, frames: int, width: int, height: int) -> Path:
+    """A grey video."""
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=16, macro_block_size=1)
+    writer.send(None)
+    for _ in range(frames):
+        writer.send(np.full((height, width, 3), 128, np.uint8))
+    writer.close()
+    path.with_suffix(".json").write_text("{}")
+    return path
+
+
+def result(path: Path, prompt: Prompt, **fields: object) -> SampleResult:
+    """A finished sample."""
+    ended = {"state": JobState.DONE, "step": 10, "path": str(path), "receipt": str(path.with_suffix(".json"))}
+    return SampleResult(id="1", run="r", submission="s", prompt=prompt, **{**ended, **fields})
+
+
+def test_clips_depend_on_the_seed_alone():
+    captions, clips = make_clips(3, 5, 32, seed=1)
+    again, same = make_clips(3, 5, 32, seed=1)
+    assert captions == again and np.array_equal(clips, same)
+    assert clips.shape == (3, 3, 5, 32, 32)
+    assert clips.min() >= -1 and clips.max() <= 1
+    assert not np.array_equal(clips, make_clips(3, 5, 32, seed=2)[1])
+
+
+def test_a_shape_moves_the_way_its_caption_says():
+    clip = draw_clip("red", "disc", "right", 9, 64, start=np.array([0.4, 0.5]))
+    columns = [np.average(np.arange(64), weights=(frame[0] > 0.5).sum(axis=0)) for frame in clip.swapaxes(0, 1)]
+    assert columns == sorted(columns) and columns[-1] - columns[0] > 10
+
+
+def test_a_video_as_asked_for_has_no_problems(tmp_path: Path):
+    path = write_mp4(tmp_path / "a.mp4", 9, 96, 64)
+    assert [frame.shape for frame in read_frames(path)] == [(64, 96, 3)] * 9
+    assert problems_of(result(path, Prompt(prompt="a", width=96, height=64, frame_count=9)), FAMILY) == []
+
+
+def test_frames_and_sizes_are_counted_in_the_file_itself(tmp_path: Path):
+    path = write_mp4(tmp_path / "a.mp4", 8, 64, 64)
+    problems = problems_of(result(path, Prompt(prompt="a", width=96, height=64, frame_count=9)), FAMILY)
+    assert len(problems) == 2
+    assert "8 frames, 9 were asked for" in problems[0]
+    assert "64x64, asked for was 96x64" in problems[1]
+
+
+def test_a_failed_sample_is_named_with_its_reason(tmp_path: Path):
+    error = JobError(code="lora_mismatch", message="no key fits")
+    failed = result(tmp_path / "a.png", Prompt(prompt="a"), state=JobState.FAILED, error=error)
+    assert problems_of(failed, FAMILY) == ["step 10, prompt 1: failed (no key fits)"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".png"])
+def test_a_vanished_or_broken_file_is_a_problem(tmp_path: Path, suffix: str):
+    (tmp_path / "broken").with_suffix(suffix).write_bytes(b"no picture")
+    for name in ("gone", "broken"):
+        path = (tmp_path / name).with_suffix(suffix)
+        (problem,) = problems_of(result(path, Prompt(prompt="a")), FAMILY)
+        assert name in problem
+
+
+def test_samples_that_never_came_are_missed(tmp_path: Path):
+    there = result(tmp_path / "a.png", Prompt(prompt="a"))
+    assert missing([there], [0, 10], 1) == ["step 0, prompt 1: no sample"]
+
+
+@pytest.mark.parametrize("steps", [4, 7, 40, 120])
+def test_a_demo_has_the_base_and_at_least_four_checkpoints(tmp_path: Path, steps: int):
+    options = Options(output=tmp_path, steps=steps, once=True, keep=False)
+    assert options.sampled_steps[0] == 0 and options.sampled_steps[-1] <= steps
+    assert len(options.sampled_steps) >= 5
+    assert options.prompt_count == 3
+
+
+def test_the_sheet_has_a_row_per_prompt_and_a_column_per_checkpoint():
+    red, green = (np.full((64, 96, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 200, 0)))
+    rows = [Row("a still", "still", [[red], [green]]), Row("a clip", "9 frames", [[green] * 9, []])]
+    columns = [Column("base model", base=True), Column("step 10")]
+    sheet = np.asarray(contact_sheet(rows, columns, title="Title", footer="footer"))
+    for colour, at_least in (((200, 0, 0), 1), ((0, 200, 0), 2)):
+        picture = CELL_WIDTH * CELL_WIDTH * 64 // 96
+        assert (sheet == colour).all(axis=-1).sum() >= at_least * picture * 0.98
+    assert (sheet == EMPTY).all(axis=-1).sum() > CELL_WIDTH * CELL_WIDTH // 2, "the failed sample's place stays empty"
+    assert (sheet == ACCENT).all(axis=-1).any() and (sheet[0, 0] == BACKGROUND).all()
+
+
+def test_a_png_is_one_frame(tmp_path: Path):
+    Image.new("RGBA", (96, 64)).save(tmp_path / "a.png")
+    assert [frame.shape for frame in read_frames(tmp_path / "a.png")] == [(64, 96, 3)]
