@@ -1,0 +1,34 @@
+"""File names of samples: those that trainers give theirs, so that existing viewers and scripts find them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rushes.architectures import SampleParameters
+from rushes.errors import ConfigError
+from rushes.jobs import SampleJob
+
+SAMPLE_DIR = "sample"
+
+
+def sample_path(job: SampleJob, parameters: SampleParameters) -> Path:
+    """`<output_dir>/sample/[<output_name>_]<e000001|000100>_<index>_<YYYYmmddHHMMSS>_<seed>.png|mp4`.
+
+    The time is that of submission, so that a retry writes the same file. Samples that somebody asked for by hand
+    bear their id too: several may share everything else.
+
+    Raises:
+        ConfigError: the output name is no plain file name.
+    """
+    when = time.strftime("%Y%m%d%H%M%S", time.localtime(job.submitted_at))
+    progress = f"{job.step:06d}" if job.epoch is None else f"e{job.epoch:06d}"
+    parts = [progress, f"{job.prompt_index:02d}", when, str(parameters.seed)]
+    if job.output_name:
+        if Path(job.output_name).name != job.output_name:
+            raise ConfigError(f"output name {job.output_name!r} must be a plain name, without directories")
+        parts.insert(0, job.output_name)
+    if job.priority == "interactive":
+        parts.append(job.id[:8])
+    suffix = ".png" if parameters.frame_count == 1 else ".mp4"
+    return Path(job.output_dir) / SAMPLE_DIR / ("_".join(parts) + suffix)

@@ -1,0 +1,139 @@
+"""Write a sample and its receipt: under private names first, renamed when both are whole and the sample still ours."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from rushes.errors import OutputError
+from rushes_service.media.ffmpeg import Encoder, finalise
+from rushes_service.media.receipts import png_info, receipt_path, to_text
+
+MediaType = Literal["image/png", "video/mp4"]
+Frames = Iterator[np.ndarray]
+Receipt = Callable[[], Mapping[str, Any]]
+
+MEDIA_TYPES: Mapping[str, MediaType] = {".png": "image/png", ".mp4": "video/mp4"}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished sample on disk. Sizes in pixels, `size` in bytes."""
+
+    path: Path
+    receipt_path: Path
+    media_type: MediaType
+    width: int
+    height: int
+    frame_count: int
+    size: int
+
+
+def write_media(
+    frames: Frames,
+    target: Path,
+    *,
+    job_id: str,
+    frame_count: int,
+    fps: int,
+    receipt: Receipt,
+    guard: Callable[[], None],
+) -> Written:
+    """Write `frames` (uint8 [H, W, 3]) to `target`, a `.png` for one frame or an `.mp4`, with a receipt beside it.
+
+    Frames are taken one at a time and encoded as they come. On any exception nothing of this attempt is left; what
+    an earlier attempt at the same job left behind (killed, say) is removed first.
+
+    Args:
+        receipt: called when the last frame has been taken; JSON-able.
+        guard: called right before the files get their names; raises if the sample is no longer ours.
+
+    Raises:
+        OutputError: the files cannot be written, or the frames are not `frame_count` of one size.
+        Exception: whatever `frames`, `receipt` or `guard` raise.
+    """
+    with output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove(target.parent, f".rushes-{job_id}-")
+    prefix = f".rushes-{job_id}-{secrets.token_hex(4)}"
+    media, note = (target.parent / (prefix + suffix) for suffix in (target.suffix, ".json"))
+    write = write_png if target.suffix == ".png" else write_mp4
+    try:
+        with output_errors(target), contextlib.closing(counted(frames, frame_count, target)) as counting:
+            height, width = write(counting, media, fps, receipt)
+            note.write_text(to_text(receipt(), indent=2), encoding="utf-8")
+            size = media.stat().st_size
+        guard()
+        with output_errors(target):
+            # The media file last: whoever sees it finds its receipt.
+            note.replace(receipt_path(target))
+            media.replace(target)
+    finally:
+        # Ours alone: if the sample was taken over meanwhile, its new owner may be writing here.
+        with contextlib.suppress(OSError):
+            remove(target.parent, prefix)
+    return Written(target, receipt_path(target), MEDIA_TYPES[target.suffix], width, height, frame_count, size)
+
+
+def write_png(frames: Frames, path: Path, _fps: int, receipt: Receipt) -> tuple[int, int]:
+    """Write the one frame of `frames`; its height and width."""
+    (picture,) = frames
+    Image.fromarray(picture).save(path, format="PNG", pnginfo=png_info(to_text(receipt())))
+    return picture.shape[0], picture.shape[1]
+
+
+def write_mp4(frames: Frames, path: Path, fps: int, receipt: Receipt) -> tuple[int, int]:
+    """Write a clip as H.264, frame by frame; its height and width."""
+    first = next(frames)
+    height, width = first.shape[:2]
+    raw = path.with_name(f"{path.stem}-raw.mp4")
+    with Encoder(raw, width, height, fps) as encoder:
+        for frame in itertools.chain([first], frames):
+            encoder.write(frame)
+    # Only now is all known that the receipt says (how long it took), hence the second file.
+    finalise(raw, path, to_text(receipt()))
+    return height, width
+
+
+def counted(frames: Frames, expected: int, target: Path) -> Frames:
+    """Pass `frames` on; raise `OutputError` unless they are `expected` frames of one size."""
+    count = 0
+    shape = None
+    for frame in frames:
+        count += 1
+        shape = shape or frame.shape
+        if count > expected or frame.shape != shape:
+            break
+        yield frame
+    if count != expected:
+        found = "more" if count > expected else count
+        raise OutputError(f"{target.name}: {expected} frames were to be made, but {found} came")
+    if frame.shape != shape:
+        raise OutputError(f"{target.name}: frame {count} is {frame.shape}, the first was {shape}")
+
+
+def remove(directory: Path, prefix: str) -> None:
+    """Delete the files of `directory` whose names begin so."""
+    for path in directory.iterdir():
+        if path.name.startswith(prefix):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def output_errors(target: Path) -> Iterator[None]:
+    """Turn what the file system raises into `OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{target} cannot be written: {reason}. Is the disk full, and may this user write to {target.parent}?"
+        ) from error
