@@ -110,6 +110,12 @@ class Client:
             if len(ids) < PAGE:
                 return
 
+    def ids(self) -> list[str]:
+        """Ids of all samples that have a record."""
+        with self._reachable():
+            found: Any = self.redis.zrange(keys.INDEX, 0, -1)
+        return list(found)
+
     def runs(self) -> list[str]:
         """Names of runs, the one submitted to last first."""
         with self._reachable():

@@ -87,18 +87,9 @@ class TrainingSampler:
             keep: "latest" drops queued samples of older checkpoints when the worker lags behind.
         """
         given: dict[str, Any] = vars(args)
-        output_dir = given.get("output_dir") or "."
-        output_name = given.get("output_name")
         prompts = given.get("sample_prompts")
         return cls(
-            Run(
-                name=run or given.get("rushes_run") or run_name(output_dir, output_name),
-                model=model_from_args(given, architecture, model),
-                output_dir=str(Path(output_dir).expanduser().absolute()),
-                output_name=output_name,
-                vae=vae_from_args(given),
-                keep=keep,
-            ),
+            run_from_args(given, architecture, model=model, name=run, keep=keep),
             prompts or "",
             Cadence(
                 given.get("sample_every_n_steps"),
@@ -170,6 +161,22 @@ class TrainingSampler:
 
     def _read_prompts(self) -> Iterable[PromptLine]:
         return read_prompts(self.prompts, lenient=self.lenient)
+
+
+def run_from_args(
+    given: dict[str, Any], architecture: str, *, model: str | None = None, name: str | None = None, keep: Keep = "all"
+) -> Run:
+    """What all samples of a run share, from a trainer's parsed flags."""
+    output_dir = str(Path(given.get("output_dir") or ".").expanduser().absolute())
+    output_name = given.get("output_name")
+    return Run(
+        name=name or given.get("rushes_run") or run_name(output_dir, output_name),
+        model=model_from_args(given, architecture, model),
+        output_dir=output_dir,
+        output_name=output_name,
+        vae=vae_from_args(given),
+        keep=keep,
+    )
 
 
 def model_from_args(given: dict[str, Any], architecture: str, model: str | None) -> ModelSpec:

@@ -1,0 +1,1 @@
+"""The worker process: one device, one warm base model, one sample at a time."""

@@ -1,0 +1,122 @@
+"""The `rushes` command. Light subcommands live in `rushes.commands`, heavy ones are imported only when they are run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+import rushes
+from rushes.errors import ConfigError, RushesError
+
+DESCRIPTION = """\
+Sample every checkpoint of a LoRA training run on another GPU, while training goes on.
+
+start here:
+  rushes demo                 see it work on this machine: no GPU, no download
+  rushes up                   start everything on this machine
+  rushes doctor               what is missing or wrong, and how to mend it
+"""
+
+EPILOG = """\
+environment:
+  RUSHES_REDIS_URL            Redis that all parts share (default: redis://127.0.0.1:6379/0)
+  RUSHES_TOKEN                bearer token of the REST API; all settings are in docs/configuration.md
+"""
+
+LIGHT = {
+    "prompts": "check a prompt file and show what it asks for",
+    "submit": "sample a checkpoint, or the base model, with a prompt file",
+    "jobs": "list, show, cancel and retry samples",
+}
+HEAVY = {
+    "up": "start Redis, the API and a worker per device; restart what dies; stop all with Ctrl-C",
+    "worker": "make samples on one device until stopped",
+    "api": "serve the REST API and the page",
+    "doctor": "check Redis, GPU, ffmpeg, models and versions; say how to mend what is wrong",
+    "demo": "train a tiny LoRA and watch its samples come in",
+}
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = parse(arguments)
+        return args.run(args)
+    except RushesError as error:
+        print(f"rushes: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; only the module of the named subcommand is imported."""
+    parser = argparse.ArgumentParser(
+        prog="rushes", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"rushes {rushes.__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens in the background")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    named = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in {**LIGHT, **HEAVY}.items():
+        module = load(name) if name == named else None
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=(module and module.__doc__) or summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if module is not None:
+            module.add_arguments(sub)
+            run: Callable[[argparse.Namespace], int] = module.run
+            sub.set_defaults(run=run)
+    args = parser.parse_args(arguments)
+    if args.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return args
+
+
+def load(name: str) -> ModuleType:
+    """The module of a subcommand.
+
+    Raises:
+        ConfigError: it needs a package that is not installed.
+    """
+    package = "rushes.commands" if name in LIGHT else "rushes_service.commands"
+    try:
+        return importlib.import_module(f"{package}.{name}")
+    except ModuleNotFoundError as error:
+        if name in LIGHT or (error.name or "").startswith("rushes"):
+            raise
+        raise ConfigError(
+            f"`rushes {name}` needs the package {error.name}; install the service: pip install 'rushes[service]'"
+        ) from None
+
+
+def redis_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--redis-url`."""
+    parser.add_argument(
+        "--redis-url",
+        "--rushes_url",
+        dest="rushes_url",
+        metavar="URL",
+        help="Redis of the sampling service (default: RUSHES_REDIS_URL, else this machine)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

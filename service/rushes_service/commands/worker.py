@@ -1,0 +1,69 @@
+"""`rushes worker`: make samples on one device."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rushes.errors import WorkerUnfit
+from rushes.jobs import ModelSpec
+from rushes_service.settings import load_settings
+
+HELP = "make samples on one device until stopped"
+
+EXIT_UNFIT = 70
+"""EX_SOFTWARE of sysexits.h: the process was unfit; start a new one."""
+
+logger = logging.getLogger("rushes.worker")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `rushes worker`; each default is that of the settings."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the first GPU, else the CPU)")
+    parser.add_argument("--redis-url", help="Redis of the queue (default: RUSHES_REDIS_URL, else this machine)")
+    parser.add_argument("--cache-dir", type=Path, help="where text embeddings are kept")
+    parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
+    parser.add_argument("--until-empty", action="store_true", help="end when the queue is empty")
+    parser.add_argument("--threads", type=int, help="CPU threads that torch may use")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a worker in this process; returns its exit code."""
+    settings = load_settings(device=args.device, redis_url=args.redis_url, cache_dir=args.cache_dir)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    # torch and diffusers: seconds of imports, so only now.
+    from rushes_service.engine import Engine
+    from rushes_service.queue import Queue
+    from rushes_service.worker.loop import Worker, worker_name
+
+    set_threads(args.threads)
+    engine = Engine(settings.device, settings.cache_dir)
+    name = worker_name(str(engine.device))
+    queue = Queue(settings.redis_url, worker=name, lease_s=settings.lease_s, only=serves(args.only))
+    try:
+        Worker(queue, engine, settings, until_empty=args.until_empty).run()
+    except WorkerUnfit as error:
+        logger.critical("%s; this worker ends, its sample goes to another", error)
+        # Not a normal exit: after a CUDA error, destructors may hang.
+        os._exit(EXIT_UNFIT)
+    return 0
+
+
+def serves(only: str | None) -> Callable[[ModelSpec], bool] | None:
+    """Whether a model is the one that `--only` names."""
+    if only is None:
+        return None
+    return lambda model: only in (model.architecture, model.model, model.dit, model.fingerprint)
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit torch's CPU threads."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)

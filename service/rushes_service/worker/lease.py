@@ -1,0 +1,148 @@
+"""The lease of one running sample: renewed by its own thread, watched by the sampling thread.
+
+Denoising never waits for the network. The sampling thread notes how far it is and looks at flags; the lease thread
+carries the first to Redis and brings the second back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rushes.errors import LeaseLost, QueueUnavailable, SampleCancelled, SampleHandedBack
+from rushes_service.queue import Queue, Reservation
+
+logger = logging.getLogger("rushes.worker")
+
+
+@dataclass
+class Shutdown:
+    """A worker's wish to stop, and the moment from which its sample may not go on."""
+
+    grace_s: float
+    asked: threading.Event = field(default_factory=threading.Event)
+    deadline: float = float("inf")
+
+    def ask(self) -> None:
+        """Stop after the current sample, or after the grace period; asked twice, at the next step."""
+        grace_s = 0.0 if self.asked.is_set() else self.grace_s
+        self.deadline = time.monotonic() + grace_s
+        self.asked.set()
+
+    @property
+    def overdue(self) -> bool:
+        """True when the running sample is to be handed back."""
+        return time.monotonic() >= self.deadline
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sample is: `step` of `total` within `stage`."""
+
+    stage: str = "load"
+    step: int = 0
+    total: int = 0
+
+
+class Lease:
+    """Keeps one reservation while it is entered; the engine's `Watch` for that sample.
+
+    Args:
+        beat: called with the progress at every renewal (the worker tells what it is doing).
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        held: Reservation,
+        run: str,
+        *,
+        heartbeat_s: float,
+        shutdown: Shutdown,
+        beat: Callable[[Progress], None],
+    ) -> None:
+        self.held = held
+        self.progress = Progress()
+        self._queue = queue
+        self._run = run
+        self._heartbeat_s = heartbeat_s
+        self._shutdown = shutdown
+        self._beat = beat
+        self._reported: Progress | None = None
+        self._state: str = "ok"
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="rushes-lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    # The sampling thread.
+
+    def stage(self, name: str, total: int = 0) -> None:
+        """Note that a stage begins, and raise if the sample is to stop."""
+        self.progress = Progress(name, 0, total)
+        self.check()
+
+    def step(self, done: int, total: int) -> None:
+        """Note that a step is done, and raise if the sample is to stop."""
+        self.progress = Progress(self.progress.stage, done, total)
+        self.check()
+
+    def check(self) -> None:
+        """Raise if the sample is to stop.
+
+        Raises:
+            SampleCancelled, LeaseLost, SampleHandedBack
+        """
+        if self._state == "cancel":
+            raise SampleCancelled("cancelled while it was running")
+        if self._state == "lost":
+            raise LeaseLost(f"sample {self.held.id} belongs to another worker now")
+        if self._shutdown.overdue:
+            raise SampleHandedBack("the worker is shutting down")
+
+    def guard(self) -> None:
+        """Ask Redis at this moment whether the sample is still ours; called before a file gets its name.
+
+        While Redis is away this waits: the work is done, and only Redis knows whose it is.
+
+        Raises:
+            SampleCancelled, LeaseLost, SampleHandedBack
+        """
+        while True:
+            try:
+                self._renew()
+                break
+            except QueueUnavailable as error:
+                logger.warning("the finished sample %s waits for its file name: %s", self.held.id, error)
+                self.check()
+                time.sleep(self._heartbeat_s)
+        self.check()
+
+    # The lease thread.
+
+    def _keep(self) -> None:
+        while not self._done.wait(self._heartbeat_s):
+            try:
+                self._renew()
+                self._beat(self.progress)
+            except QueueUnavailable as error:
+                # Work goes on: should the lease run out meanwhile, finishing is fenced.
+                logger.warning("lease of %s not renewed: %s", self.held.id, error)
+
+    def _renew(self) -> None:
+        progress = self.progress
+        state = self._queue.renew(
+            self.held, self._run, progress.stage, progress.step, progress.total, news=progress != self._reported
+        )
+        self._reported = progress
+        if self._state != "lost":
+            self._state = state
