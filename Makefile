@@ -21,7 +21,7 @@ test: $(STAMP) ## run the tests (ARGS="-k name" for some of them)
 check: $(STAMP) ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(STAMP) ## run the benchmarks one after the other; results in benchmarks/results/
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

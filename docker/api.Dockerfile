@@ -1,0 +1,21 @@
+# syntax=docker/dockerfile:1
+# The REST API and the gallery. No PyTorch, no GPU.
+FROM python:3.11-slim-bookworm
+
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/home/rushes
+
+RUN useradd --uid 1000 --create-home rushes
+
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY client client
+COPY service service
+RUN pip install --constraint constraints.txt '.[api]'
+
+USER 1000:1000
+EXPOSE 8720
+ENTRYPOINT ["rushes"]
+CMD ["api"]
