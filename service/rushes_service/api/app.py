@@ -71,15 +71,23 @@ def describe(app: FastAPI, *, bearer: bool) -> None:
             components = document.setdefault("components", {})
             schemas = components.setdefault("schemas", {})
             schemas["Problem"] = Problem.model_json_schema()
-            # Routes answer 422 with a problem, not with the framework's own body.
-            for unused in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(unused, None)
+            drop_framework_errors(document)
             if bearer:
                 components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
                 document["security"] = [{"token": []}]
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def drop_framework_errors(document: dict[str, Any]) -> None:
+    """Take out the framework's own 422 body, which no route answers with."""
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(unused, None)
 
 
 class ApiServer(uvicorn.Server):

@@ -39,7 +39,7 @@ OK = {
     "/v1/samples/{id}/media",
     summary="Picture or video",
     response_class=FileResponse,
-    responses={**OK, **documented(401, 403, 404, 409, 416, 503)},
+    responses={**OK, **documented(400, 401, 403, 404, 409, 416, 503)},
 )
 def media(id: str, request: Request, queue: Queue) -> Response:
     """The file of a sample that is done; parts of it by `Range`, nothing new by `If-None-Match`."""

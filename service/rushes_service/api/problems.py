@@ -162,6 +162,7 @@ def example(status: int, code: str, title: str, detail: str, field: str | None =
 
 
 EXAMPLES: Mapping[int, dict[str, Any]] = {
+    400: example(400, "bad_request", "Bad Request", "Range 'bytes=9-3' is not of the form bytes=FIRST-LAST"),
     401: example(401, "unauthorized", "Unauthorized", "send the token as 'Authorization: Bearer <RUSHES_TOKEN>'"),
     403: example(403, "forbidden", "Forbidden", "requests from pages of other sites are refused (Origin: http://x)"),
     404: example(

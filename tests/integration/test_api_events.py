@@ -1,0 +1,146 @@
+"""Server-sent events: order, resuming without loss, filters, and an end at shutdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api_support import Api, announce, job, serving
+from rushes import keys
+from rushes_service.embedded import EmbeddedRedis
+
+
+@dataclass
+class Event:
+    id: str
+    name: str
+    data: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
+        yield server
+
+
+@pytest.fixture
+def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
+    with serving(redis_server.url, tmp_path) as running:
+        running.queue.redis.flushdb()
+        yield running
+
+
+def events_of(response: httpx.Response) -> Iterator[Event]:
+    """Events as a browser reads them."""
+    fields: dict[str, str] = {}
+    for line in response.iter_lines():
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields and not line:
+            yield Event(fields["id"], fields["event"], json.loads(fields["data"]))
+            fields = {}
+
+
+def take(events: Iterator[Event], count: int) -> list[Event]:
+    return [next(events) for _ in range(count)]
+
+
+def test_what_happens_is_told_in_order_with_the_ids_of_the_stream(api: Api) -> None:
+    with api.http.stream("GET", "/v1/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = events_of(response)
+        assert next(events).name == "ready"
+        sample = job(1, api.root)
+        api.queue.submit([sample])
+        sent = announce(api.queue, "progress", sample.id, stage="denoise", step=3, total=20)
+        queued, progress = take(events, 2)
+
+    assert (queued.name, queued.data["id"], queued.data["run"]) == ("queued", sample.id, "cat")
+    assert progress.id == sent
+    assert progress.data["data"] == {"stage": "denoise", "step": 3, "total": 20}
+
+
+@pytest.mark.parametrize("how", ["header", "query"])
+def test_a_browser_that_comes_back_misses_nothing_and_sees_nothing_twice(api: Api, how: str) -> None:
+    with api.http.stream("GET", "/v1/events") as response:
+        events = events_of(response)
+        next(events)
+        announce(api.queue, "started", "a")
+        seen = [next(events)]
+    for number in range(450):  # more than one read's worth
+        announce(api.queue, "progress", "a", step=number)
+    back = {"headers": {"Last-Event-ID": seen[-1].id}} if how == "header" else {"params": {"after": seen[-1].id}}
+    with api.http.stream("GET", "/v1/events", **back) as response:
+        events = events_of(response)
+        assert next(events).name == "ready"
+        seen += take(events, 450)
+        announce(api.queue, "done", "a")
+        seen += [next(events)]
+
+    stream = [entry_id for entry_id, _ in api.queue.redis.xrange(keys.EVENTS)]
+    assert [event.id for event in seen] == stream
+
+
+def test_one_that_leaves_before_anything_happened_misses_nothing_either(api: Api) -> None:
+    announce(api.queue, "started", "before")
+    with api.http.stream("GET", "/v1/events") as response:
+        ready = next(events_of(response))
+    announce(api.queue, "done", "meanwhile")
+    with api.http.stream("GET", "/v1/events", headers={"Last-Event-ID": ready.id}) as response:
+        events = events_of(response)
+        assert [event.data.get("id") for event in take(events, 2)] == [None, "meanwhile"]
+
+
+@pytest.mark.parametrize("case", ["trimmed away", "from a server that lost its data", "not an id"])
+def test_one_that_cannot_be_told_everything_is_told_to_read_again(api: Api, case: str) -> None:
+    old = announce(api.queue, "started", "a")
+    kept = announce(api.queue, "progress", "a")
+    newest = announce(api.queue, "done", "a")
+    api.queue.redis.xtrim(keys.EVENTS, minid=kept, approximate=False)
+    after = {"trimmed away": old, "from a server that lost its data": "99999999999999-0", "not an id": "x"}[case]
+
+    with api.http.stream("GET", "/v1/events", headers={"Last-Event-ID": after}) as response:
+        events = events_of(response)
+        reset = next(events)
+        announce(api.queue, "queued", "b")
+        following = next(events)
+
+    assert reset.name == "reset"
+    assert following.data["id"] == ("a" if case == "trimmed away" else "b")
+    assert reset.id == (old if case == "trimmed away" else newest)
+
+
+def test_events_of_one_run_can_be_asked_for(api: Api) -> None:
+    with api.http.stream("GET", "/v1/events", params={"run": "dog"}) as response:
+        events = events_of(response)
+        next(events)
+        announce(api.queue, "done", "1", run="cat")
+        announce(api.queue, "done", "2", run="dog")
+        assert next(events).data["id"] == "2"
+
+
+def test_open_streams_end_when_the_server_stops(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    with httpx.Client(timeout=10) as browser:
+        with serving(redis_server.url, tmp_path) as api:
+            response = browser.send(browser.build_request("GET", f"{api.url}/v1/events"), stream=True)
+            events = events_of(response)
+            next(events)
+        # `serving` has seen the server stop by itself; the stream was closed and not cut.
+        assert list(events) == []
+
+
+def test_a_stream_ends_when_redis_goes_away(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "valkey", 0) as server, serving(server.url, tmp_path) as api:
+        with api.http.stream("GET", "/v1/events") as response:
+            events = events_of(response)
+            next(events)
+            server.stop()
+            assert list(events) == []
+        assert api.http.get("/v1/events").status_code == 503
