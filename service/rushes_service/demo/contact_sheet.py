@@ -23,7 +23,7 @@ STRIP_FRAMES = 4
 """Frames of a video shown small beneath its middle one."""
 
 MARGIN = 36
-GAP = 10
+GAP = 14
 ROW_GAP = 26
 LABEL_WIDTH = 232
 HEADER_HEIGHT = 44

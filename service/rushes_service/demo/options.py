@@ -9,7 +9,7 @@ CHECKPOINTS = 4
 
 PROMPTS = """\
 # Three samples of every checkpoint; change them while training runs, and the next checkpoint uses the new ones.
-a red disc moving to the right --w 96 --h 64 --f 17 --s 8 --d 7
+a red disc moving right --w 96 --h 64 --f 17 --s 8 --d 7
 a blue square moving up --w 96 --h 64 --f 9 --s 8 --d 11
 a green ring --w 96 --h 64 --f 1 --s 8 --d 23
 """

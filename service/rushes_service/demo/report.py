@@ -58,27 +58,40 @@ def facts(prompt: Prompt) -> str:
     return f"{frames} · {prompt.width}x{prompt.height} · seed {prompt.seed}"
 
 
+def sampling_seconds(result: SampleResult) -> float:
+    """Time the worker spent on a sample, less loading the model, which a trainer has loaded anyway."""
+    if result.seconds is None or result.receipt is None:
+        return 0.0
+    stages = json.loads(Path(result.receipt).read_text())["seconds"]
+    return result.seconds - stages.get("load", 0.0)
+
+
 def cost_table(report: TrainerReport, results: Sequence[SampleResult]) -> Table:
     """How long sampling held the trainer up, beside what it would have cost inside the trainer."""
-    in_process = sum(result.seconds or 0.0 for result in results)
-    submits = [1000 * seconds for seconds in report.submits_s]
-    table = Table(box=SIMPLE_HEAD, title="What sampling cost the trainer", title_justify="left", title_style="bold")
-    table.add_column("")
-    table.add_column("in all", justify="right")
-    table.add_column("per checkpoint", justify="right")
-    table.add_column("", style="dim")
-    count = max(len(submits), 1)
+    in_process = sum(sampling_seconds(result) for result in results)
+    checkpoints = max(len(report.submits_s), 1)
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"How long sampling {checkpoints} checkpoints held the trainer up",
+        title_justify="left",
+        title_style="bold",
+        caption="With Rushes: measured in the trainer, the LoRA files written included.\n"
+        "Inside the trainer: the worker's own time for the same samples, model loading left out.",
+        caption_justify="left",
+    )
+    for heading in ("", "in all", "per checkpoint", "longest"):
+        table.add_column(heading, justify="right" if heading else "left")
     table.add_row(
         "with Rushes",
-        f"{1000 * report.held_up_s:,.1f} ms",
-        f"{sum(submits) / count:,.1f} ms",
-        f"slowest hand-off {max(submits, default=0.0):.1f} ms, each with the LoRA file written",
+        milliseconds(report.held_up_s),
+        milliseconds(sum(report.submits_s) / checkpoints),
+        milliseconds(max(report.submits_s, default=0.0)),
     )
-    table.add_row(
-        "inside the trainer",
-        f"{1000 * in_process:,.0f} ms",
-        f"{1000 * in_process / count:,.0f} ms",
-        "the worker's own time for the same samples",
-    )
-    table.add_row("training itself", f"{1000 * report.training_s:,.0f} ms", "", "wall time of the training loop")
+    table.add_row("inside the trainer", milliseconds(in_process), milliseconds(in_process / checkpoints), "")
+    table.add_row("the training itself", milliseconds(report.training_s - report.held_up_s), "", "")
     return table
+
+
+def milliseconds(seconds: float) -> str:
+    """For people: `3.9 ms`, `13,741 ms`."""
+    return f"{1000 * seconds:,.1f} ms" if seconds < 0.1 else f"{1000 * seconds:,.0f} ms"

@@ -10,11 +10,12 @@ All pictures, the prompts, the trained LoRA, the contact sheet and the logs stay
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -113,7 +114,14 @@ def work_directory(options: Options, console: Console) -> Iterator[Path]:
 
 def child_environment(url: str, work: Path) -> dict[str, str]:
     """What the children's environment adds: the demo's own places, and no network."""
-    return {"RUSHES_REDIS_URL": url, "RUSHES_CACHE_DIR": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
+    # Worker and trainer share the processor: with all cores each, they would mostly wait for each other.
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    return {
+        "RUSHES_REDIS_URL": url,
+        "RUSHES_CACHE_DIR": str(work / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(threads),
+    }
 
 
 def start_services(processes: Processes, url: str, port: int) -> list[Process]:
@@ -210,8 +218,13 @@ def conclude(options: Options, results: Sequence[SampleResult], console: Console
 
 
 def stay(services: Sequence[Process]) -> None:
-    """Serve until Ctrl-C, or until a part ends by itself."""
-    while True:
-        for service in services:
-            service.check()
-        time.sleep(1)
+    """Serve until Ctrl-C.
+
+    Raises:
+        RushesError: a part ended by itself.
+    """
+    with suppress(KeyboardInterrupt):
+        while True:
+            for service in services:
+                service.check()
+            time.sleep(1)
