@@ -127,7 +127,7 @@ def overview(settings: Settings, url: str, server: EmbeddedRedis | None, devices
     rows = [
         ("redis", shown, f"embedded, data in {server.data_dir}" if server else "yours"),
         ("api", f"http://{host}:{settings.port}", "gallery, REST, events"),
-        *((worker_name(device), device, "restarted if it dies") for device in devices),
+        *(("worker", device, "restarted if it dies") for device in devices),
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     table = [f"  {name:<{widths[0]}}  {where:<{widths[1]}}  {note}" for name, where, note in rows]

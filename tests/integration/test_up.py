@@ -1,0 +1,164 @@
+"""`rushes up` as a person runs it: real Valkey, real API, a real worker."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rushes.client import Client
+from rushes.errors import ConfigError
+from rushes_service.commands import up
+from support import alive, wait_until
+
+START_S = 90.0
+"""A worker imports PyTorch; on a busy machine that takes a while."""
+
+
+class Up:
+    """A running `rushes up`."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.port = free_port()
+        self.log = state_dir / "up.log"
+        command = [sys.executable, "-m", "rushes.cli", "up", "--devices", "cpu"]
+        command += ["--port", str(self.port), "--state-dir", str(state_dir)]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RUSHES_")}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    @property
+    def url(self) -> str:
+        """Address of its Redis, out of the table that it prints."""
+        return wait_until(self._url, START_S, "the table")
+
+    def _url(self) -> str | None:
+        return next((word for word in self.text().split() if word.startswith("redis://")), None)
+
+    def text(self) -> str:
+        """All that it has printed."""
+        return self.log.read_text()
+
+    def child(self, word: str) -> psutil.Process:
+        """Its child whose command line holds `word`."""
+        return wait_until(
+            lambda: next((child for child in self.children() if word in child.cmdline()), None), START_S, word
+        )
+
+    def children(self) -> list[psutil.Process]:
+        """Its living children."""
+        return [child for child in psutil.Process(self.process.pid).children() if alive(child.pid)]
+
+    def ready(self) -> bool:
+        """True when the API reaches Redis."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def workers(self) -> int:
+        """How many workers have reported to Redis."""
+        client = Client(self.url)
+        try:
+            return len(client.workers())
+        finally:
+            client.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Up]:
+    up = Up(tmp_path)
+    yield up
+    if up.process.poll() is None:
+        up.process.kill()
+        up.process.wait()
+
+
+def test_one_command_serves_survives_and_leaves_nothing_behind(running: Up) -> None:
+    wait_until(running.ready, START_S, "the API")
+    wait_until(lambda: running.workers() == 1, START_S, "the worker's report")
+
+    worker = running.child("worker")
+    worker.kill()
+    wait_until(lambda: "killed by SIGKILL" in running.text(), 20, "the reason of the restart")
+    wait_until(lambda: running.child("worker").pid != worker.pid, START_S, "a new worker")
+
+    server = next(child for child in running.children() if "valkey" in child.name() or "redis" in child.name())
+    server.kill()
+    wait_until(lambda: "starting it again with its data" in running.text(), 20, "the server's restart")
+    wait_until(running.ready, START_S, "the API with the new server")
+
+    pids = [child.pid for child in running.children()]
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(START_S) == 0
+    assert len(pids) == 3
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_redis_of_your_own_is_used_and_no_other_started(tmp_path: Path) -> None:
+    arguments = ["up", "--redis-url", f"redis://:secret@127.0.0.1:{free_port()}/0", "--devices", "cpu", "--port", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "rushes.cli", *arguments, "--state-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--devices", "cuda"], "cuda is no device"),
+        (["--devices", "gpu0,tpu"], "gpu0, tpu is no device"),
+        (["--devices", "cuda:0,cuda:0"], "named twice"),
+        (["--devices", "cpu", "--host", "0.0.0.0"], "RUSHES_TOKEN"),
+        (["--devices", "cpu", "--port", "99999"], "port"),
+        (["--devices", "cpu", "--host", "192.0.2.1"], "192.0.2.1"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_started(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUSHES_TOKEN", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        run_up(flags, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}.*another --port"):
+            run_up(["--devices", "cpu", "--port", str(port)], tmp_path)
+
+
+def test_auto_without_a_gpu_is_one_cpu_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert up.devices_of("auto") == ["cpu"]
+
+
+def run_up(flags: list[str], state_dir: Path) -> int:
+    parser = argparse.ArgumentParser()
+    up.add_arguments(parser)
+    return up.run(parser.parse_args([*flags, "--state-dir", str(state_dir)]))
