@@ -1,0 +1,323 @@
+"""Transitions of the queue on a real server, each as a worker would meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from queue_support import empty_safetensors, make_job
+from rushes import keys
+from rushes.checkpoints import SNAPSHOT_DIR
+from rushes.client import Client
+from rushes.errors import LeaseLost
+from rushes.jobs import Checkpoint, JobError, JobState, ModelSpec, SampleResult
+from rushes_service.queue import Queue
+from support import wait_until
+
+SHORT_LEASE_S = 0.05
+LONG_LEASE_S = 60.0
+
+MakeQueue = Callable[..., Queue]
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Client]:
+    client = Client(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def make_queue(redis_url: str) -> MakeQueue:
+    def make(worker: str = "a", lease_s: float = LONG_LEASE_S, **options: object) -> Queue:
+        return Queue(redis_url, worker=worker, lease_s=lease_s, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+def done(job_id: str, client: Client) -> SampleResult:
+    job = client.get(job_id).job
+    assert job is not None
+    return SampleResult.of(job, JobState.DONE, path="/x.png")
+
+
+def test_an_empty_queue_has_nothing_to_reserve(make_queue: MakeQueue) -> None:
+    assert make_queue().reserve() is None
+
+
+def test_samples_are_reserved_in_the_order_in_which_they_were_submitted(client: Client, make_queue: MakeQueue) -> None:
+    ids = client.submit([make_job(index=index) for index in range(3)])
+    queue = make_queue()
+    taken = [queue.reserve() for _ in range(4)]
+    assert [held and held.id for held in taken] == [*ids, None]
+
+
+def test_a_reserved_sample_is_running_and_says_where(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    held = make_queue("gpu0").reserve()
+    record = client.get(job_id)
+    assert held is not None
+    assert held.job() == record.job
+    assert (record.state, record.worker, held.deliveries) == (JobState.RUNNING, "gpu0", 1)
+
+
+def test_finishing_ends_the_sample_and_empties_the_lane(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    queue.finish(held, JobState.DONE, done(job_id, client))
+    assert client.get(job_id).state is JobState.DONE
+    assert client.redis.xlen(held.lane) == 0
+    assert client.redis.xpending(held.lane, keys.GROUP)["pending"] == 0
+    assert [result.path for result in client.results("run")[0]] == ["/x.png"]
+
+
+def test_a_sample_whose_worker_died_is_reserved_again(client: Client, make_queue: MakeQueue) -> None:
+    client.submit([make_job()])
+    assert make_queue("dead", SHORT_LEASE_S).reserve()
+    again = wait_until(make_queue("b", SHORT_LEASE_S).reserve, 5, "the lease to run out")
+    assert again.deliveries == 2
+
+
+def test_a_live_lease_is_not_taken_over(client: Client, make_queue: MakeQueue) -> None:
+    client.submit([make_job()])
+    assert make_queue("a").reserve()
+    assert make_queue("b").reserve() is None
+
+
+def test_a_stale_sample_is_found_behind_many_fresh_ones(client: Client, make_queue: MakeQueue) -> None:
+    """XAUTOCLAIM looks at ten entries for each one it is asked for; a busy lane has more workers than that."""
+    ids = client.submit([make_job(index=index) for index in range(40)])
+    queue = make_queue("alive", 0.5)
+    held = [queue.reserve() for _ in ids]
+    last = held[-1]
+    assert last is not None
+
+    def only_the_last_is_stale() -> object:
+        for one in held[:-1]:
+            assert one is not None
+            queue.renew(one, "run", "denoise", 1, 2, news=False)
+        return make_queue("b", 0.5).reserve()
+
+    taken = wait_until(only_the_last_is_stale, 10, "the last lease to run out")
+    assert taken.id == last.id
+
+
+def test_renewing_keeps_the_lease_and_is_no_delivery(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    queue = make_queue("a", SHORT_LEASE_S)
+    held = queue.reserve()
+    assert held
+    for step in range(20):
+        assert queue.renew(held, "run", "denoise", step, 20, news=True) == "ok"
+    [pending] = client.redis.xpending_range(held.lane, keys.GROUP, "-", "+", 1)
+    assert pending["times_delivered"] == 1
+    record = client.get(job_id)
+    assert (record.stage, record.step, record.total) == ("denoise", 19, 20)
+
+
+def test_a_worker_that_comes_back_late_can_change_nothing(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    late = make_queue("late", SHORT_LEASE_S)
+    held = late.reserve()
+    assert held
+    owner = make_queue("owner", SHORT_LEASE_S)
+    taken = wait_until(owner.reserve, 5, "the lease to run out")
+
+    assert late.renew(held, "run", "denoise", 1, 2, news=True) == "lost"
+    with pytest.raises(LeaseLost):
+        late.finish(held, JobState.DONE, done(job_id, client))
+    with pytest.raises(LeaseLost):
+        late.hand_back(held, "run")
+    with pytest.raises(LeaseLost):
+        late.retry_later(held, "run", JobError(code="x", message="y"), 0)
+    with pytest.raises(LeaseLost):
+        late.bury(held, "z")
+    assert client.get(job_id).worker == "owner"
+
+    owner.finish(taken, JobState.DONE, done(job_id, client))
+    with pytest.raises(LeaseLost):
+        late.finish(held, JobState.FAILED, None)
+    assert client.get(job_id).state is JobState.DONE
+    assert len(client.results("run")[0]) == 1
+
+
+def test_a_sample_handed_back_is_next_for_another_worker_and_counts_as_no_delivery(
+    client: Client, make_queue: MakeQueue
+) -> None:
+    [job_id] = client.submit([make_job()])
+    queue = make_queue("leaving")
+    held = queue.reserve()
+    assert held
+    queue.hand_back(held, "run")
+    assert client.get(job_id).state is JobState.QUEUED
+    again = make_queue("b").reserve()
+    assert again
+    assert (again.id, again.deliveries, again.attempt) == (job_id, 1, 0)
+
+
+def test_a_failed_try_comes_back_after_its_delay_as_the_next_attempt(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    queue.retry_later(held, "run", JobError(code="out_of_memory", message="no room", retryable=True), 0.2)
+    assert client.get(job_id).state is JobState.QUEUED
+    assert queue.reserve() is None
+    again = wait_until(queue.reserve, 5, "the delay to pass")
+    assert (again.id, again.attempt) == (job_id, 1)
+
+
+def test_a_sample_waiting_for_its_next_attempt_can_be_cancelled(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    queue.retry_later(held, "run", JobError(code="x", message="y"), 0.05)
+    assert client.cancel(job_id) is JobState.CANCELLED
+    client.submit([make_job(index=1)])
+    other = wait_until(queue.reserve, 5, "the other sample")
+    assert other.id != job_id
+    assert queue.reserve() is None
+
+
+def test_a_cancelled_queued_sample_is_never_reserved(client: Client, make_queue: MakeQueue) -> None:
+    first, second = client.submit([make_job(index=0), make_job(index=1)])
+    assert client.cancel(first) is JobState.CANCELLED
+    held = make_queue().reserve()
+    assert held and held.id == second
+    assert client.get(first).state is JobState.CANCELLED
+
+
+def test_a_running_sample_hears_of_its_cancel_when_it_renews(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    assert client.cancel(job_id) is JobState.RUNNING
+    assert queue.renew(held, "run", "denoise", 1, 2, news=False) == "cancel"
+    assert client.get(job_id).cancelling
+
+
+def test_a_cancel_outlives_the_worker_that_was_to_hear_it(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    assert make_queue("dead", SHORT_LEASE_S).reserve()
+    client.cancel(job_id)
+    again = wait_until(make_queue("b", SHORT_LEASE_S).reserve, 5, "the lease to run out")
+    assert again.cancelling
+
+
+def test_retrying_an_ended_sample_starts_it_anew(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    queue.bury(held, "it killed five workers")
+    assert client.get(job_id).state is JobState.DEAD
+    client.retry(job_id)
+    again = queue.reserve()
+    assert again and (again.id, again.deliveries, again.attempt) == (job_id, 1, 0)
+    assert client.get(job_id).result is None
+
+
+def test_interactive_samples_overtake_training_samples(client: Client, make_queue: MakeQueue) -> None:
+    client.submit([make_job(index=0)])
+    ad_hoc = make_job(index=1).model_copy(update={"priority": "interactive"})
+    client.submit([ad_hoc])
+    held = make_queue().reserve()
+    assert held and held.id == ad_hoc.id
+
+
+def test_a_worker_stays_with_the_model_it_has_loaded(client: Client, make_queue: MakeQueue) -> None:
+    other = ModelSpec(architecture="wan2.1-t2v", model="/models/other")
+    client.submit([make_job(index=0), make_job(index=1, model=other), make_job(index=2)])
+    queue = make_queue()
+    taken = [queue.reserve(other.fingerprint) for _ in range(3)]
+    assert [held.job().prompt_index for held in taken if held] == [1, 0, 2]
+
+
+def test_a_pinned_worker_leaves_other_models_alone(client: Client, make_queue: MakeQueue) -> None:
+    client.submit([make_job()])
+    assert make_queue(only=lambda model: model.model == "/models/other").reserve() is None
+
+
+def test_a_payload_that_cannot_be_read_is_set_aside_and_kept(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    client.redis.hset(keys.job(job_id), "payload", '{"version": 99}')
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    queue.bury(held, "unreadable")
+    record = client.get(job_id)
+    assert (record.state, record.job, record.raw) == (JobState.DEAD, None, '{"version": 99}')
+
+
+def test_a_snapshot_goes_with_the_last_sample_that_needs_it(
+    client: Client, make_queue: MakeQueue, tmp_path: Path
+) -> None:
+    directory = tmp_path / SNAPSHOT_DIR
+    directory.mkdir(parents=True)
+    kept = empty_safetensors(directory / "abc.safetensors")
+    checkpoint = Checkpoint(path=str(kept), fingerprint="abc", snapshot=True)
+    first, second, third = client.submit([make_job(index=index, checkpoint=checkpoint) for index in range(3)])
+    queue = make_queue()
+    held = queue.reserve()
+    assert held and held.id == first
+    queue.finish(held, JobState.DONE, done(first, client))
+    assert client.cancel(second) is JobState.CANCELLED
+    assert kept.exists()
+    held = queue.reserve()
+    assert held and held.id == third
+    queue.finish(held, JobState.FAILED, None)
+    assert not kept.exists()
+
+
+def test_a_checkpoint_that_is_no_snapshot_is_never_removed(
+    client: Client, make_queue: MakeQueue, tmp_path: Path
+) -> None:
+    own = empty_safetensors(tmp_path / "lora.safetensors")
+    client.submit([make_job(checkpoint=Checkpoint(path=str(own), fingerprint="abc"))])
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    queue.finish(held, JobState.FAILED, None)
+    assert own.exists()
+
+
+def test_an_entry_whose_record_is_gone_is_dropped(client: Client, make_queue: MakeQueue) -> None:
+    gone, kept = client.submit([make_job(index=0), make_job(index=1)])
+    client.redis.delete(keys.job(gone))
+    queue = make_queue()
+    held = queue.reserve()
+    assert held and held.id == kept
+    assert queue.reserve() is None
+
+
+def test_waiting_ends_when_work_arrives(client: Client, make_queue: MakeQueue) -> None:
+    queue = make_queue()
+    client.submit([make_job(index=0)])
+    queue.wait_for_work(30)
+    assert queue.reserve()
+
+
+def test_workers_announce_themselves_and_leave(client: Client, make_queue: MakeQueue) -> None:
+    queue = make_queue("gpu0")
+    queue.announce({"state": "idle", "device": "cpu"})
+    assert client.workers() == [{"name": "gpu0", "state": "idle", "device": "cpu"}]
+    queue.leave()
+    assert client.workers() == []
+
+
+def test_every_transition_is_an_event(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    queue.renew(held, "run", "denoise", 1, 4, news=True)
+    queue.finish(held, JobState.DONE, done(job_id, client))
+    events = [fields for _, fields in client.redis.xrange(keys.EVENTS)]
+    assert [event["type"] for event in events] == ["queued", "started", "progress", "done"]
+    assert {event["id"] for event in events} == {job_id}
+    assert {event["run"] for event in events} == {"run"}
