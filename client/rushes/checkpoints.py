@@ -100,8 +100,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
     try:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(HEADER_LENGTH_BYTES)
-            length = int.from_bytes(start, "little")
+            start = file.read(HEADER_LENGTH_BYTES + 1)
+            length = int.from_bytes(start[:HEADER_LENGTH_BYTES], "little")
+            file.seek(HEADER_LENGTH_BYTES)
             reject_foreign(path, start, length, size)
             header = parse_header(path, file.read(length))
     except (FileNotFoundError, IsADirectoryError):
@@ -117,8 +118,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def reject_foreign(path: str | Path, start: bytes, length: int, size: int) -> None:
-    """Raise for a file whose first 8 bytes cannot be those of a complete safetensors file."""
-    if start.startswith(PICKLE_STARTS):
+    """Raise for a file whose first 9 bytes cannot be those of a complete safetensors file.
+
+    The ninth byte opens the header's JSON: a header of 1152 bytes, for one, begins like a pickle.
+    """
+    if start.startswith(PICKLE_STARTS) and start[HEADER_LENGTH_BYTES:] not in (b"{", b""):
         raise CheckpointFormat(
             f"{path}: this is a pickle (torch.save), which can run code when it is opened; save it as .safetensors"
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
+from rushes.errors import LoraValue
 from rushes_service.lora.reading import Delta, Lora
 
 HEADROOM = 2.0
@@ -86,6 +87,9 @@ class LoraMerger:
         self._touched.add(module)
         out, base = weight.flatten(1), base.flatten(1)
         for delta in deltas:
+            if (len(delta.up), delta.down.shape[1]) != out.shape:
+                # `out=` would resize the live weight.
+                raise LoraValue(f"{module} is {list(out.shape)}, its delta {[len(delta.up), delta.down.shape[1]]}")
             up = delta.up.to(weight.device, weight.dtype)
             down = delta.down.to(weight.device, weight.dtype)
             torch.addmm(base, up, down, beta=1, alpha=delta.scale * strength, out=out)
