@@ -1,0 +1,176 @@
+"""`rushes doctor`: each thing that can be wrong is found, named, and comes with a remedy."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from rushes_service.commands import doctor
+from rushes_service.doctor import files, redis_server, software
+from rushes_service.doctor.report import Finding, Mark
+from rushes_service.embedded import EmbeddedRedis
+
+
+@pytest.fixture(autouse=True)
+def directories_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUSHES_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.chdir(tmp_path_factory.mktemp("output"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis(tmp_path_factory.mktemp("state"), port=0) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def configured(server: EmbeddedRedis, name: str, value: str) -> Iterator[None]:
+    """The server with one setting changed."""
+    with redis.Redis.from_url(server.url, decode_responses=True) as client:
+        before = client.config_get(name)[name]
+        client.config_set(name, value)
+        yield
+        client.config_set(name, before)
+
+
+def marks(findings: Iterator[Finding]) -> dict[str, Mark]:
+    return {finding.name: finding.mark for finding in findings}
+
+
+def tiny_model(directory: Path) -> Path:
+    """A diffusers directory as the doctor sees one: an index, and files where it says."""
+    index = {"_class_name": "WanPipeline", "transformer": ["diffusers", "X"], "scheduler": ["diffusers", "Y"]}
+    index["image_encoder"] = [None, None]  # type: ignore[list-item]
+    for component in ("transformer", "scheduler"):
+        (directory / component).mkdir(parents=True)
+        (directory / component / "config.json").write_text("{}")
+    (directory / "model_index.json").write_text(json.dumps(index))
+    (directory / "transformer" / "model-00001-of-00001.safetensors").write_bytes(bytes(10))
+    shards = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (directory / "transformer" / "model.safetensors.index.json").write_text(json.dumps(shards))
+    return directory
+
+
+def test_the_bundled_server_is_all_well(server: EmbeddedRedis) -> None:
+    assert set(marks(redis_server.check_redis(server.url)).values()) == {Mark.OK}
+
+
+def test_an_evicting_redis_fails(server: EmbeddedRedis) -> None:
+    with configured(server, "maxmemory-policy", "allkeys-lru"):
+        found = marks(redis_server.check_redis(server.url))
+    assert found["Redis eviction"] is Mark.FAIL
+
+
+def test_a_forgetful_redis_is_a_warning(server: EmbeddedRedis) -> None:
+    with configured(server, "appendonly", "no"):
+        found = marks(redis_server.check_redis(server.url))
+    assert found["Redis durability"] is Mark.WARN
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "http://127.0.0.1/"])
+def test_a_redis_that_does_not_answer_fails_with_a_remedy(url: str) -> None:
+    (finding,) = redis_server.check_redis(url)
+    assert finding.mark is Mark.FAIL
+    assert finding.advice is not None
+    assert "rushes up" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("version", "mark"), [("6.0.16", Mark.FAIL), ("6.2.0", Mark.OK), ("7.2.4", Mark.OK), ("10.0", Mark.OK)]
+)
+def test_redis_older_than_6_2_fails(version: str, mark: Mark) -> None:
+    assert redis_server.check_version("redis://x", {"redis_version": version}).mark is mark
+
+
+def test_a_complete_model_is_all_well(tmp_path: Path) -> None:
+    assert set(marks(files.check_model(str(tiny_model(tmp_path)))).values()) == {Mark.OK}
+
+
+@pytest.mark.parametrize(
+    ("broken", "finding"),
+    [
+        ("transformer/model-00001-of-00001.safetensors", "model transformer"),
+        ("scheduler/config.json", "model scheduler"),
+        ("model_index.json", "model"),
+    ],
+)
+def test_a_model_without_one_of_its_files_fails_by_name(tmp_path: Path, broken: str, finding: str) -> None:
+    (tiny_model(tmp_path) / broken).unlink()
+    assert marks(files.check_model(str(tmp_path)))[finding] is Mark.FAIL
+
+
+def test_a_model_whose_weight_index_is_cut_short_fails(tmp_path: Path) -> None:
+    (tiny_model(tmp_path) / "transformer" / "model.safetensors.index.json").write_text('{"weight_map": {"a"')
+    assert marks(files.check_model(str(tmp_path)))["model transformer"] is Mark.FAIL
+
+
+def test_a_hub_id_is_only_noted_and_a_wrong_path_fails(tmp_path: Path) -> None:
+    assert marks(files.check_model("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")) == {"model": Mark.WARN}
+    assert marks(files.check_model(str(tmp_path / "nowhere"))) == {"model": Mark.FAIL}
+    assert marks(files.check_model("./nowhere/model")) == {"model": Mark.FAIL}
+
+
+def test_a_directory_that_cannot_be_made_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert marks(files.check_directory("output", tmp_path / "file" / "below")) == {"output": Mark.FAIL}
+    assert marks(files.check_directory("output", tmp_path / "new")) != {"output": Mark.FAIL}
+
+
+def test_an_unknown_architecture_fails_with_the_known_ones() -> None:
+    finding = files.check_architecture("wan9")
+    assert finding.mark is Mark.FAIL
+    assert "wan2.1-t2v" in finding.found
+    assert files.check_architecture("wan2.1-t2v").mark is Mark.OK
+
+
+def test_an_ffmpeg_that_cannot_write_h264_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert software.check_ffmpeg().mark is Mark.OK
+    poor = tmp_path / "ffmpeg"
+    poor.write_text("#!/bin/sh\necho ' V..... mpeg4'\n")
+    poor.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(poor))
+    finding = software.check_ffmpeg()
+    assert finding.mark is Mark.FAIL
+    assert "libx264" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"), [("2.13.0+cpu", (2, 13, 0)), ("5.0rc1", (5, 0)), ("0.42.1.dev0", (0, 42, 1)), ("?", ())]
+)
+def test_versions_are_compared_by_their_numbers(version: str, numbers: tuple[int, ...]) -> None:
+    assert software.release(version) == numbers
+
+
+def test_json_tells_a_script_what_a_person_reads(server: EmbeddedRedis, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_doctor("--json", "--redis-url", server.url) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is True
+    assert {finding["mark"] for finding in report["findings"]} <= {"ok", "warn"}
+
+
+def test_one_failure_makes_the_exit_code_1_and_shows_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_doctor("--redis-url", "redis://127.0.0.1:1/0") == 1
+    printed = capsys.readouterr().out
+    assert "fail  Redis:" in printed
+    assert "-> `rushes up` starts one" in printed
+    assert "1 thing to mend" in printed
+
+
+def test_the_asking_process_never_imports_torch() -> None:
+    program = "import sys; from rushes.cli import main; main(['doctor', '--json']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def run_doctor(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    return doctor.run(parser.parse_args(list(arguments)))
