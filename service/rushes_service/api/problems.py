@@ -119,7 +119,10 @@ def field_name(location: Sequence[Any]) -> str:
 async def wrong_input(_: Request, error: Exception) -> JSONResponse:
     """422: the request was read, and asks for something that cannot be."""
     field = next((name for kind, name in FIELD_OF.items() if isinstance(error, kind)), None)
-    return rushes_problem(422, error, field=field)
+    detail = str(error)
+    if isinstance(error, PromptError) and error.column is not None:
+        detail = f"column {error.column}: {error.message}"
+    return rushes_problem(422, error, detail=detail, field=field)
 
 
 async def unknown_sample(_: Request, error: Exception) -> JSONResponse:
@@ -132,10 +135,12 @@ async def queue_away(_: Request, error: Exception) -> JSONResponse:
     return rushes_problem(503, error, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-async def http_error(_: Request, error: Exception) -> JSONResponse:
-    """What the framework itself refuses: unknown address, wrong method, body too large."""
+async def http_error(request: Request, error: Exception) -> JSONResponse:
+    """What is refused by status: unknown address, wrong method, body too large, no such part of a file."""
     status: int = getattr(error, "status_code", 500)
-    detail: str = getattr(error, "detail", "") or HTTPStatus(status).phrase
+    detail: str = getattr(error, "detail", "")
+    if detail == HTTPStatus(status).phrase:
+        detail = f"{request.method} {request.url.path}: {detail.lower()}; /openapi.json lists what there is"
     code = HTTPStatus(status).name.lower()
     return problem(status, code, detail, headers=getattr(error, "headers", None))
 
@@ -146,12 +151,17 @@ async def internal_error(_: Request, __: Exception) -> JSONResponse:
 
 
 def rushes_problem(
-    status: int, error: Exception, *, field: str | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    error: Exception,
+    *,
+    detail: str | None = None,
+    field: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """One of our own errors; its title is the first line of its docstring."""
     code = error.code if isinstance(error, RushesError) else "error"
     title = (inspect.getdoc(type(error)) or code).splitlines()[0].rstrip(".")
-    return problem(status, code, str(error), title=title, field=field, headers=headers)
+    return problem(status, code, detail or str(error), title=title, field=field, headers=headers)
 
 
 def example(status: int, code: str, title: str, detail: str, field: str | None = None) -> dict[str, Any]:
@@ -175,7 +185,7 @@ EXAMPLES: Mapping[int, dict[str, Any]] = {
         422,
         "prompt",
         "A prompt file or line cannot be read as what its author meant",
-        "7: unknown option --wide; did you mean --w?",
+        "column 7: unknown option --wide; did you mean --w?",
         "prompt",
     ),
     503: example(

@@ -77,6 +77,8 @@ async function showMore() {
 // Samples
 
 function show(sample) {
+  // A record that this version cannot read has no job: it is listed all the same.
+  sample.job ??= { prompt: { prompt: "(a job that this version cannot read)" } };
   let card = cards.get(sample.id);
   if (!card) {
     card = clone("card");
@@ -179,7 +181,10 @@ function follow() {
     if (source.readyState === EventSource.CLOSED) setTimeout(follow, COME_BACK_MS);
   };
   const remember = (event) => (position = event.lastEventId || position);
-  source.addEventListener("ready", remember);
+  source.addEventListener("ready", (event) => {
+    remember(event);
+    if (!$("notice").hidden) showRun(); // what could not be read before can be now
+  });
   source.addEventListener("reset", (event) => {
     remember(event);
     showRun();
@@ -222,7 +227,7 @@ async function readPending() {
   pending = new Set();
   for (const id of ids) {
     const sample = await ask(`v1/samples/${encodeURIComponent(id)}`).catch(() => null);
-    if (sample && sample.job.run === run) show(sample);
+    if (sample && sample.run === run) show(sample);
   }
 }
 
