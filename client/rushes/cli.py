@@ -38,7 +38,7 @@ HEAVY = {
     "worker": "make samples on one device until stopped",
     "api": "serve the REST API and the page",
     "doctor": "check Redis, GPU, ffmpeg, models and versions; say how to mend what is wrong",
-    "demo": "train a tiny LoRA and watch its samples come in",
+    "demo": "train a LoRA for a tiny model and sample its checkpoints, all on this machine",
 }
 
 EXIT_FAILED = 1

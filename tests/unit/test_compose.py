@@ -1,0 +1,169 @@
+"""The compose file and the images, checked without a Docker engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from rushes import cli
+from rushes_service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
+ENVIRONMENT = {"RUSHES_TOKEN": "secret", "TRAIN_DIR": "/data/train", "MODELS_DIR": "/data/models"}
+WORKERS = ("worker-0", "worker-1")
+
+
+def interpolated(environment: dict[str, str]) -> str:
+    """The compose file with its variables filled in as `docker compose` does."""
+
+    def value(match: re.Match[str]) -> str:
+        name, operator, operand = match.groups()
+        if environment.get(name):
+            return environment[name]
+        if operator == "?":
+            raise KeyError(operand)
+        return operand or ""
+
+    text = "\n".join(line for line in COMPOSE.read_text().splitlines() if not line.lstrip().startswith("#"))
+    return VARIABLE.sub(value, text)
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(interpolated(ENVIRONMENT))
+    return loaded
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = compose()["services"]
+    return found
+
+
+def instruction(dockerfile: Path, name: str) -> list[str]:
+    """The words of an instruction in its JSON form."""
+    line = next(line for line in dockerfile.read_text().splitlines() if line.startswith(f"{name} ["))
+    words: list[str] = json.loads(line.removeprefix(name))
+    return words
+
+
+def test_the_file_follows_the_compose_specification() -> None:
+    merged = yaml.safe_dump({key: value for key, value in compose().items() if not key.startswith("x-")})
+    spec = PyCompose.from_yaml(merged).to_spec()
+    assert spec.services is not None
+    assert set(spec.services) == {"redis", "api", *WORKERS}
+
+
+def test_named_volumes_are_declared_and_used() -> None:
+    named = {volume.split(":")[0] for service in services().values() for volume in service.get("volumes", ())}
+    assert {name for name in named if not name.startswith("/")} == set(compose()["volumes"])
+
+
+@pytest.mark.parametrize("variable", ["RUSHES_TOKEN", "TRAIN_DIR", "MODELS_DIR"])
+def test_what_has_no_sensible_default_must_be_set(variable: str) -> None:
+    with pytest.raises(KeyError, match=variable):
+        interpolated({**ENVIRONMENT, variable: ""})
+
+
+def test_the_example_environment_names_every_variable_and_no_other() -> None:
+    named = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert named == {match[1] for match in VARIABLE.finditer(COMPOSE.read_text())}
+
+
+def test_redis_keeps_what_it_is_given_and_is_not_open_to_the_network() -> None:
+    redis = services()["redis"]
+    options = dict(zip(redis["command"][1::2], redis["command"][2::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--appendfsync"] == "everysec"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert "redis:/data" in redis["volumes"]
+    assert all(port.startswith("127.0.0.1:") for port in redis["ports"])
+
+
+def test_the_api_needs_a_token_and_is_published_on_loopback_by_default() -> None:
+    api = services()["api"]
+    assert api["environment"]["RUSHES_TOKEN"] == "secret"
+    assert all(port.startswith("127.0.0.1:") for port in api["ports"])
+    assert "healthcheck" in api
+
+
+def test_each_worker_has_one_gpu_of_its_own() -> None:
+    reserved = []
+    for name in WORKERS:
+        (device,) = services()[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+        (device_id,) = device["device_ids"]
+        reserved.append(device_id)
+    assert len(set(reserved)) == len(WORKERS)
+
+
+@pytest.mark.parametrize("name", ["api", *WORKERS])
+def test_our_services_run_confined_wait_for_redis_and_come_back(name: str) -> None:
+    service = services()[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["user"] == "1000:1000"
+    assert service["cap_drop"] == ["ALL"]
+    assert service["depends_on"]["redis"]["condition"] == "service_healthy"
+    assert service["environment"]["RUSHES_REDIS_URL"] == "redis://redis:6379/0"
+    assert (ROOT / service["build"]["dockerfile"]).is_file()
+
+
+@pytest.mark.parametrize("name", ["api", *WORKERS])
+def test_files_have_the_same_path_inside_and_outside(name: str) -> None:
+    mounts = [volume.split(":") for volume in services()[name]["volumes"] if volume.startswith("/")]
+    assert {source for source, _, *_ in mounts} == {"/data/train", "/data/models"}
+    assert all(source == target for source, target, *_ in mounts)
+
+
+def test_a_worker_is_given_its_grace_before_it_is_killed() -> None:
+    for name in WORKERS:
+        stop_s = int(services()[name]["stop_grace_period"].removesuffix("s"))
+        assert stop_s >= Settings.model_fields["grace_s"].default + 15
+
+
+@pytest.mark.parametrize("name", ["api", *WORKERS])
+def test_every_command_is_one_that_rushes_understands(name: str) -> None:
+    args = cli.parse(services()[name]["command"])
+    assert args.run.__module__ == f"rushes_service.commands.{name.split('-')[0]}"
+
+
+@pytest.mark.parametrize("name", ["api", *WORKERS])
+def test_every_variable_given_to_a_service_is_a_setting(name: str) -> None:
+    given = {key for key in services()[name]["environment"] if key.startswith("RUSHES_")}
+    assert given <= {f"RUSHES_{field.upper()}" for field in Settings.model_fields}
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_an_image_runs_rushes_as_somebody_who_is_not_root(dockerfile: Path) -> None:
+    text = dockerfile.read_text()
+    assert instruction(dockerfile, "ENTRYPOINT") == ["rushes"]
+    cli.parse(instruction(dockerfile, "CMD"))
+    assert re.search(r"^USER 1000:1000$", text, re.MULTILINE)
+    assert "--constraint constraints.txt" in text
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_what_an_image_copies_is_there_and_sent_to_the_builder(dockerfile: Path) -> None:
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for line in re.findall(r"^COPY (.+)$", dockerfile.read_text(), re.MULTILINE):
+        *sources, _ = line.split()
+        for source in sources:
+            assert source in sent
+            assert (ROOT / source).exists()
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_hadolint_has_nothing_to_say(dockerfile: Path) -> None:
+    done = subprocess.run(["hadolint", str(dockerfile)], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+    assert done.returncode == 0
