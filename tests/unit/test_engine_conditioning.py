@@ -1,0 +1,67 @@
+"""The conditioning cache: a damaged or unwritable one costs time, never a sample."""
+
+from __future__ import annotations
+
+import torch
+
+import engine_support  # noqa: F401  # one thread, no network
+from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
+
+KEY = {"kind": "test", "text": "a red ball"}
+
+
+class Encoder:
+    """Counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> Conditioning:
+        self.calls += 1
+        return {"embeds": torch.arange(6.0).view(2, 3)}
+
+
+def test_what_was_computed_once_is_read_ever_after(tmp_path):
+    encoder = Encoder()
+    first = ConditioningCache(tmp_path).get(KEY, encoder)
+    second = ConditioningCache(tmp_path).get(KEY, encoder)
+    assert encoder.calls == 1
+    assert torch.equal(first["embeds"], second["embeds"])
+
+
+def test_every_part_of_the_key_counts(tmp_path):
+    cache, encoder = ConditioningCache(tmp_path), Encoder()
+    for key in (KEY, {**KEY, "text": "a red ball "}, {**KEY, "dtype": "bfloat16"}):
+        cache.get(key, encoder)
+    assert encoder.calls == 3
+
+
+def test_a_damaged_file_is_a_miss_and_is_replaced(tmp_path):
+    cache, encoder = ConditioningCache(tmp_path), Encoder()
+    cache.get(KEY, encoder)
+    for damage in (b"", b"junk", cache.path(KEY).read_bytes()[:-4]):
+        cache.path(KEY).write_bytes(damage)
+        cache.get(KEY, encoder)
+    assert encoder.calls == 4
+    assert cache.read(KEY) is not None
+
+
+def test_a_file_of_another_key_is_a_miss(tmp_path):
+    cache = ConditioningCache(tmp_path)
+    other = {**KEY, "text": "a blue cube"}
+    cache.get(other, Encoder())
+    cache.path(KEY).parent.mkdir(parents=True, exist_ok=True)
+    cache.path(other).rename(cache.path(KEY))
+    assert cache.read(KEY) is None
+
+
+def test_a_cache_that_cannot_be_written_still_gives_embeddings(tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    cache = ConditioningCache(tmp_path / "file")
+    assert cache.get(KEY, Encoder())["embeds"].shape == (2, 3)
+
+
+def test_nothing_but_whole_files_is_left(tmp_path):
+    cache = ConditioningCache(tmp_path)
+    cache.get(KEY, Encoder())
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [cache.path(KEY)]
