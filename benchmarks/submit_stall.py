@@ -1,0 +1,151 @@
+"""How long `TrainingSampler.submit` holds a training loop up, against one XADD over a bare socket.
+
+A loop works for a millisecond or two per step, as training does between launches. Every `CYCLE` steps it hands a
+checkpoint over; at other steps of the same cycle each peer gets its turn, so that all of them see the same caches, the same idle
+background thread and the same noise. Then Redis is stopped and the loop goes on; afterwards every sample must be there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+import redis
+from harness import Report, Round, medians, new_round, parser, percentile, pooled, publish, ratios, rounds_of, timed
+from raw_redis import RawRedis, encoded
+
+from rushes import Cadence, Client, ModelSpec, Prompt, Run, TrainingSampler
+from rushes.submission import build_jobs
+from rushes_service.embedded import EmbeddedRedis
+
+SUBMITS = 60
+"""Per round: the 99th percentile is taken over all rounds, 300 submits."""
+
+CYCLE = 120
+"""Training steps from one submit to the next, some 150 ms: the outbox has done its work by then, as it has in life."""
+
+WORK = bytes(1 << 21)
+"""Hashed at every step: about 1.5 ms without the interpreter lock, through more memory than the caches hold."""
+
+LORA_BYTES = 4 << 20
+PROMPTS = ("a red fox in the snow --w 480 --h 832 --f 81 --d 1", "a paper boat on a river --w 480 --h 832 --f 81 --d 2")
+SUBJECT, RAW = "submit(path)", "raw XADD"
+"""Contestant names; the second is what the others are divided by."""
+
+Contestants = dict[str, Callable[[int], object]]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    args = parser(__doc__.splitlines()[0]).parse_args()
+    submits, cycle = (5, 12) if args.quick else (SUBMITS, CYCLE)
+    with tempfile.TemporaryDirectory() as scratch, EmbeddedRedis(Path(scratch), port=0) as server:
+        bench = Bench(Path(scratch), server.url, cycle)
+        up = [bench.round(submits) for _ in range(rounds_of(args))]
+        server.stop()
+        down = [bench.round(submits, only=SUBJECT) for _ in range(rounds_of(args))]
+        server.start()
+        lost = bench.lost()
+        sampling = in_process_seconds(Path(scratch), 1 if args.quick else 3)
+    publish(reported(up, down, lost, sampling), args, packages=("redis", "torch", "diffusers"))
+
+
+class Bench:
+    """One training run that hands checkpoints over, and its peers."""
+
+    def __init__(self, scratch: Path, url: str, cycle: int) -> None:
+        self.url = url
+        self.cycle = cycle
+        self.step = 0
+        self.submitted = 0
+        self.weights = scratch / "checkpoint.safetensors"
+        self.weights.write_bytes(bytes(LORA_BYTES))
+        prompts = scratch / "prompts.txt"
+        prompts.write_text("\n".join(PROMPTS))
+        self.run = Run("benchmark", ModelSpec(architecture="wan2.1-t2v", model="/models/wan"), str(scratch))
+        self.sampler = TrainingSampler(self.run, prompts, Cadence(every_n_steps=1), url=url)
+        self.contestants = {SUBJECT: self._submit, **peers(url, self.run)}
+
+    def _submit(self, step: int) -> None:
+        self.sampler.submit(step=step, weights=str(self.weights))
+
+    def round(self, submits: int, only: str | None = None) -> Round:
+        """`submits` cycles of training steps with one turn for each contestant."""
+        taken = new_round()
+        names = [only] if only else list(self.contestants)
+        turns = {index * self.cycle // len(names): name for index, name in enumerate(names)}
+        for _ in range(submits):
+            for phase in range(self.cycle):
+                self.step += 1
+                hashlib.sha256(WORK).digest()
+                if name := turns.get(phase):
+                    taken[name].append(timed(self.contestants[name], self.step))
+        self.submitted += submits
+        return taken
+
+    def lost(self) -> int:
+        """Samples that were handed over and are not in Redis after the outbox has emptied itself."""
+        self.sampler.close()
+        return self.submitted * len(PROMPTS) - len(Client(self.url).ids())
+
+
+def peers(url: str, run: Run) -> Contestants:
+    """Other ways to hand one sample over from the training loop, all with the same payload."""
+    payload = build_jobs(run, [Prompt(prompt=PROMPTS[0])], step=1)[0].encode()
+    command = encoded("XADD", "bench:raw", "MAXLEN", "~", 1000, "*", "job", payload)
+    raw, client, queue = RawRedis(url), redis.Redis.from_url(url), SimpleQueue()
+
+    def multi(step: int) -> None:
+        pipeline = client.pipeline(transaction=True)
+        pipeline.hset(f"bench:job:{step % 1000}", mapping={"payload": payload, "state": "queued"})
+        pipeline.xadd("bench:multi", {"job": str(step)}, maxlen=1000)
+        pipeline.execute()
+
+    return {
+        RAW: lambda _: raw.send(command),
+        "redis-py XADD": lambda _: client.xadd("bench:xadd", {"job": payload}, maxlen=1000),
+        "redis-py MULTI(HSET+XADD)": multi,
+        "SimpleQueue.put": queue.put,
+    }
+
+
+def in_process_seconds(scratch: Path, times: int) -> list[float]:
+    """What a trainer pays that samples by itself: the tiny model, 17 frames of 64x64, 4 steps, warm."""
+    import torch
+    from diffusers import WanPipeline
+
+    from rushes_service.demo.tiny_model import build_tiny_wan
+
+    torch.set_num_threads(1)
+    pipe = WanPipeline.from_pretrained(build_tiny_wan(scratch / "tiny"))
+    pipe.set_progress_bar_config(disable=True)
+    options = {"prompt": "a fox", "height": 64, "width": 64, "num_frames": 17, "num_inference_steps": 4}
+    pipe(**options)
+    return [timed(pipe, **options) for _ in range(times)]
+
+
+def reported(up: list[Round], down: list[Round], lost: int, sampling: list[float]) -> Report:
+    """The table."""
+    report = Report("submit_stall", "Stall of the training loop per hand-off / one raw-socket XADD")
+    raw = statistics.median(pooled(up, RAW))
+    report.add("submit(path), median", ratios(up, SUBJECT, RAW), goal=0.1)
+    report.add("submit(path), p99 / median XADD", [percentile(pooled(up, SUBJECT), 0.99) / raw], goal=1.0)
+    report.add("submit(path), Redis stopped, median", [value / raw for value in medians(down, SUBJECT)], goal=0.1)
+    report.add("submit(path), Redis stopped, p99", [percentile(pooled(down, SUBJECT), 0.99) / raw], goal=1.0)
+    report.add("samples lost after the outage", [lost], unit="", goal=0)
+    for name in (name for name in up[0] if name not in (SUBJECT, RAW)):
+        report.add(name, ratios(up, name, RAW))
+        report.add(f"{name}, p99", [percentile(pooled(up, name), 0.99) / raw])
+    report.add("raw XADD, p99 / median", [percentile(pooled(up, RAW), 0.99) / raw])
+    report.add("sampling in the trainer (tiny model)", [seconds / raw for seconds in sampling])
+    report.add("raw XADD", [value * 1e6 for value in medians(up, RAW)], unit="us")
+    report.add("submit(path)", [value * 1e6 for value in medians(up, SUBJECT)], unit="us")
+    return report
+
+
+if __name__ == "__main__":
+    main()
