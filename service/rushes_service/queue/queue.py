@@ -118,6 +118,11 @@ class Queue:
             self._served[lane] = self.only(ModelSpec.model_validate_json(model))
         return self._served[lane]
 
+    def retries_waiting(self) -> int:
+        """Samples that wait for another attempt."""
+        with self._reachable():
+            return self.redis.zcard(keys.DELAYED)
+
     def wait_for_work(self, timeout_s: float = BLOCK_MS / 1000) -> None:
         """Return when a lane got work since the last call, or after `timeout_s`."""
         with self._reachable():

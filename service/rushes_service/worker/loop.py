@@ -81,7 +81,7 @@ class Worker:
         logger.info("ready on %s", self.engine.device)
         while not self.shutdown.asked.is_set():
             try:
-                if not self._turn() and self.until_empty:
+                if not self._turn() and self.until_empty and not self.queue.retries_waiting():
                     break
                 self._pause_s = FIRST_PAUSE_S
             except QueueUnavailable as error:
@@ -95,8 +95,7 @@ class Worker:
         self._announce("idle")
         held = self.queue.reserve(self.engine.warm_model)
         if held is None:
-            if not self.until_empty:
-                self.queue.wait_for_work(IDLE_WAIT_S)
+            self.queue.wait_for_work(IDLE_WAIT_S)
             return False
         self._persist(self._serve(held), f"the end of sample {held.id}")
         return True
