@@ -179,6 +179,9 @@ def locate(value: Any, base: Path | None) -> Any:
         return tuple(locate(item, base) for item in value)  # pyright: ignore[reportUnknownVariableType]
     if not isinstance(value, str):
         return value
-    path = Path(value).expanduser()
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:  # `~somebody`, and there is no such user
+        raise PromptError(f"{value}: {error}") from None
     candidates = [root / path for root in ([base] if base else []) + [Path.cwd()]]
     return str(next((found for found in candidates if found.exists()), candidates[0]).absolute())

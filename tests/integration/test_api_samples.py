@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
 
 def ask(api: Api, **changes: Any) -> dict[str, Any]:
     body = {"architecture": "wan2.1-t2v", "prompt": "a cat --w 64 --h 64 --d 1", **changes}
-    return {"json": {name: value for name, value in body.items() if value is not ...}}
+    content = json.dumps({name: value for name, value in body.items() if value is not ...})
+    return {"content": content, "headers": {"Content-Type": "application/json"}}
 
 
 def test_a_sample_asked_for_by_prompt_line_is_queued_before_training_samples(api: Api) -> None:
@@ -95,6 +97,11 @@ def test_with_a_seed_the_same_request_makes_one_sample(api: Api) -> None:
         ({"output_name": "../../x"}, "output_name", "match pattern"),
         ({"prompt": "a cat --i /etc/hostname"}, "prompt.image_path", "outside"),
         ({"prompt": {"prompt": "a", "control_image_path": ["/etc/hostname"]}}, "prompt.control_image_path", "outside"),
+        ({"prompt": "a cat --i ~nobody-at-all/x.png"}, "prompt", "home directory"),
+        ({"prompt": "half a pair \ud800"}, "body", "not Unicode"),
+        ({"prompt": {"prompt": "a", "negative_prompt": "\ud800"}}, "body", "not Unicode"),
+        ({"checkpoint": "\ud800"}, "body", "not Unicode"),
+        ({"step": 10**30}, "step", "less than or equal"),
         ({"step": -1}, "step", "greater than or equal to 0"),
         ({"colour": "red"}, "colour", "Extra inputs"),
     ],
@@ -123,6 +130,7 @@ def test_a_body_that_is_not_json_is_a_problem_and_not_a_trace(api: Api) -> None:
     answer = api.http.post("/v1/samples", content=b"{", headers={"content-type": "application/json"})
 
     assert answer.status_code == 422
+    assert answer.json()["field"] == "body"
     assert answer.headers["content-type"] == "application/problem+json"
 
 

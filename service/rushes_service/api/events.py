@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from rushes import keys
-from rushes.connection import BLOCK_MS, CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, reachable
+from rushes.connection import BLOCK_MS, CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, Connection, reachable
 from rushes.errors import QueueUnavailable
 from rushes_service.api.context import Context, InContext
 from rushes_service.api.problems import documented
@@ -71,7 +71,7 @@ async def events(
     return EventSourceResponse(follow(context, position, run, greeting), ping=PING_S)
 
 
-def connect(context: Context) -> Redis:
+def connect(context: Context) -> Connection:
     """A connection of its own: a blocking read would hold up everybody who shares it."""
     return Redis.from_url(
         context.settings.redis_url,
@@ -81,7 +81,7 @@ def connect(context: Context) -> Redis:
     )
 
 
-async def start(redis: Redis, after: str | None) -> tuple[str, bool]:
+async def start(redis: Connection, after: str | None) -> tuple[str, bool]:
     """Entry id to read after, and whether events between `after` and it are gone.
 
     The newest id is read now instead of asking Redis for `$`, which would skip whatever comes between two reads.

@@ -106,6 +106,10 @@ def invalid(field: str, message: str) -> RequestValidationError:
 async def invalid_request(_: Request, error: Exception) -> JSONResponse:
     """422: the first problems of the request's body or query, the field of the first one named."""
     problems: Sequence[Any] = getattr(error, "errors", list)()
+    if problems and problems[0]["type"] == "json_invalid":
+        reason = problems[0].get("ctx", {}).get("error", "")
+        detail = f"the body is not JSON (at character {problems[0]['loc'][-1]}): {reason}"
+        return problem(422, "validation", detail, title="The request is not valid", field="body")
     fields = [field_name(found["loc"]) for found in problems]
     detail = "; ".join(f"{name}: {found['msg']}" for name, found in zip(fields[:3], problems, strict=False))
     return problem(422, "validation", detail, title="The request is not valid", field=fields[0] if fields else None)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticSerializationError
 
 from rushes.jobs import Frozen, JobRecord, ModelSpec, Prompt, VaeOptions
+
+MAX_STEP = 10**9
+"""Far beyond any training run; the file's name has room for it."""
 
 EXAMPLE_ID = "5b8c1f0e9a7d4c3f8e2a6b1d0c9f7e4a"
 
@@ -109,8 +113,8 @@ class SampleRequest(Frozen):
         default=None, allow_inf_nan=False, description="LoRA multiplier; wins over the prompt's own `--m`."
     )
     run: str = Field(default="interactive", min_length=1, max_length=200, description="Run it is listed under.")
-    step: int = Field(default=0, ge=0, description="Training step of the checkpoint; names the file.")
-    epoch: int | None = Field(default=None, ge=0, description="Epoch of the checkpoint; names the file.")
+    step: int = Field(default=0, ge=0, le=MAX_STEP, description="Training step of the checkpoint; names the file.")
+    epoch: int | None = Field(default=None, ge=0, le=MAX_STEP, description="Epoch of the checkpoint; names the file.")
     output_name: str | None = Field(
         default=None,
         max_length=100,
@@ -120,6 +124,15 @@ class SampleRequest(Frozen):
     output_dir: str | None = Field(
         default=None, description="The file goes into its folder `sample`; left out: the first root."
     )
+
+    @model_validator(mode="after")
+    def refuse_broken_text(self) -> SampleRequest:
+        """JSON can hold half a surrogate pair (`"\\ud800"`), which no file name and no record can."""
+        try:
+            self.model_dump_json()
+        except PydanticSerializationError:
+            raise ValueError("a text in it is not Unicode: it has half a surrogate pair (\\ud800 to \\udfff)") from None
+        return self
 
 
 class Sample(JobRecord):
