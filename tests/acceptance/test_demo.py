@@ -28,7 +28,7 @@ from support import wait_until
 STEPS = (0, 5, 10, 15, 20)
 """Sampled steps of a demo of 20."""
 
-MARK = "RUSHES_TEST_MARK"
+MARK = "TEST_DEMO_MARK"
 """An environment variable that every process of one demo inherits, to find those that were left behind."""
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
@@ -60,16 +60,23 @@ def marked_environment(mark: str) -> dict[str, str]:
     return {**os.environ, MARK: mark, "HF_HUB_OFFLINE": "1"}
 
 
-def processes(mark: str) -> list[str]:
-    """Command lines of the living processes of one demo."""
-    found = []
+def processes(mark: str) -> dict[int, str]:
+    """Process ids and command lines of the living processes of one demo."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-    return [line for line in found if line]
+    return {pid: line for pid, line in found.items() if line}
+
+
+def worker_of(mark: str) -> int | None:
+    """Process id of a demo's worker, once it has become one."""
+    return next(
+        (pid for pid, line in processes(mark).items() if f"{sys.executable} -m rushes.cli worker" in line), None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +162,7 @@ def test_the_contact_sheet_is_a_picture_of_all_of_them(demo: Demo):
 
 @linux
 def test_nothing_is_left_running(demo: Demo):
-    assert processes(demo.mark) == []
+    assert processes(demo.mark) == {}
 
 
 def test_without_once_it_stays_up_with_its_gallery_until_ctrl_c(started: tuple[subprocess.Popen[str], Path, str]):
@@ -175,7 +182,7 @@ def test_without_once_it_stays_up_with_its_gallery_until_ctrl_c(started: tuple[s
     assert process.returncode == 0, "".join(said) + rest
     assert "Traceback" not in rest
     if sys.platform.startswith("linux"):
-        assert processes(mark) == []
+        assert processes(mark) == {}
 
 
 @linux
@@ -183,13 +190,23 @@ def test_without_once_it_stays_up_with_its_gallery_until_ctrl_c(started: tuple[s
 def test_however_it_is_ended_early_its_children_end_too(
     started: tuple[subprocess.Popen[str], Path, str], signum: signal.Signals, code: int
 ):
-    process, output, mark = started
-    wait_until(lambda: (output / "logs" / "worker.log").exists(), 30, "the worker to be started")
+    process, _, mark = started
+    wait_until(lambda: worker_of(mark), 30, "the worker to be started")
     process.send_signal(signum)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == code, said
     assert "Traceback" not in said
     wait_until(lambda: not processes(mark), 30, "every child to end")
+
+
+@linux
+def test_a_worker_that_dies_ends_the_demo_and_is_named(started: tuple[subprocess.Popen[str], Path, str]):
+    process, output, mark = started
+    os.kill(wait_until(lambda: worker_of(mark), 30, "the worker to be started"), signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert f"the worker ended (killed by SIGKILL); its log {output / 'logs' / 'worker.log'}" in said
+    assert processes(mark) == {}
 
 
 def test_an_output_that_cannot_be_written_is_a_sentence(tmp_path: Path):

@@ -33,7 +33,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line, with the seconds since the demo began."""
-        self._console.print(f"[dim]{time.monotonic() - self._started:5.1f} s[/dim]  {text}", highlight=False)
+        self._console.print(f"{time.monotonic() - self._started:5.1f} s  {text}", markup=False, highlight=False)
 
     def trained(self, step: int, total: int, loss: float, *, milestone: bool) -> None:
         """A training step was taken; `milestone` ones are worth a line of their own."""

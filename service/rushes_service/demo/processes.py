@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rushes.errors import RushesError
+from rushes_service.child import describe_exit
 from rushes_service.tether import tethered
 
 GRACE_S = 10.0
@@ -62,8 +63,10 @@ class Process:
 
     def obituary(self) -> str:
         """How it ended and what it said last."""
+        code = self.exit_code
+        how = "is running" if code is None else f"ended ({describe_exit(code)})"
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return "\n    ".join([f"the {self.name} ended (exit code {self.exit_code}); its log {self.log} ends:", *lines])
+        return "\n    ".join([f"the {self.name} {how}; its log {self.log} ends with:", *lines])
 
     def terminate(self) -> None:
         """Ask it to end."""

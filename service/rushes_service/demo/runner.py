@@ -39,6 +39,9 @@ POLL_S = 0.2
 STALL_S = 180.0
 """Without a training step or a finished sample for this long, something is wrong."""
 
+PROBLEMS_SHOWN = 5
+"""When one sample fails, most do, and for the same reason."""
+
 TRAINING_LINE = re.compile(r"step (\d+)/(\d+) loss (\S+)")
 
 
@@ -65,11 +68,11 @@ def run_demo(options: Options, console: Console) -> int:
             trainer = start_trainer(processes, model, options, progress.trainer_said)
             results = follow(options, server.url, trainer, services, progress)
         problems = conclude(options, results, console)
-        console.print(f"gallery        http://127.0.0.1:{port}", highlight=False)
+        gallery = f"http://127.0.0.1:{port}"
         if options.once:
-            console.print("\nThe demo ends here. To keep the gallery up, run: rushes demo", highlight=False)
+            say(console, "gallery", f"{gallery}, closed now; `rushes demo` (without --once) keeps it open")
         else:
-            console.print("\nCtrl-C ends the demo.", highlight=False)
+            say(console, "gallery", f"{gallery}, open until Ctrl-C")
             stay(services)
     return 1 if problems else 0
 
@@ -109,7 +112,7 @@ def work_directory(options: Options, console: Console) -> Iterator[Path]:
     directory = options.output / "state" / time.strftime("%Y%m%d%H%M%S")
     directory.mkdir(parents=True)
     yield directory
-    console.print(f"queue kept     rushes up --devices cpu --state-dir {directory}", highlight=False)
+    say(console, "queue kept", f"rushes up --devices cpu --state-dir {directory}")
 
 
 def child_environment(url: str, work: Path) -> dict[str, str]:
@@ -173,7 +176,7 @@ class Progress:
         """
         ended = sum(record.state.terminal for record in records)
         running = [record for record in records if record.state is JobState.RUNNING]
-        note = f"{running[0].stage or 'starting'} {running[0].step}/{running[0].total}" if running else ""
+        note = doing(running[0]) if running else ""
         self._display.sampled(ended, self._options.sample_count, note)
         now = (self._line, ended, note)
         if now != self._last:
@@ -183,6 +186,12 @@ class Progress:
                 f"{ended} of {self._options.sample_count} samples have ended, and nothing has moved for "
                 f"{STALL_S:g} s; see {self._options.logs}"
             )
+
+
+def doing(record: JobRecord) -> str:
+    """What a running sample is at."""
+    counted = f" {record.step}/{record.total}" if record.total else ""
+    return f"{record.stage or 'starting'}{counted}"
 
 
 def follow(
@@ -209,12 +218,22 @@ def conclude(options: Options, results: Sequence[SampleResult], console: Console
     problems += [problem for result in results for problem in problems_of(result, ARCHITECTURE)]
     sheet = options.output / "contact-sheet.png"
     draw_sheet(results, sheet)
-    console.print(cost_table(TrainerReport.read(options.report), results))
-    for problem in problems:
-        console.print(f"[red]failed[/red]         {problem}", highlight=False)
-    console.print(f"samples        {options.output / 'sample'} ({len(results)} files)", highlight=False)
-    console.print(f"contact sheet  {sheet}", highlight=False)
+    done = [result for result in results if result.state is JobState.DONE]
+    if done:
+        console.print(cost_table(TrainerReport.read(options.report), done))
+    for problem in problems[:PROBLEMS_SHOWN]:
+        say(console, "failed", problem, style="red")
+    if problems:
+        more = max(0, len(problems) - PROBLEMS_SHOWN)
+        say(console, "failed", f"{more} more; the logs are in {options.logs}", style="red")
+    say(console, "samples", f"{options.output / 'sample'} ({len(done)} of {options.sample_count})")
+    say(console, "contact sheet", str(sheet))
     return problems
+
+
+def say(console: Console, label: str, text: str, style: str | None = None) -> None:
+    """One line of the summary."""
+    console.print(f"{label:<14} {text}", style=style, markup=False, highlight=False)
 
 
 def stay(services: Sequence[Process]) -> None:

@@ -115,7 +115,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The trainer's own flags, and those Rushes adds."""
     parser = argparse.ArgumentParser(description="Train a LoRA for a (tiny) Wan2.1 model and sample every checkpoint.")
     parser.add_argument("--max_train_steps", type=int, default=100)
-    parser.add_argument("--learning_rate", type=float, default=5e-3)
+    parser.add_argument("--learning_rate", type=float, default=4e-3)
     parser.add_argument("--network_dim", type=int, default=16, help="LoRA rank")
     parser.add_argument("--network_alpha", type=float, default=16.0)
     parser.add_argument("--batch_size", type=int, default=16)
