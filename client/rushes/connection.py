@@ -40,6 +40,7 @@ def connect(url: str | None = None, *, retries: int = 2) -> Connection:
         return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             url,
             decode_responses=True,
+            protocol=2,  # answers to XREAD have another shape in RESP3, which newer clients speak by default
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,
             health_check_interval=30,
