@@ -28,6 +28,7 @@ from rushes_service.architectures.base import Architecture, Denoised
 from rushes_service.architectures.conditioning import ConditioningCache
 from rushes_service.architectures.devices import (
     device_errors,
+    name_of,
     peak_memory,
     reset_peak_memory,
     resolve_device,
@@ -48,7 +49,7 @@ class Watch(Protocol):
         """A stage begins: "load", "lora", "encode", "denoise" or "decode", of `total` units if they can be counted."""
 
     def step(self, done: int, total: int) -> None:
-        """`done` of `total` denoising steps have been made."""
+        """`done` of the stage's `total` units have been made: denoising steps, then decoded frames."""
 
 
 @dataclass
@@ -99,14 +100,17 @@ class Take:
         Raises:
             NonFiniteLatents: the decoder made NaN or infinity.
             OutOfMemory, WorkerUnfit: the device failed.
+            SampleStopped: raised by the watcher.
         """
         for pixels in self.pixels():
             yield from to_uint8(pixels)
 
     def pixels(self) -> Iterator[torch.Tensor]:
         """Clips as they are decoded: float32 [3, frames, H, W] in 0..1. Raises as `frames`."""
-        self._watch.stage("decode", self.parameters.frame_count)
+        total = self.parameters.frame_count
+        self._watch.stage("decode", total)
         decoded = self._base.decode(self.latents, self._vae)
+        done = 0
         with contextlib.closing(decoded), device_errors(self._base.device, "decoding"):
             while True:
                 with self._clock.timing("decode"):
@@ -116,6 +120,8 @@ class Take:
                     return
                 if not finite:
                     raise NonFiniteLatents("the VAE decoded NaN or infinity although the latents are finite")
+                done += pixels.shape[1]
+                self._watch.step(done, total)
                 yield pixels
 
     def facts(self) -> dict[str, Any]:
@@ -241,7 +247,7 @@ class Engine:
         return {
             "model": {"fingerprint": warm.fingerprint, **job.model.model_dump(mode="json", exclude_defaults=True)},
             "lora": lora_facts(warm, job),
-            "dtype": str(warm.base.dtype).removeprefix("torch."),
+            "dtype": name_of(warm.base.dtype),
             "device": device_name(self.device),
             "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
             **denoised.facts,

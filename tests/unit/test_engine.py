@@ -150,7 +150,7 @@ def test_the_base_model_stays_warm(engine, model):
     watch = Recorder()
     list(engine.denoise(make_job(model), watch).frames())
     assert watch.stages == ["lora", "encode", "denoise", "decode"]
-    assert watch.steps == [(1, 2), (2, 2)]
+    assert watch.steps == [(1, 2), (2, 2), (1, 5), (5, 5)]
 
 
 def test_unloading_gives_the_model_back_and_the_next_job_loads_it(model, tmp_path):
@@ -163,7 +163,7 @@ def test_unloading_gives_the_model_back_and_the_next_job_loads_it(model, tmp_pat
     assert watch.stages[0] == "load"
 
 
-@pytest.mark.parametrize("moment", ["load", "lora", "encode", "denoise", 1, "decode"])
+@pytest.mark.parametrize("moment", ["load", "lora", "encode", "denoise", 1, "decode", 5])
 def test_a_sample_that_is_stopped_leaves_the_engine_usable(model, lora, tmp_path, moment):
     engine = Engine("cpu", tmp_path)
     stop = SampleCancelled("somebody did")

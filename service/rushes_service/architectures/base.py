@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -81,5 +81,5 @@ class Architecture(ABC):
         """Sample latents; `on_step` may raise to stop."""
 
     @abstractmethod
-    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Iterator[torch.Tensor]:
+    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         """Pixels as they are decoded: float32 [3, frames, height, width] in 0..1, a few frames at a time."""

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import torch
 
 from rushes.errors import ConfigError, OutOfMemory, WorkerUnfit
-from rushes.jobs import Dtype
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,11 +35,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(asked: Dtype | None, device: torch.device) -> torch.dtype:
+def resolve_dtype(asked: str | None, device: torch.device) -> torch.dtype:
     """The precision of the transformer: as asked for, else bfloat16 on a GPU and float32 on the CPU."""
     if asked is not None:
         return DTYPES[asked]
     return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A precision in a word, as `Dtype` writes it."""
+    return str(dtype).removeprefix("torch.")
 
 
 @contextlib.contextmanager

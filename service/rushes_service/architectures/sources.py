@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from rushes.errors import ModelError
 from rushes.jobs import ModelSpec
@@ -136,3 +138,9 @@ def loading(path: Path) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def quiet_loading_bars() -> None:
+    """Keep the loaders' progress bars out of a worker's log."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()

@@ -7,31 +7,25 @@ generator's second draw.
 
 from __future__ import annotations
 
-import gc
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Generator
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from diffusers.utils import logging as diffusers_logging
 from torch import nn
-from transformers import AutoTokenizer, UMT5EncoderModel
-from transformers.utils import logging as transformers_logging
 
 from rushes.architectures import WAN21_T2V, ArchitectureSpec, SampleParameters
 from rushes.errors import PromptError
 from rushes.jobs import ModelSpec, VaeOptions
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
-from rushes_service.architectures.sources import ModelSource, find_source, loading
+from rushes_service.architectures.devices import name_of
+from rushes_service.architectures.sources import ModelSource, find_source, loading, quiet_loading_bars
+from rushes_service.architectures.umt5 import TextEncoder
 from rushes_service.decode import TilePlan, plan_tiles, stream_wan
 from rushes_service.lora.targets import NameTable, name_table, renamed
-
-TEXT_TOKENS = 512
-"""Wan's attention takes this many text tokens for granted, whatever the prompt's length."""
 
 SIGMA_MAX = 0.999
 LATENT_CHANNELS = 16
@@ -117,13 +111,10 @@ class Wan(Architecture):
         if tiles := plan_tiles(vae, parameters.width, parameters.height):
             warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
         if self.model.fp8_t5:
-            warnings.append(f"--fp8_t5 is ignored: the text encoder runs in {self.dtype_name} and is freed after use")
+            warnings.append(
+                f"--fp8_t5 is ignored: the text encoder runs in {name_of(self.dtype)} and is freed after use"
+            )
         return tuple(warnings)
-
-    @property
-    def dtype_name(self) -> str:
-        """The transformer's precision, in a word."""
-        return str(self.dtype).removeprefix("torch.")
 
     def load(self) -> None:
         quiet_loading_bars()
@@ -153,7 +144,7 @@ class Wan(Architecture):
         """Cache key of a text's embedding: tensor `embeds` [1, 512, text_dim]."""
         if self._text_files is None:
             self._text_files = self.source.fingerprint(("text_encoder", "tokenizer"))
-        return {"kind": "umt5", "files": self._text_files, "dtype": self.dtype_name, "text": text}
+        return {"kind": "umt5", "files": self._text_files, "dtype": name_of(self.dtype), "text": text}
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         texts = {"prompt_embeds": parameters.prompt}
@@ -190,13 +181,14 @@ class Wan(Architecture):
             callback_on_step_end=step_ended,
             callback_on_step_end_tensor_inputs=["latents"],
         )[0]
-        return Denoised(latents, {"scheduler": "UniPC (flow)", "sigmas": scheduler.sigmas.tolist()})
+        facts = {"scheduler": "UniPC (flow)", "sigmas": scheduler.sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
+        return Denoised(latents, facts)
 
     def inputs(self, parameters: SampleParameters) -> dict[str, Any]:
         """Further arguments of the pipeline's call."""
         return {"latents": initial_noise(parameters, self.device)}
 
-    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Iterator[torch.Tensor]:
+    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         model: AutoencoderKLWan = self._pipe.vae
         height, width = (8 * size for size in latents.shape[-2:])
         tiles: TilePlan | None = plan_tiles(vae, width, height)
@@ -210,46 +202,6 @@ class WanTextToVideo(Wan):
     spec: ClassVar[ArchitectureSpec] = WAN21_T2V
     pipelines = ("WanPipeline",)
     pipeline_class = TextToVideoPipeline
-
-
-class TextEncoder:
-    """UMT5, loaded at its first use. Encodes through `WanPipeline`, which pads with zeros to 512 tokens."""
-
-    def __init__(self, source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
-        self._source = source
-        self._device = device
-        self._dtype = dtype
-        self._pipe: WanPipeline | None = None
-
-    @torch.no_grad()
-    def encode(self, text: str) -> Conditioning:
-        """Embedding of one text: `embeds` [1, 512, text_dim].
-
-        Raises:
-            ModelError: the model has no text encoder or tokenizer, or they cannot be loaded.
-        """
-        if self._pipe is None:
-            self._pipe = self._load(self._source.component("tokenizer"), self._source.component("text_encoder"))
-        embeds, _ = self._pipe.encode_prompt(
-            text, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS, device=self._device
-        )
-        return {"embeds": embeds}
-
-    def _load(self, tokenizer: Path, encoder: Path) -> WanPipeline:
-        quiet_loading_bars()
-        with loading(tokenizer):
-            words = AutoTokenizer.from_pretrained(tokenizer)
-        with loading(encoder):
-            model = UMT5EncoderModel.from_pretrained(encoder, torch_dtype=self._dtype).to(self._device).eval()
-        return WanPipeline(tokenizer=words, text_encoder=model, vae=None, scheduler=None, transformer=None)
-
-    def free(self) -> None:
-        """Give the encoder's memory back."""
-        if self._pipe is not None:
-            self._pipe = None
-            gc.collect()
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
 
 
 def initial_noise(parameters: SampleParameters, device: torch.device) -> torch.Tensor:
@@ -274,9 +226,3 @@ def unscaled(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
         for values in (vae.config.latents_mean, vae.config.latents_std)
     )
     return latents * std + mean
-
-
-def quiet_loading_bars() -> None:
-    """Keep the loaders' progress bars out of a worker's log."""
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()

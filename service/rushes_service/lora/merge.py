@@ -24,9 +24,9 @@ class LoraMerger:
 
     def __init__(self, model: nn.Module) -> None:
         self._weights: Mapping[str, torch.Tensor] = {
-            name: module.weight.data
+            name: weight.data
             for name, module in model.named_modules()
-            if isinstance(getattr(module, "weight", None), torch.Tensor)
+            if isinstance(weight := getattr(module, "weight", None), torch.Tensor)
         }
         self._pristine: dict[str, torch.Tensor] = {}
         self._touched: set[str] = set()

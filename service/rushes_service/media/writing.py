@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +66,7 @@ def write_media(
         remove(target.parent, f".rushes-{job_id}-")
     prefix = f".rushes-{job_id}-{secrets.token_hex(4)}"
     media, note = (target.parent / (prefix + suffix) for suffix in (target.suffix, ".json"))
+    receipt = functools.cache(receipt)  # the same beside the file as inside it
     write = write_png if target.suffix == ".png" else write_mp4
     try:
         with output_errors(target), contextlib.closing(counted(frames, frame_count, target)) as counting:
@@ -103,21 +105,19 @@ def write_mp4(frames: Frames, path: Path, fps: int, receipt: Receipt) -> tuple[i
     return height, width
 
 
-def counted(frames: Frames, expected: int, target: Path) -> Frames:
+def counted(frames: Frames, expected: int, target: Path) -> Generator[np.ndarray, None, None]:
     """Pass `frames` on; raise `OutputError` unless they are `expected` frames of one size."""
     count = 0
-    shape = None
-    for frame in frames:
-        count += 1
+    shape: tuple[int, ...] = ()
+    for count, frame in enumerate(frames, start=1):
         shape = shape or frame.shape
-        if count > expected or frame.shape != shape:
-            break
+        if frame.shape != shape:
+            raise OutputError(f"{target.name}: frame {count} is {frame.shape}, the first was {shape}")
+        if count > expected:
+            raise OutputError(f"{target.name}: {expected} frames were to be made, but more came")
         yield frame
-    if count != expected:
-        found = "more" if count > expected else count
-        raise OutputError(f"{target.name}: {expected} frames were to be made, but {found} came")
-    if frame.shape != shape:
-        raise OutputError(f"{target.name}: frame {count} is {frame.shape}, the first was {shape}")
+    if count < expected:
+        raise OutputError(f"{target.name}: {expected} frames were to be made, but {count} came")
 
 
 def remove(directory: Path, prefix: str) -> None:
