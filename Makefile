@@ -24,7 +24,7 @@ check: $(STAMP) ## lint, formatting, types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(STAMP) ## run the benchmarks one after the other; results in benchmarks/results/
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean: ## remove the environment
 	rm -rf $(VENV)
