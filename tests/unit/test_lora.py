@@ -237,6 +237,13 @@ def test_one_key_too_many_is_refused_by_name(model, tmp_path):
         read(model, path)
 
 
+def test_an_adapter_that_is_no_plain_lora_is_refused_by_its_kind(model, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"lora_unet_blocks_0_ffn_0.hada_w1_a": torch.zeros(4, 4)}, path)
+    with pytest.raises(LoraMismatch, match="It is a LoHa file"):
+        read(model, path)
+
+
 def test_a_file_without_tensors_is_refused(model, tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(LoraMismatch, match="no tensors"):

@@ -32,6 +32,9 @@ SUFFIXES = (
     (re.compile(r"(.+)\.alpha"), "alpha"),
 )
 
+OTHER_KINDS = {"LoHa": ".hada_w", "LoKr": ".lokr_w", "DoRA": "dora_scale", "full difference": ".diff"}
+"""Kinds of adapter that are no plain LoRA, and what gives them away in a key."""
+
 PREFIXES = (
     ("lora_unet_", "musubi"),
     ("base_model.model.", "peft"),
@@ -176,6 +179,8 @@ def mismatch_message(path: Path, unmatched: Sequence[str], total: int, family: s
         return f"{path}: this file holds no tensors at all"
     shown = ", ".join(unmatched[:SHOWN_KEYS]) + (", ..." if len(unmatched) > SHOWN_KEYS else "")
     message = f"{path}: {len(unmatched)} of {total} keys match no module of {family}: {shown}"
+    if other := [kind for kind, sign in OTHER_KINDS.items() if any(sign in key for key in unmatched)]:
+        return f"{message}. It is a {other[0]} file; only plain LoRA can be merged so far"
     likely = guess_family(unmatched)
     if likely and likely.lower() not in family.lower():
         message += f". They look like {likely}: was the right architecture given?"
