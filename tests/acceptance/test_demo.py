@@ -191,7 +191,7 @@ def test_however_it_is_ended_early_its_children_end_too(
     started: tuple[subprocess.Popen[str], Path, str], signum: signal.Signals, code: int
 ):
     process, _, mark = started
-    wait_until(lambda: worker_of(mark), 30, "the worker to be started")
+    wait_until(lambda: worker_of(mark), 60, "the worker to be started")
     process.send_signal(signum)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == code, said
@@ -202,7 +202,7 @@ def test_however_it_is_ended_early_its_children_end_too(
 @linux
 def test_a_worker_that_dies_ends_the_demo_and_is_named(started: tuple[subprocess.Popen[str], Path, str]):
     process, output, mark = started
-    os.kill(wait_until(lambda: worker_of(mark), 30, "the worker to be started"), signal.SIGKILL)
+    os.kill(wait_until(lambda: worker_of(mark), 60, "the worker to be started"), signal.SIGKILL)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 1, said
     assert f"the worker ended (killed by SIGKILL); its log {output / 'logs' / 'worker.log'}" in said
