@@ -52,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(arguments)
         return args.run(args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("rushes"):
+            raise
+        print(f"rushes: {needs(error)}", file=sys.stderr)
+        return EXIT_USAGE
     except RushesError as error:
         print(f"rushes: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
@@ -91,20 +96,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def load(name: str) -> ModuleType:
-    """The module of a subcommand.
-
-    Raises:
-        ConfigError: it needs a package that is not installed.
-    """
+    """The module of a subcommand."""
     package = "rushes.commands" if name in LIGHT else "rushes_service.commands"
-    try:
-        return importlib.import_module(f"{package}.{name}")
-    except ModuleNotFoundError as error:
-        if name in LIGHT or (error.name or "").startswith("rushes"):
-            raise
-        raise ConfigError(
-            f"`rushes {name}` needs the package {error.name}; install the service: pip install 'rushes[service]'"
-        ) from None
+    return importlib.import_module(f"{package}.{name}")
+
+
+def needs(error: ModuleNotFoundError) -> str:
+    """What to say when a subcommand's package is not installed."""
+    return f"this command needs the package {error.name}; install the service: pip install 'rushes[service]'"
 
 
 def redis_argument(parser: argparse.ArgumentParser) -> None:

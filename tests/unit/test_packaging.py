@@ -92,6 +92,16 @@ def test_a_command_is_parsed_without_torch_and_says_what_its_list_entry_says(com
     assert done.stdout.strip() == cli.HEAVY[command]
 
 
+@pytest.mark.parametrize(("command", "package"), [("api", "sse_starlette"), ("worker", "torch")])
+def test_a_command_whose_package_is_not_installed_says_what_to_install(command: str, package: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from rushes.cli import main; sys.exit(main([{command!r}]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"needs the package {package}" in done.stderr
+    assert "pip install 'rushes[service]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_torch_is_imported_only_in_the_rooms_that_may() -> None:
     allowed = {SERVICE / "gpus.py", SERVICE / "commands" / "worker.py"}  # inside functions, in processes of their own
     for file in SERVICE.rglob("*.py"):
