@@ -17,8 +17,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR
 from rushes.client import Client
@@ -43,8 +43,7 @@ EXIT_FLUSH_S = 5.0
 """How long a process that ends waits for its hand-offs to reach Redis or, failing that, the spool."""
 
 
-@dataclass(frozen=True)
-class Handoff:
+class Handoff(NamedTuple):
     """One `submit` as it left the trainer's thread. `weights` is an error when they could not be had."""
 
     step: int
@@ -74,8 +73,8 @@ class Outbox:
 
     def _start(self) -> None:
         """Set up for this process; a forked child begins with nothing of its parent's."""
-        self._pid = os.getpid()
-        self._waiting: deque[Handoff] = deque()
+        self._forked = False
+        self._waiting: deque[tuple[int, int | None, Held | Exception | None]] = deque()
         self._results: deque[SampleResult] = deque()
         self._unsent: set[Path] = set()
         self._hurry = threading.Event()
@@ -89,11 +88,11 @@ class Outbox:
         self._thread = threading.Thread(target=self._work, name="rushes-outbox", daemon=True)
         self._thread.start()
 
-    def put(self, handoff: Handoff) -> None:
+    def put(self, step: int, epoch: int | None, weights: Held | Exception | None) -> None:
         """Take a submission from the trainer's thread. Never blocks, never raises."""
-        if os.getpid() != self._pid:
+        if self._forked:
             self._start()
-        self._waiting.append(handoff)
+        self._waiting.append((step, epoch, weights))
 
     def results(self) -> list[SampleResult]:
         """Results that have come back since the last call. Never blocks."""
@@ -104,7 +103,7 @@ class Outbox:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything is in Redis; False when time ran out (the rest is in the spool)."""
-        if os.getpid() != self._pid:
+        if self._forked:
             return True
         deadline = None if timeout is None else time.monotonic() + timeout
         self._next_try = 0.0
@@ -119,7 +118,7 @@ class Outbox:
     def close(self, timeout: float = EXIT_FLUSH_S) -> bool:
         """Hand over what is waiting and end the thread; False when something stays in the spool."""
         flushed = self.flush(timeout)
-        if os.getpid() == self._pid:
+        if not self._forked:
             self._stopping = True
             self._hurry.set()
             self._thread.join(timeout)
@@ -149,7 +148,7 @@ class Outbox:
 
     def _turn(self) -> None:
         while self._waiting:
-            self._spool_one(self._waiting[0])
+            self._spool_one(Handoff(*self._waiting[0]))
             self._waiting.popleft()
         if time.monotonic() >= self._next_try:
             self._hand_over()
@@ -242,6 +241,15 @@ def why_not(error: Exception) -> JobError:
 
 
 _open: weakref.WeakSet[Outbox] = weakref.WeakSet()
+
+
+def _mark_forked() -> None:
+    """In a forked child: the thread and the connections were the parent's; `put` starts anew."""
+    for outbox in list(_open):
+        outbox._forked = True  # pyright: ignore[reportPrivateUsage]
+
+
+os.register_at_fork(after_in_child=_mark_forked)
 
 
 @atexit.register

@@ -14,7 +14,7 @@ from rushes.cadence import Cadence
 from rushes.checkpoints import SNAPSHOT_DIR
 from rushes.errors import ConfigError
 from rushes.jobs import Keep, ModelSpec, SampleResult, VaeOptions
-from rushes.outbox import Handoff, Outbox
+from rushes.outbox import Outbox
 from rushes.prompts import PromptLine, load_prompts, read_prompts
 from rushes.submission import DEFAULT_VAE, Run, run_name, sampled_architecture
 from rushes.weights import Held, Weights, hold
@@ -118,19 +118,20 @@ class TrainingSampler:
         Raises:
             ConfigError: `step` or `weights` is not of these kinds. Nothing else is ever raised.
         """
-        if self._outbox is None:
+        outbox = self._outbox
+        if outbox is None:
             return
         if step < 0:
             raise ConfigError(f"step {step}: must be 0 or more")
-        self._outbox.put(Handoff(step, epoch, self._hold(weights) if step and weights is not None else None))
-
-    def _hold(self, weights: Weights) -> Held | Exception:
-        try:
-            return hold(weights, self._snapshots)
-        except ConfigError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the trainer's own save, or the disk: recorded, never raised
-            return error
+        held: Held | Exception | None = None
+        if step and weights is not None:
+            try:
+                held = hold(weights, self._snapshots)
+            except ConfigError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the trainer's own save, or the disk: recorded, never raised
+                held = error
+        outbox.put(step, epoch, held)
 
     def results(self) -> list[SampleResult]:
         """Samples of this run that ended since the last call, in that order. Never blocks."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union, cast
+from typing import Any, NamedTuple, Union, cast
 
 from rushes.checkpoints import adopt, fingerprint, pending_name, snapshot
 from rushes.errors import CheckpointFormat, CheckpointMissing, ConfigError
@@ -16,9 +15,11 @@ from rushes.jobs import Checkpoint
 Weights = Union[str, "os.PathLike[str]", Callable[[str], object], Mapping[str, Any]]
 """A path, a callable that writes a `.safetensors` file to the path it is given, or a state dict of tensors."""
 
+OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""Not blocking: a pipe in the place of a checkpoint must not stop the training loop."""
 
-@dataclass(frozen=True)
-class Held:
+
+class Held(NamedTuple):
     """Weights that can no longer get lost, though nothing of them has been read yet.
 
     Either `descriptor` is open on the trainer's file `path`, so the content outlives a rotation, or
@@ -33,12 +34,16 @@ class Held:
 
         Raises:
             CheckpointMissing: the file is gone.
+            CheckpointFormat: the path is a directory or another thing that is no file.
             OSError: the directory cannot be written.
         """
         if self.descriptor is None:
             pending, source = Path(self.path), None
         else:
-            pending, source = snapshot(self.path, self.descriptor, directory), self.path
+            if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
+                raise CheckpointFormat(f"{self.path}: is not a file; give the .safetensors file itself")
+            source = os.path.normpath(self.path)
+            pending = snapshot(source, self.descriptor, directory)
         digest = fingerprint(pending)
         return Checkpoint(path=str(adopt(pending, digest)), fingerprint=digest, source=source, snapshot=True)
 
@@ -46,14 +51,23 @@ class Held:
 def hold(weights: Weights, directory: Path) -> Held:
     """Secure `weights` in the trainer's own thread: microseconds for a path, one save for anything else.
 
+    An open descriptor keeps a file's content reachable even when its name is removed. Opening it is all that the
+    training loop waits for; whether it is a checkpoint at all is looked at later.
+
     Raises:
         CheckpointMissing: the path names no file.
-        CheckpointFormat: the callable wrote nothing, or the path is a directory.
+        CheckpointFormat: the callable wrote nothing.
         ConfigError: `weights` is none of the kinds.
         Exception: whatever the callable raises.
     """
     if isinstance(weights, (str, os.PathLike)):
-        return hold_file(os.fspath(weights))
+        path: str = os.fspath(weights)
+        try:
+            descriptor = os.open(path, OPENING)
+        except FileNotFoundError:
+            raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
+        # A Path, or abspath on every path, would cost the training loop as much as the opening.
+        return Held(path if path.startswith("/") else os.path.abspath(path), descriptor)  # noqa: PTH100
     directory.mkdir(parents=True, exist_ok=True)
     target = pending_name(directory)
     if callable(weights):
@@ -65,18 +79,6 @@ def hold(weights: Weights, directory: Path) -> Held:
     else:
         raise ConfigError(f"weights must be a path, a callable or a state dict, not {type(weights).__name__}")
     return Held(str(target))
-
-
-def hold_file(path: str) -> Held:
-    """Open a file, which keeps its content reachable even when its name is removed."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise CheckpointFormat(f"{path}: is a directory; give the .safetensors file in it")
-    return Held(os.path.abspath(path), descriptor)  # noqa: PTH100 - a Path costs the training loop more
 
 
 def save_state_dict(weights: Mapping[str, Any], target: Path) -> None:
