@@ -200,6 +200,9 @@ def deltas_of(path: Path, name: str, factors: Factors, shapes: Mapping[str, torc
     rank = down.shape[0]
     if up.shape[1] != rank:
         raise LoraValue(f"{path}: {name} has rank {rank} in its down matrix but {up.shape[1]} in its up matrix")
+    end = factors.targets[-1].rows
+    if end is not None and len(up) != end[1]:
+        raise LoraValue(f"{path}: {name} has {len(up)} rows, its fused module {end[1]}; another size of model?")
     scale = float(tensors["alpha"]) / rank if "alpha" in tensors else 1.0
     return [fitted(path, Delta(t.module, down, rows(up, t), scale), shapes[t.module]) for t in factors.targets]
 
