@@ -76,6 +76,15 @@ class ArchitectureSpec:
     negative_prompt: str | None = None
     requires: frozenset[str] = frozenset()
     uses: frozenset[str] = frozenset()
+    sections: bool = False
+    """Clips are made of whole sections of the model's `latent_window_size` latent frames, at least one."""
+
+    stills: bool = False
+    """Makes single pictures, whatever `--f` says."""
+
+    variants: tuple[tuple[str, str], ...] = ()
+    """Trainers' flags that turn this family into another: (flag, name of the other)."""
+
     sampled: bool = False
     """False while the service has no sampler for it: such a job is refused when it is made."""
 
@@ -103,7 +112,39 @@ WAN21_T2V = ArchitectureSpec(
     sampled=True,
 )
 
-ARCHITECTURES: Mapping[str, ArchitectureSpec] = {spec.name: spec for spec in (WAN21_T2V,)}
+FRAMEPACK = ArchitectureSpec(
+    name="framepack",
+    title="FramePack image to video",
+    hub_id="lllyasviel/FramePackI2V_HY",
+    size_multiple=16,
+    frame_stride=4,
+    fps=30,
+    cfg="with_scale",
+    guidance_scale=10.0,
+    flow_shift=None,
+    requires=frozenset({"image_path"}),
+    sections=True,
+    variants=(("one_frame", "framepack-one-frame"),),
+)
+
+FRAMEPACK_ONE_FRAME = ArchitectureSpec(
+    name="framepack-one-frame",
+    title="FramePack, one picture from others",
+    hub_id=FRAMEPACK.hub_id,
+    size_multiple=16,
+    frame_stride=4,
+    fps=30,
+    cfg="with_scale",
+    guidance_scale=10.0,
+    flow_shift=None,
+    requires=frozenset({"image_path"}),
+    uses=frozenset({"control_image_path", "one_frame"}),
+    stills=True,
+)
+
+ARCHITECTURES: Mapping[str, ArchitectureSpec] = {
+    spec.name: spec for spec in (WAN21_T2V, FRAMEPACK, FRAMEPACK_ONE_FRAME)
+}
 
 
 class SampleParameters(Frozen):
@@ -150,9 +191,12 @@ def architecture(name: str) -> ArchitectureSpec:
         raise ArchitectureError(f"unknown architecture {name!r}; known: {known}") from None
 
 
-def resolve(prompt: Prompt, spec: ArchitectureSpec) -> tuple[SampleParameters, tuple[str, ...]]:
+def resolve(
+    prompt: Prompt, spec: ArchitectureSpec, model: ModelSpec | None = None
+) -> tuple[SampleParameters, tuple[str, ...]]:
     """What `spec`'s sampler makes of `prompt`, and a warning for each thing it changes or ignores.
 
+    `model` is the base model, for families whose frame counts depend on it; by default the one they published.
     A prompt without a seed is resolved with seed 0: seeds are drawn when a job is made, not here.
 
     Raises:
@@ -167,7 +211,7 @@ def resolve(prompt: Prompt, spec: ArchitectureSpec) -> tuple[SampleParameters, t
     ]
     width = floor_size(prompt.width or DEFAULT_SIZE, "--w", spec, warnings)
     height = floor_size(prompt.height or DEFAULT_SIZE, "--h", spec, warnings)
-    frames = floor_frames(prompt.frame_count or DEFAULT_FRAMES, spec, warnings)
+    frames = count_frames(prompt.frame_count, spec, model, warnings)
     cfg_scale, negative = classifier_free_guidance(prompt, spec)
     if negative is None and prompt.negative_prompt:
         warnings.append(f"--n is not used: classifier-free guidance is off (--l {cfg_scale:g})")
@@ -191,12 +235,14 @@ def resolve(prompt: Prompt, spec: ArchitectureSpec) -> tuple[SampleParameters, t
 
 
 def check_required(prompt: Prompt, spec: ArchitectureSpec) -> None:
-    """Raise `ArchitectureError` if `prompt` lacks an input that `spec` needs."""
+    """Raise `ArchitectureError` if `prompt` lacks an input that `spec` needs, `PromptError` if one is malformed."""
     missing = [
         OPTION_OF_FIELD[field] for field in OPTION_OF_FIELD if field in spec.requires and not getattr(prompt, field)
     ]
     if missing:
         raise ArchitectureError(f"{spec.name} needs {' and '.join(missing)}: add it to the prompt line")
+    if "one_frame" in spec.uses:
+        parse_one_frame(prompt.one_frame)
 
 
 def floor_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[str]) -> int:
@@ -211,11 +257,25 @@ def floor_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[s
     return size
 
 
-def floor_frames(asked: int, spec: ArchitectureSpec, warnings: list[str]) -> int:
-    """`asked` frames floored to stride * k + 1; a change is noted in `warnings`."""
-    frames = (asked - 1) // spec.frame_stride * spec.frame_stride + 1
+def count_frames(asked: int | None, spec: ArchitectureSpec, model: ModelSpec | None, warnings: list[str]) -> int:
+    """`asked` frames floored to what the family makes: stride * k + 1; a change is noted in `warnings`."""
+    if spec.stills:
+        if asked not in (None, 1):
+            warnings.append(f"--f is ignored by {spec.name}, which makes single pictures")
+        return 1
+    stride, shortest = spec.frame_stride, DEFAULT_FRAMES
+    if spec.sections:
+        stride *= (model or ModelSpec(architecture=spec.name)).latent_window_size
+        shortest = stride + 1
+    asked = shortest if asked is None else asked
+    if asked < shortest:
+        raise PromptError(
+            f"--f {asked} is too short: {spec.name} makes sections of {stride} frames and the start image, "
+            f"that is {shortest} frames at least"
+        )
+    frames = (asked - 1) // stride * stride + 1
     if frames != asked:
-        warnings.append(f"--f {asked} rounded down to {frames} ({spec.name} makes {spec.frame_stride}k+1 frames)")
+        warnings.append(f"--f {asked} rounded down to {frames} ({spec.name} makes {stride}k+1 frames)")
     return frames
 
 

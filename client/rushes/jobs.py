@@ -75,6 +75,11 @@ class ModelSpec(Frozen):
     dtype: Dtype | None = None
     fp8_llm: bool = False
     fp8_t5: bool = False
+    f1: bool = False
+    """FramePack's F1 variant, which makes a clip forwards from its start."""
+
+    latent_window_size: int = Field(default=9, ge=1, le=256)
+    """Latent frames in a section of FramePack; 9 as published."""
 
     @property
     def fingerprint(self) -> str:
@@ -94,6 +99,8 @@ class VaeOptions(Frozen):
     chunk_size: int | None = Field(default=None, ge=1)
     spatial_tile_sample_min_size: int | None = Field(default=None, ge=16)
     tiling: bool = False
+    bulk_decode: bool = False
+    """FramePack: the clip at once, instead of section by section with blended overlaps."""
 
 
 class Prompt(Frozen):

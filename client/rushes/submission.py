@@ -79,7 +79,7 @@ def build_jobs(
     spec = sampled_architecture(run.model.architecture)
     jobs: list[SampleJob] = []
     for index, prompt in enumerate(prompts):
-        resolve(prompt, spec)
+        resolve(prompt, spec, run.model)
         jobs.append(build_job(run, prompt, index, checkpoint, step, epoch, submitted_at or time.time()))
     return jobs
 
@@ -98,7 +98,7 @@ def build_from_lines(
         try:
             if line.error:
                 raise line.error
-            resolve(prompt, spec)
+            resolve(prompt, spec, run.model)
         except (PromptError, ArchitectureError) as error:
             refused.append(Refused(job, JobError(code=error.code, message=str(error))))
         else:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rushes.architectures import ARCHITECTURES
 from rushes.cadence import Cadence
 from rushes.checkpoints import SNAPSHOT_DIR
 from rushes.errors import ConfigError
@@ -21,8 +22,11 @@ from rushes.weights import Held, Weights, hold
 
 logger = logging.getLogger("rushes")
 
-MODEL_FLAGS = ("dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "image_encoder", "fp8_llm", "fp8_t5")
+MODEL_FLAGS = ("dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "image_encoder")
 """Flags of the trainers that name parts of the base model."""
+
+MODEL_SWITCHES = ("fp8_llm", "fp8_t5", "f1", "latent_window_size")
+"""Flags of the trainers that say how the base model is to be used, wherever its files are."""
 
 WAIT_POLL_S = 0.05
 
@@ -182,19 +186,22 @@ def run_from_args(
 
 def model_from_args(given: dict[str, Any], architecture: str, model: str | None) -> ModelSpec:
     """The base model that a trainer's flags name. Local paths become absolute."""
-    parts = {flag: located(given[flag]) for flag in MODEL_FLAGS if given.get(flag)}
     source = model or given.get("rushes_model")
     # With a diffusers directory the trainer's own single files are not needed: they say the same in another layout.
-    if source:
-        parts = {flag: value for flag, value in parts.items() if flag.startswith("fp8")}
-    return ModelSpec(architecture=architecture, model=located(source), **parts)
+    flags = MODEL_SWITCHES if source else (*MODEL_FLAGS, *MODEL_SWITCHES)
+    parts = {flag: located(given[flag]) for flag in flags if given.get(flag)}
+    spec = ARCHITECTURES.get(architecture)
+    variants = [other for flag, other in spec.variants if given.get(flag)] if spec else []
+    return ModelSpec(architecture=next(iter(variants), architecture), model=located(source), **parts)
 
 
 def vae_from_args(given: dict[str, Any]) -> VaeOptions:
     """How a trainer's flags want latents decoded."""
-    if not any(given.get(f"vae_{name}") for name in VaeOptions.model_fields):
+    flags = ("vae_chunk_size", "vae_spatial_tile_sample_min_size", "vae_tiling", "bulk_decode")
+    if not any(given.get(flag) for flag in flags):
         return DEFAULT_VAE
     return VaeOptions(
+        bulk_decode=bool(given.get("bulk_decode")),
         chunk_size=given.get("vae_chunk_size") or None,
         spatial_tile_sample_min_size=given.get("vae_spatial_tile_sample_min_size") or None,
         tiling=bool(given.get("vae_tiling")),
@@ -235,6 +242,10 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--fp8_t5": {"action": "store_true", "help": "T5 in fp8"},
     "--clip": {"help": "CLIP image encoder"},
     "--image_encoder": {"help": "SigLIP image encoder"},
+    "--f1": {"action": "store_true", "help": "FramePack: the model is the F1 variant"},
+    "--latent_window_size": {"type": int, "help": "FramePack: latent frames in a section (default: 9)"},
+    "--one_frame": {"action": "store_true", "help": "FramePack: single pictures, see --of in prompt files"},
+    "--bulk_decode": {"action": "store_true", "help": "FramePack: decode the clip at once, not by sections"},
     "--rushes_url": {"help": "Redis of the sampling service (default: RUSHES_REDIS_URL, else this machine)"},
     "--rushes_model": {"help": "diffusers directory or hub id of the base model, instead of single files"},
     "--rushes_run": {"help": "name of the run in the gallery (default: from --output_name and --output_dir)"},

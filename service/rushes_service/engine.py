@@ -175,7 +175,7 @@ class Engine:
             OutOfMemory, WorkerUnfit: the device failed.
             SampleStopped: raised by `watch`.
         """
-        parameters, warnings = resolve(job.prompt, architecture(job.model.architecture))
+        parameters, warnings = resolve(job.prompt, architecture(job.model.architecture), job.model)
         find(job.model.architecture).check(parameters)
         checkpoint = locate(job.checkpoint) if job.checkpoint else None
         clock = Stopwatch()
