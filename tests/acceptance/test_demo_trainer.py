@@ -123,3 +123,21 @@ def test_every_checkpoint_is_submitted_and_the_trainer_measures_what_that_cost(m
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report["submits_s"]) == 3
     assert sum(report["submits_s"]) <= report["held_up_s"] <= report["training_s"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "--rushes_model"),
+        (["--rushes_model", "nowhere", "--output_dir", "out"], "nowhere"),
+    ],
+)
+def test_a_wrong_command_line_is_a_sentence(flags: list[str], told: str, tmp_path: Path):
+    command = [sys.executable, "-m", "rushes_service.demo.trainer", *flags]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    said = ended.stdout + ended.stderr
+    assert ended.returncode in (1, 2)
+    assert told in said and "Traceback" not in said

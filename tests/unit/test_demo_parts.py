@@ -13,6 +13,7 @@ from rushes.jobs import JobError, JobState, Prompt, SampleResult
 from rushes_service.demo.clips import draw_clip, make_clips
 from rushes_service.demo.contact_sheet import ACCENT, BACKGROUND, CELL_WIDTH, EMPTY, Column, Row, contact_sheet
 from rushes_service.demo.options import Options
+from rushes_service.demo.report import draw_sheet, sampling_seconds
 from rushes_service.demo.verify import missing, problems_of, read_frames
 
 FAMILY = "wan2.1-t2v"
@@ -77,6 +78,20 @@ def test_a_vanished_or_broken_file_is_a_problem(tmp_path: Path, suffix: str):
         path = (tmp_path / name).with_suffix(suffix)
         (problem,) = problems_of(result(path, Prompt(prompt="a")), FAMILY)
         assert name in problem
+
+
+def test_the_sheet_is_drawn_although_a_file_is_broken(tmp_path: Path):
+    Image.new("RGB", (96, 64)).save(tmp_path / "good.png")
+    prompt = Prompt(prompt="a", width=96, height=64, frame_count=1, seed=1)
+    results = [result(tmp_path / "good.png", prompt), result(tmp_path / "gone.png", prompt, step=20)]
+    draw_sheet(results, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 2 * CELL_WIDTH
+
+
+def test_loading_the_model_is_not_counted_as_sampling(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"seconds": {"load": 2.0, "denoise": 1.0}}')
+    assert sampling_seconds(result(tmp_path / "a.png", Prompt(prompt="a"), seconds=3.5)) == 1.5
 
 
 def test_samples_that_never_came_are_missed(tmp_path: Path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 CHECKPOINTS = 4
 
 PROMPTS = """\
-# Three samples of every checkpoint; change them while training runs, and the next checkpoint uses the new ones.
+# Three samples of every checkpoint: two clips and a still.
 a red disc moving right --w 96 --h 64 --f 17 --s 8 --d 7
 a blue square moving up --w 96 --h 64 --f 9 --s 8 --d 11
 a green ring --w 96 --h 64 --f 1 --s 8 --d 23
@@ -23,6 +24,8 @@ class Options:
     steps: int
     once: bool
     keep: bool
+    run: str = field(default_factory=lambda: time.strftime("demo-%Y%m%d-%H%M%S"))
+    """Name of the run: its own each time, whatever an earlier demo left in the output directory."""
 
     @property
     def every(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -35,11 +36,7 @@ def draw_sheet(results: Sequence[SampleResult], path: Path) -> None:
     """Write the contact sheet of `results` to `path`; what failed stays empty."""
     steps = sorted({result.step for result in results})
     prompts = {result.prompt_index: result.prompt for result in results}
-    frames = {
-        (result.prompt_index, result.step): read_frames(Path(result.path))
-        for result in results
-        if result.state is JobState.DONE and result.path
-    }
+    frames = {(result.prompt_index, result.step): frames_of(result) for result in results}
     rows = [
         Row(prompt.prompt, facts(prompt), [frames.get((index, step), []) for step in steps])
         for index, prompt in sorted(prompts.items())
@@ -50,6 +47,16 @@ def draw_sheet(results: Sequence[SampleResult], path: Path) -> None:
         "but every checkpoint changes them  ·  same seed along each row"
     )
     contact_sheet(rows, columns, title="Rushes of a LoRA in training", footer=footer).save(path, optimize=True)
+
+
+def frames_of(result: SampleResult) -> list[np.ndarray]:
+    """The frames of a sample; none if it failed or its file is broken, which `verify` reports."""
+    if result.state is not JobState.DONE or result.path is None:
+        return []
+    try:
+        return read_frames(Path(result.path))
+    except OSError:
+        return []
 
 
 def facts(prompt: Prompt) -> str:

@@ -141,6 +141,7 @@ def start_trainer(processes: Processes, model: Path, options: Options, on_line: 
         "--rushes_model": model,
         "--output_dir": options.output,
         "--output_name": OUTPUT_NAME,
+        "--rushes_run": options.run,
         "--sample_prompts": options.output / "prompts.txt",
         "--sample_every_n_steps": options.every,
         "--max_train_steps": options.steps,
@@ -204,7 +205,7 @@ def follow(
                 service.check()
             if trainer.exit_code:
                 trainer.check()
-            records = client.list(limit=2 * options.sample_count)
+            records = client.list(run=options.run, limit=2 * options.sample_count)
             progress.sampled(records)
             ended = [record.result for record in records if record.state.terminal and record.result is not None]
             if trainer.exit_code == 0 and len(ended) >= options.sample_count:

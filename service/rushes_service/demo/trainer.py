@@ -100,14 +100,18 @@ def original_name(module: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says; 0 when every step was taken."""
+    """Train as the command line says; 0 when every step was taken, 1 if the model or a flag is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     args = parse_arguments(argv)
     torch.manual_seed(args.seed)
-    batches = Dataset(args.rushes_model, frames=args.frames, size=args.size, seed=args.seed)
-    transformer = WanTransformer3DModel.from_pretrained(args.rushes_model, subfolder="transformer")
-    network = LoraNetwork(transformer, rank=args.network_dim, alpha=args.network_alpha)
-    train(args, transformer, network, batches)
+    try:
+        batches = Dataset(args.rushes_model, frames=args.frames, size=args.size, seed=args.seed)
+        transformer = WanTransformer3DModel.from_pretrained(args.rushes_model, subfolder="transformer")
+        network = LoraNetwork(transformer, rank=args.network_dim, alpha=args.network_alpha)
+        train(args, transformer, network, batches)
+    except (rushes.RushesError, OSError) as error:
+        logger.error("%s", error)
+        return 1
     return 0
 
 
@@ -124,7 +128,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, help="write what sampling cost this process to this JSON file")
     rushes.add_sampling_arguments(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not (args.rushes_model and args.output_dir):
+        parser.error("--rushes_model (a diffusers directory) and --output_dir are needed")
+    return args
 
 
 def train(args: argparse.Namespace, transformer: WanTransformer3DModel, network: LoraNetwork, batches: Dataset) -> None:
@@ -161,9 +168,9 @@ def train(args: argparse.Namespace, transformer: WanTransformer3DModel, network:
 def flow_matching_loss(transformer: WanTransformer3DModel, latents: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
     """Squared error of the predicted velocity from latents [B, 16, T, h, w] to noise."""
     noise = torch.randn_like(latents)
-    time_ = torch.rand(len(latents), 1, 1, 1, 1)
-    noisy = (1 - time_) * latents + time_ * noise
-    velocity = transformer(noisy, time_.flatten() * TRAIN_TIMESTEPS, texts).sample
+    level = torch.rand(len(latents), 1, 1, 1, 1)  # 0: the clip, 1: pure noise
+    noisy = (1 - level) * latents + level * noise
+    velocity = transformer(noisy, level.flatten() * TRAIN_TIMESTEPS, texts).sample
     return nn.functional.mse_loss(velocity, noise - latents)
 
 
