@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rushes.errors import ArchitectureError, PromptError
-from rushes.jobs import Frozen, Prompt
+from rushes.jobs import Frozen, ModelSpec, Prompt
+from rushes.one_frame import parse_one_frame
 
 DEFAULT_SIZE = 256
 """Width and height in pixels when a prompt gives none: small, for quick training samples."""
