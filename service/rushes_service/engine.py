@@ -184,7 +184,7 @@ class Engine:
             warm = self._load(job, watch, clock)
         with device_errors(self.device, "merging the LoRA"):
             self._merge(warm, job, checkpoint, watch, clock)
-        denoised = self._sample(warm.base, parameters, watch, clock)
+        denoised = self._sample(warm.base, parameters, job.vae, watch, clock)
         return Take(
             parameters,
             (*warnings, *warm.base.warnings(parameters, job.vae)),
@@ -227,7 +227,9 @@ class Engine:
                 )
             warm.merger.merge(warm.lora, job.strength)
 
-    def _sample(self, base: Architecture, parameters: SampleParameters, watch: Watch, clock: Stopwatch) -> Denoised:
+    def _sample(
+        self, base: Architecture, parameters: SampleParameters, vae: VaeOptions, watch: Watch, clock: Stopwatch
+    ) -> Denoised:
         """Encode and denoise."""
 
         def on_step(done: int, total: int, latents: torch.Tensor) -> None:
@@ -236,8 +238,9 @@ class Engine:
             watch.step(done, total)
 
         watch.stage("encode")
-        with clock.timing("encode"), device_errors(self.device, "encoding the prompt"):
+        with clock.timing("encode"), device_errors(self.device, "encoding"):
             conditioning = base.encode(parameters, self.conditioning)
+            conditioning = base.encode_images(parameters, conditioning, vae)
         watch.stage("denoise", parameters.sample_steps)
         with clock.timing("denoise"), device_errors(self.device, "denoising"):
             return base.denoise(parameters, conditioning, on_step)

@@ -76,6 +76,13 @@ class Architecture(ABC):
             ModelError: an encoder is needed and its files are not there.
         """
 
+    def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:
+        """`conditioning` and what the VAE makes of the prompt's pictures, for families that condition on latents.
+
+        The VAE is loaded anyway and a posterior may be drawn with the sample's seed, so this is not cached.
+        """
+        return conditioning
+
     @abstractmethod
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         """Sample latents; `on_step` may raise to stop."""
