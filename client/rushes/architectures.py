@@ -8,7 +8,7 @@ and one file there. Defaults follow musubi-tuner 0.3.4's in-training sampler.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rushes.errors import ArchitectureError, PromptError
@@ -113,6 +113,31 @@ WAN21_T2V = ArchitectureSpec(
     sampled=True,
 )
 
+WAN21_I2V = replace(
+    WAN21_T2V,
+    name="wan2.1-i2v",
+    title="Wan2.1 image to video",
+    hub_id="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+    requires=frozenset({"image_path"}),
+)
+
+WAN21_FUN_CONTROL = replace(
+    WAN21_T2V,
+    name="wan2.1-fun-control",
+    title="Wan2.1-Fun-Control, video to video",
+    hub_id="IRMChen/Wan2.1-Fun-1.3B-Control-Diffusers",
+    requires=frozenset({"control_video_path"}),
+    uses=frozenset({"image_path"}),
+)
+
+WAN22_T2V_A14B = replace(
+    WAN21_T2V,
+    name="wan2.2-t2v-a14b",
+    title="Wan2.2 text to video, two experts",
+    hub_id="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+    cfg_scale=3.0,
+)
+
 FRAMEPACK = ArchitectureSpec(
     name="framepack",
     title="FramePack image to video",
@@ -144,7 +169,8 @@ FRAMEPACK_ONE_FRAME = ArchitectureSpec(
 )
 
 ARCHITECTURES: Mapping[str, ArchitectureSpec] = {
-    spec.name: spec for spec in (WAN21_T2V, FRAMEPACK, FRAMEPACK_ONE_FRAME)
+    spec.name: spec
+    for spec in (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN22_T2V_A14B, FRAMEPACK, FRAMEPACK_ONE_FRAME)
 }
 
 
