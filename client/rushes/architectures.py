@@ -14,6 +14,7 @@ from typing import Literal
 from rushes.errors import ArchitectureError, PromptError
 from rushes.jobs import Frozen, ModelSpec, Prompt
 from rushes.one_frame import parse_one_frame
+from rushes.prompt_lines import OPTION_OF_FIELD
 
 DEFAULT_SIZE = 256
 """Width and height in pixels when a prompt gives none: small, for quick training samples."""
@@ -29,25 +30,6 @@ WAN_NEGATIVE_PROMPT = (
     "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"  # noqa: RUF001
 )
 """Published with Wan2.1; used whenever a prompt has no `--n` of its own."""
-
-OPTION_OF_FIELD: Mapping[str, str] = {
-    "width": "--w",
-    "height": "--h",
-    "frame_count": "--f",
-    "seed": "--d",
-    "sample_steps": "--s",
-    "guidance_scale": "--g",
-    "discrete_flow_shift": "--fs",
-    "cfg_scale": "--l",
-    "negative_prompt": "--n",
-    "image_path": "--i",
-    "end_image_path": "--ei",
-    "control_video_path": "--cn",
-    "control_image_path": "--ci",
-    "one_frame": "--of",
-    "lora_multiplier": "--m",
-}
-"""How each field of `Prompt` is written in a prompt line."""
 
 CfgRule = Literal["unless_one", "with_negative", "with_scale"]
 """When classifier-free guidance runs: always unless `--l 1`; only with both `--n` and `--l` other than 1; with `--l`

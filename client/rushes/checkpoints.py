@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
+from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 
 PRIVATE_DIR = ".rushes"
 SNAPSHOT_DIR = f"{PRIVATE_DIR}/checkpoints"
@@ -48,12 +48,18 @@ def snapshot(path: str, descriptor: int, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     kept = pending_name(directory)
     with contextlib.suppress(OSError):  # rotated away, another device, no hard links here: the copy says what is wrong
-        os.link(path, kept)
+        # link(2) would link a symbolic link itself, whose target can still be deleted.
+        os.link(os.path.realpath(path), kept)
         if os.path.samestat(os.fstat(descriptor), kept.stat()):
             return kept
-        kept.unlink()  # the name was given to another file meanwhile
-    with os.fdopen(os.dup(descriptor), "rb") as source, kept.open("wb") as target:
-        shutil.copyfileobj(source, target)
+    try:
+        kept.unlink(missing_ok=True)  # the name was given to another file meanwhile
+        with os.fdopen(os.dup(descriptor), "rb") as source, kept.open("xb") as target:
+            shutil.copyfileobj(source, target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            kept.unlink(missing_ok=True)
+        raise
     return kept
 
 
@@ -75,14 +81,15 @@ def fingerprint(path: str | Path) -> str:
 
     Raises:
         CheckpointMissing: there is no such file.
+        CheckpointError: it cannot be read.
     """
     hasher = hashlib.sha256()
     try:
         with Path(path).open("rb") as file:
             while block := file.read(HASH_BLOCK):
                 hasher.update(block)
-    except (FileNotFoundError, IsADirectoryError):
-        raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
     return hasher.hexdigest()
 
 
@@ -105,8 +112,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
             file.seek(HEADER_LENGTH_BYTES)
             reject_foreign(path, start, length, size)
             header = parse_header(path, file.read(length))
-    except (FileNotFoundError, IsADirectoryError):
-        raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
     expected = HEADER_LENGTH_BYTES + length + data_length(path, header)
     if size < expected:
         raise CheckpointIncomplete(
@@ -115,6 +122,13 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if size > expected:
         raise CheckpointFormat(f"{path}: {size - expected} bytes too many behind the tensors; the file is damaged")
     return header
+
+
+def unreadable(path: str | Path, error: OSError) -> CheckpointError:
+    """What is wrong with a checkpoint that cannot be opened or read."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return CheckpointMissing(f"{path}: there is no such checkpoint file")
+    return CheckpointError(f"{path}: cannot be read: {error.strerror or error}")
 
 
 def reject_foreign(path: str | Path, start: bytes, length: int, size: int) -> None:
@@ -138,7 +152,7 @@ def parse_header(path: str | Path, raw: bytes) -> dict[str, Any]:
     """The header's JSON object."""
     try:
         header: Any = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise CheckpointFormat(f"{path}: not a safetensors file (its header is not a JSON object)")

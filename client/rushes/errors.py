@@ -64,14 +64,22 @@ class PromptError(InputError):
         file: path of the prompt file, or None for a line given directly.
         line: 1-based line number (for `.json` and `.toml`: the entry's ordinal), or None.
         column: 1-based column of the offending text, or None.
+        key: field of `Prompt` or key of the table that is at fault, or None.
     """
 
     code = "prompt"
 
     def __init__(
-        self, message: str, *, file: str | None = None, line: int | None = None, column: int | None = None
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        column: int | None = None,
+        key: str | None = None,
     ) -> None:
         self.message = message
+        self.key = key
         self.file = file
         self.line = line
         self.column = column

@@ -169,8 +169,9 @@ class SampleJob(Frozen):
         return 1.0 if self.prompt.lora_multiplier is None else self.prompt.lora_multiplier
 
     def encode(self) -> str:
-        """This job as JSON text."""
-        return self.model_dump_json(exclude_defaults=True)
+        """This job as JSON text. The version is always in it: another version's default is another number."""
+        fields = {"version": self.version, **self.model_dump(mode="json", exclude_defaults=True)}
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def decode(cls, raw: str) -> SampleJob:

@@ -12,21 +12,22 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR
 from rushes.client import Client
-from rushes.errors import CheckpointError, QueueUnavailable, RushesError, WireError
-from rushes.jobs import JobError, SampleResult
+from rushes.errors import QueueUnavailable, WireError
+from rushes.jobs import JobState, SampleResult
+from rushes.packing import Packer
 from rushes.prompts import PromptLine
 from rushes.spool import Parcel, Spool
-from rushes.submission import Refused, Run, build_from_lines
+from rushes.submission import Run
 from rushes.weights import Held
 
 logger = logging.getLogger("rushes")
@@ -43,14 +44,6 @@ EXIT_FLUSH_S = 5.0
 """How long a process that ends waits for its hand-offs to reach Redis or, failing that, the spool."""
 
 
-class Handoff(NamedTuple):
-    """One `submit` as it left the trainer's thread. `weights` is an error when they could not be had."""
-
-    step: int
-    epoch: int | None
-    weights: Held | Exception | None
-
-
 class Outbox:
     """Hands submissions over in the background, whatever Redis, the disk or the prompt file do.
 
@@ -62,12 +55,10 @@ class Outbox:
 
     def __init__(self, run: Run, prompts: Callable[[], Iterable[PromptLine]], url: str | None = None) -> None:
         self.run = run
-        self.prompts = prompts
         self.url = url
         self.spool = Spool(Path(run.output_dir) / SPOOL_DIR)
         self.snapshots = Path(run.output_dir) / SNAPSHOT_DIR
-        self.expected: set[str] = set()
-        """Ids of samples that were handed over and whose results have not come back."""
+        self._packer = Packer(run, prompts)
         self._start()
         _open.add(self)
 
@@ -75,8 +66,11 @@ class Outbox:
         """Set up for this process; a forked child begins with nothing of its parent's."""
         self._forked = False
         self._waiting: deque[tuple[int, int | None, Held | Exception | None]] = deque()
+        self._unsent: deque[tuple[Parcel, Path | None]] = deque()
+        """Not in Redis yet, with the place in the spool."""
         self._results: deque[SampleResult] = deque()
-        self._unsent: set[Path] = set()
+        self.expected: set[str] = set()
+        """Ids of samples that were handed over and whose results have not come back."""
         self._hurry = threading.Event()
         self._stopping = False
         self._client = Client(self.url, retries=0)
@@ -85,6 +79,8 @@ class Outbox:
         self._next_try = 0.0
         self._next_results = 0.0
         self._outage_logged = False
+        self._failed_tries = 0
+        flush_at_end_of_child()
         self._thread = threading.Thread(target=self._work, name="rushes-outbox", daemon=True)
         self._thread.start()
 
@@ -101,23 +97,36 @@ class Outbox:
             found.append(self._results.popleft())
         return found
 
-    def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything is in Redis; False when time ran out (the rest is in the spool)."""
-        if self._forked:
-            return True
+    def flush(self, timeout: float | None = None, *, patient: bool = True) -> bool:
+        """Wait until everything is in Redis; False when time ran out (the rest is in the spool).
+
+        Args:
+            timeout: seconds, None for ever.
+            patient: with False, do not wait for a Redis that is away: the spool has everything.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
+        tries = self._failed_tries
         self._next_try = 0.0
         # Both are emptied last by the thread: a hand-off is in one of them until Redis has it.
         while self._waiting or self._unsent:
             self._hurry.set()
+            spooled = not self._waiting and all(path is not None for _, path in list(self._unsent))
+            if not patient and spooled and self._failed_tries > tries:
+                return False
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             time.sleep(FLUSH_POLL_S)
         return True
 
+    def forget(self) -> None:
+        """Drop what belongs to the parent, in a child that was forked from it."""
+        self._forked = True
+        for parents in (self._waiting, self._unsent, self._results, self.expected):
+            parents.clear()
+
     def close(self, timeout: float = EXIT_FLUSH_S) -> bool:
         """Hand over what is waiting and end the thread; False when something stays in the spool."""
-        flushed = self.flush(timeout)
+        flushed = self.flush(timeout, patient=False)
         if not self._forked:
             self._stopping = True
             self._hurry.set()
@@ -137,59 +146,52 @@ class Outbox:
                 self._turn()
             except Exception:
                 # The thread is the only way out of the training process: it must outlive any surprise.
-                logger.exception("rushes: hand-off failed; it will be tried again")
+                logger.exception("rushes: an unforeseen error in the background; training goes on")
 
     def _sweep(self) -> None:
         """Remove what a process that was killed has left half done."""
-        for path in self.snapshots.glob("*.pending*"):
+        for directory, pattern in ((self.snapshots, "*.pending*"), (self.spool.directory, ".*.tmp")):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_ctime > ABANDONED_S:
-                    path.unlink()
+                for path in directory.glob(pattern):
+                    if time.time() - path.stat().st_ctime > ABANDONED_S:
+                        path.unlink()
 
     def _turn(self) -> None:
         while self._waiting:
-            self._spool_one(Handoff(*self._waiting[0]))
-            self._waiting.popleft()
+            try:
+                self._take(*self._waiting[0])
+            finally:
+                self._waiting.popleft()
         if time.monotonic() >= self._next_try:
             self._hand_over()
         if time.monotonic() >= self._next_results:
             self._collect()
 
-    def _spool_one(self, handoff: Handoff) -> None:
+    def _take(self, step: int, epoch: int | None, weights: Held | Exception | None) -> None:
+        """Make a parcel of a hand-off and write it ahead; from memory alone where the disk refuses."""
+        parcel = self._packer.pack(step, epoch, weights)
+        path = None
         try:
-            parcel = self._parcel(handoff)
-        except (RushesError, OSError) as error:
-            logger.error("rushes: step %d is not sampled: %s", handoff.step, error)
-            return
-        self._unsent.add(self.spool.write(parcel))
+            path = self.spool.write(parcel)
+        except OSError as error:
+            logger.error("rushes: step %d would not survive a crash of this process: %s", step, error)
+        self._unsent.append((parcel, path))
         for refused in parcel.refused:
             logger.error("rushes: prompt %d is not sampled: %s", refused.job.prompt_index, refused.error.message)
 
-    def _parcel(self, handoff: Handoff) -> Parcel:
-        """The jobs of a hand-off. Weights that cannot be had make a failed sample of every prompt."""
-        lines = list(self.prompts())
-        step, epoch = handoff.step, handoff.epoch
-        try:
-            if isinstance(handoff.weights, Exception):
-                raise handoff.weights
-            checkpoint = handoff.weights.keep(self.snapshots) if handoff.weights else None
-        except Exception as error:  # noqa: BLE001 - it may come from the trainer's own save function
-            reason = why_not(error)
-            jobs, refused = build_from_lines(self.run, lines, checkpoint=None, step=step, epoch=epoch)
-            return Parcel([], [*refused, *(Refused(job, reason) for job in jobs)])
-        finally:
-            if isinstance(handoff.weights, Held) and handoff.weights.descriptor is not None:
-                os.close(handoff.weights.descriptor)
-        return Parcel(*build_from_lines(self.run, lines, checkpoint=checkpoint, step=step, epoch=epoch))
-
     def _hand_over(self) -> None:
+        """Hand over our own submissions, then what processes that ended have left in the spool."""
         try:
-            for path in self.spool.waiting():
-                self._push(path)
+            while self._unsent:
+                self._deliver(*self._unsent[0])
+                self._unsent.popleft()
+            if time.monotonic() >= self._next_results:
+                self._replay()
         except QueueUnavailable as error:
             if not self._outage_logged:
                 logger.warning("rushes: %s. Samples wait in %s; training goes on", error, self.spool.directory)
             self._outage_logged = True
+            self._failed_tries += 1
             self._next_try = time.monotonic() + self._retry_s
             self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
             return
@@ -198,28 +200,31 @@ class Outbox:
         self._outage_logged = False
         self._retry_s = FIRST_RETRY_S
 
-    def _push(self, path: Path) -> None:
-        try:
-            parcel = self.spool.read(path)
-        except WireError as error:
-            logger.error("rushes: %s is set aside: %s", self.spool.set_aside(path), error)
-            parcel = None
-        if parcel is not None:
-            if self._cursor is None:
-                self._cursor = self._client.results_end(self.run.name)
-            self._client.hand_over(parcel)
-            self._expect(parcel)
-            self.spool.remove(path)
-        self._unsent.discard(path)
-
-    def _expect(self, parcel: Parcel) -> None:
-        """Note whose results are to come; one that was made before (same weights, same prompt) is here already."""
-        for job in parcel.jobs:
-            record = self._client.get(job.id)
-            if record.result is not None:
-                self._results.append(record.result)
+    def _replay(self) -> None:
+        for path in self.spool.waiting():
+            try:
+                parcel = self.spool.read(path)
+            except WireError as error:
+                logger.error("rushes: %s is set aside: %s", self.spool.set_aside(path), error)
             else:
+                if parcel is not None:
+                    self._deliver(parcel, path)
+
+    def _deliver(self, parcel: Parcel, path: Path | None) -> None:
+        """Hand a parcel over. Its results are to come, but of samples that were made before they are here already."""
+        if self._cursor is None:
+            self._cursor = self._client.results_end(self.run.name)
+        states = self._client.hand_over(parcel)
+        for job, state in zip(parcel.all, states, strict=True):
+            if job.run != self.run.name:
+                continue  # another run with the same output directory; its results are its own
+            result = self._client.get(job.id).result if state is JobState.DONE else None
+            if result is None:
                 self.expected.add(job.id)
+            else:
+                self._results.append(result)
+        if path is not None:
+            self.spool.remove(path)
 
     def _collect(self) -> None:
         self._next_results = time.monotonic() + RESULTS_EVERY_S
@@ -233,23 +238,23 @@ class Outbox:
         self.expected.difference_update(result.id for result in found)
 
 
-def why_not(error: Exception) -> JobError:
-    """The reason for the record when the weights of a step could not be had."""
-    if isinstance(error, RushesError):
-        return JobError(code=error.code, message=str(error))
-    return JobError(code=CheckpointError.code, message=f"the weights could not be saved: {error!r}")
-
-
 _open: weakref.WeakSet[Outbox] = weakref.WeakSet()
 
 
 def _mark_forked() -> None:
     """In a forked child: the thread and the connections were the parent's; `put` starts anew."""
     for outbox in list(_open):
-        outbox._forked = True  # pyright: ignore[reportPrivateUsage]
+        outbox.forget()
 
 
 os.register_at_fork(after_in_child=_mark_forked)
+
+
+def flush_at_end_of_child() -> None:
+    """`multiprocessing` ends its children without `atexit`; ask it to flush, if this is such a child."""
+    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+    if process and util and process.parent_process() is not None:
+        util.Finalize(None, _flush_all, exitpriority=1)
 
 
 @atexit.register

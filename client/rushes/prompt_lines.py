@@ -8,6 +8,7 @@ error with its column; with `lenient=True` it is a warning and the option is lef
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ RANDOM_SEED = "-1"
 MAX_STEPS = 1000
 """`--s` is clamped to 1..1000, as in the reference."""
 
+MAX_DIGITS = 30
+"""Digits read of a number: more than any bound here has, and few enough for `int`."""
+
 PATH_FIELDS = ("image_path", "end_image_path", "control_video_path", "control_image_path")
 
 
@@ -45,19 +49,42 @@ def parse_with_warnings(text: str, *, lenient: bool, base: Path | None) -> tuple
     # The one blank before `--` separates; further blanks belong to the prompt, as in the reference.
     head = text[: max(starts[0] - 1, 0)] if starts else text
     values: dict[str, Any] = {"prompt": head}
+    columns: dict[str, int] = {}
     warnings: list[str] = []
     for start, following in zip(starts, [*starts[1:], len(text) + 1], strict=False):
         try:
-            read_option(text[start + 2 : following - 1], start + 1, values)
+            columns[read_option(text[start + 2 : following - 1], start + 1, values)] = start + 1
         except PromptError as error:
             if not lenient:
                 raise
-            warnings.append(f"column {error.column}: {error.message} (left out)")
-    return build(values, base), tuple(warnings)
+            warnings.append(left_out(error))
+    prompt = build_lenient(values, base, warnings, columns) if lenient else build(values, base, columns)
+    return prompt, tuple(warnings)
 
 
-def read_option(body: str, column: int, values: dict[str, Any]) -> None:
-    """Read one option (`w 512`, without its dashes) into `values`."""
+def build_lenient(
+    values: Mapping[str, Any], base: Path | None, warnings: list[str], columns: Mapping[str, int] | None = None
+) -> Prompt:
+    """Like `build`, but what cannot be is left out with a warning. Only the prompt text itself is beyond mending."""
+    remaining = dict(values)
+    while True:
+        try:
+            return build(remaining, base, columns)
+        except PromptError as error:
+            if error.key is None or error.key == "prompt":
+                raise
+            del remaining[error.key]
+            warnings.append(left_out(error))
+
+
+def left_out(error: PromptError) -> str:
+    """The warning for an option that `lenient` lets pass."""
+    where = "" if error.column is None else f"column {error.column}: "
+    return f"{where}{error.message} (left out)"
+
+
+def read_option(body: str, column: int, values: dict[str, Any]) -> str:
+    """Read one option (`w 512`, without its dashes) into `values`; returns its field."""
     match = NAME.match(body)
     name = match.group().lower() if match else ""
     option = OPTIONS.get(name)
@@ -78,29 +105,39 @@ def read_option(body: str, column: int, values: dict[str, Any]) -> None:
     except ValueError as error:
         raise PromptError(f"--{name} {rest.strip()}: {error}", column=column) from None
     values[option.field] = (*values.get(option.field, ()), value) if option.repeats else value
+    return option.field
+
+
+def digits(text: str) -> int | None:
+    """A whole number that is not negative, else None. Very many digits are cut to a number that is too large."""
+    text = text.strip().lstrip("0") or text.strip()[:1]
+    return int(text[:MAX_DIGITS]) if text.isdecimal() else None
 
 
 def whole(text: str) -> int:
     """A whole number above zero."""
-    if not text.strip().isdecimal() or int(text) == 0:
+    value = digits(text)
+    if not value:
         raise ValueError("must be a whole number above 0")
-    return int(text)
+    return value
 
 
 def steps(text: str) -> int:
     """Denoising steps, clamped to 1..1000."""
-    if not text.strip().isdecimal():
+    value = digits(text)
+    if value is None:
         raise ValueError("must be a whole number")
-    return max(1, min(MAX_STEPS, int(text)))
+    return max(1, min(MAX_STEPS, value))
 
 
 def seed(text: str) -> int | None:
     """A seed, or None (draw one) for -1."""
     if text.strip() == RANDOM_SEED:
         return None
-    if not text.strip().isdecimal() or int(text) >= 2**63:
+    value = digits(text)
+    if value is None or value >= 2**63:
         raise ValueError("must be a whole number from 0 to 2^63-1, or -1 for a random seed")
-    return int(text)
+    return value
 
 
 def number(text: str) -> float:
@@ -150,8 +187,15 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
-def build(values: Mapping[str, Any], base: Path | None) -> Prompt:
+OPTION_OF_FIELD: Mapping[str, str] = {option.field: f"--{name}" for name, option in OPTIONS.items()}
+"""How each field of `Prompt` is written in a prompt line."""
+
+
+def build(values: Mapping[str, Any], base: Path | None, columns: Mapping[str, int] | None = None) -> Prompt:
     """A `Prompt` from its fields, paths made absolute.
+
+    Args:
+        columns: of a prompt line: where each field's option stands, for the error.
 
     Raises:
         PromptError: a field is unknown or has a value it cannot have.
@@ -160,7 +204,8 @@ def build(values: Mapping[str, Any], base: Path | None) -> Prompt:
     if unknown:
         close = difflib.get_close_matches(unknown[0], Prompt.model_fields, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise PromptError(f"unknown key {unknown[0]!r}; {hint}known: {', '.join(Prompt.model_fields)}")
+        known = ", ".join(Prompt.model_fields)
+        raise PromptError(f"unknown key {unknown[0]!r}; {hint}known: {known}", key=unknown[0])
     values = {name: value for name, value in values.items() if value is not None}
     for name in PATH_FIELDS:
         if name in values:
@@ -169,8 +214,17 @@ def build(values: Mapping[str, Any], base: Path | None) -> Prompt:
         return Prompt(**values)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise PromptError(f"{where}: {problem['msg']} (got {problem['input']!r})") from None
+        key = str(problem["loc"][0])
+        column = (columns or {}).get(key)
+        where = ".".join(str(part) for part in problem["loc"]) if column is None else OPTION_OF_FIELD[key]
+        got = "" if problem["type"] == "missing" else f" (got {shortened(problem['input'])})"
+        raise PromptError(f"{where}: {problem['msg']}{got}", column=column, key=key) from None
+
+
+def shortened(value: Any) -> str:
+    """A value for a message, cut when it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def locate(value: Any, base: Path | None) -> Any:
@@ -179,9 +233,8 @@ def locate(value: Any, base: Path | None) -> Any:
         return tuple(locate(item, base) for item in value)  # pyright: ignore[reportUnknownVariableType]
     if not isinstance(value, str):
         return value
-    try:
-        path = Path(value).expanduser()
-    except RuntimeError as error:  # `~somebody`, and there is no such user
-        raise PromptError(f"{value}: {error}") from None
-    candidates = [root / path for root in ([base] if base else []) + [Path.cwd()]]
-    return str(next((found for found in candidates if found.exists()), candidates[0]).absolute())
+    # os.path rather than Path: these never raise, whatever a user has written (`~nobody/x`, a name far too long).
+    path = os.path.expanduser(value)  # noqa: PTH111
+    candidates = [os.path.join(root, path) for root in ([str(base)] if base else []) + [""]]  # noqa: PTH118
+    found = next((there for there in candidates if os.path.exists(there)), candidates[0])  # noqa: PTH110
+    return str(Path(found).absolute())

@@ -30,6 +30,11 @@ class Parcel:
     jobs: Sequence[SampleJob]
     refused: Sequence[Refused] = ()
 
+    @property
+    def all(self) -> list[SampleJob]:
+        """Jobs that are to be queued, then those that were refused."""
+        return [*self.jobs, *(refused.job for refused in self.refused)]
+
     def encode(self) -> str:
         """This parcel as JSON text."""
         refused = [[r.job.encode(), r.error.model_dump(mode="json")] for r in self.refused]
@@ -46,7 +51,7 @@ class Parcel:
             data: Any = json.loads(raw)
             refused = [Refused(SampleJob.decode(job), JobError(**error)) for job, error in data["refused"]]
             return cls([SampleJob.decode(job) for job in data["jobs"]], refused)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise WireError(f"not a spooled submission: {error}", raw) from error
 
 
@@ -61,30 +66,36 @@ class Spool:
         self.directory.mkdir(parents=True, exist_ok=True)
         name = f"{time.time_ns():020d}-{os.getpid()}-{next(_serial)}"
         temporary = self.directory / f".{name}.tmp"
-        temporary.write_text(parcel.encode(), encoding="utf-8")
-        return temporary.replace(self.directory / f"{name}.json")
+        try:
+            temporary.write_text(parcel.encode(), encoding="utf-8")
+            return temporary.replace(self.directory / f"{name}.json")
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
     def waiting(self) -> list[Path]:
         """Parcels on disk, oldest first."""
         return sorted(self.directory.glob("*.json"))
 
     def read(self, path: Path) -> Parcel | None:
-        """A parcel, or None when another process has handed it over meanwhile.
+        """A parcel, or None when another process has handed it over meanwhile, or the file cannot be read.
 
         Raises:
             WireError: the file is not a parcel; `set_aside` keeps it out of the way.
         """
         try:
-            return Parcel.decode(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return Parcel.decode(path.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
             return None
 
     def remove(self, path: Path) -> None:
-        """Forget a parcel that Redis has accepted."""
-        path.unlink(missing_ok=True)
+        """Forget a parcel that Redis has accepted. One that cannot be removed is handed over again, to no effect."""
+        with contextlib.suppress(OSError):
+            path.unlink()
 
     def set_aside(self, path: Path) -> Path:
         """Keep a file that cannot be read, under a name that is not tried again."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             return path.replace(path.with_suffix(".bad"))
         return path

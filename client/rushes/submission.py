@@ -95,15 +95,42 @@ def build_from_lines(
     for line in lines:
         prompt = line.prompt or Prompt(prompt=line.text)
         job = build_job(run, prompt, line.index, checkpoint, step, epoch, submitted_at)
-        try:
-            if line.error:
-                raise line.error
-            resolve(prompt, spec, run.model)
-        except (PromptError, ArchitectureError) as error:
-            refused.append(Refused(job, JobError(code=error.code, message=str(error))))
-        else:
+        error = problem(line, spec, run.model)
+        if error is None:
             jobs.append(job)
+        else:
+            refused.append(Refused(job, JobError(code=error.code, message=str(error))))
     return jobs, refused
+
+
+def problem(
+    line: PromptLine, spec: ArchitectureSpec, model: ModelSpec | None = None
+) -> PromptError | ArchitectureError | None:
+    """Why a line of a prompt file cannot be sampled, with its place; None if it can."""
+    try:
+        if line.prompt is None:
+            raise line.error or PromptError("not a prompt")
+        resolve(line.prompt, spec, model)
+    except PromptError as error:
+        return error if error.file else PromptError(error.message, file=line.file, line=line.line)
+    except ArchitectureError as error:
+        return ArchitectureError(f"{line.file}:{line.line}: {error}")
+    return None
+
+
+def check_prompts(run: Run, lines: Iterable[PromptLine]) -> list[Prompt]:
+    """The prompts of a file, all of which can be sampled.
+
+    Raises:
+        ArchitectureError, PromptError: what is wrong with the first that cannot, or with the family.
+    """
+    spec = sampled_architecture(run.model.architecture)
+    prompts: list[Prompt] = []
+    for line in lines:
+        if error := problem(line, spec, run.model):
+            raise error
+        prompts.append(line.prompt or Prompt(prompt=line.text))
+    return prompts
 
 
 def build_job(

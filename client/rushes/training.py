@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+import operator
 import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, TypeVar, cast
+
+from pydantic import ValidationError
 
 from rushes.architectures import ARCHITECTURES
 from rushes.cadence import Cadence
 from rushes.checkpoints import SNAPSHOT_DIR
 from rushes.errors import ConfigError
-from rushes.jobs import Keep, ModelSpec, SampleResult, VaeOptions
+from rushes.jobs import Frozen, Keep, ModelSpec, SampleResult, VaeOptions, summary
 from rushes.outbox import Outbox
-from rushes.prompts import PromptLine, load_prompts, read_prompts
-from rushes.submission import DEFAULT_VAE, Run, run_name, sampled_architecture
+from rushes.prompts import PromptLine, read_prompts
+from rushes.submission import DEFAULT_VAE, Run, check_prompts, run_name
 from rushes.weights import Held, Weights, hold
 
 logger = logging.getLogger("rushes")
@@ -65,8 +68,7 @@ class TrainingSampler:
         self._snapshots = Path(run.output_dir) / SNAPSHOT_DIR
         self._outbox: Outbox | None = None
         if enabled:
-            sampled_architecture(run.model.architecture)
-            load_prompts(self.prompts, lenient=lenient)
+            check_prompts(run, self._read_prompts())
             self._outbox = Outbox(run, self._read_prompts, url)
 
     @classmethod
@@ -101,7 +103,7 @@ class TrainingSampler:
                 bool(given.get("sample_at_first")),
             ),
             url=given.get("rushes_url"),
-            enabled=bool(prompts) and int(os.environ.get("RANK") or 0) == 0,
+            enabled=bool(prompts) and (os.environ.get("RANK") or "0") == "0",
         )
 
     def due(self, *, step: int, epoch: int | None = None) -> bool:
@@ -125,8 +127,8 @@ class TrainingSampler:
         outbox = self._outbox
         if outbox is None:
             return
-        if step < 0:
-            raise ConfigError(f"step {step}: must be 0 or more")
+        step = counted("step", step)
+        epoch = None if epoch is None else counted("epoch", epoch)
         held: Held | Exception | None = None
         if step and weights is not None:
             try:
@@ -159,13 +161,27 @@ class TrainingSampler:
             outbox.flush(timeout)
         while wait and outbox.expected and (deadline is None or time.monotonic() < deadline):
             time.sleep(WAIT_POLL_S)
-        found = outbox.results()
         outbox.close()
         self._outbox = None
-        return found
+        return outbox.results()
 
     def _read_prompts(self) -> Iterable[PromptLine]:
         return read_prompts(self.prompts, lenient=self.lenient)
+
+
+def counted(name: str, value: SupportsIndex) -> int:
+    """A step or an epoch as a plain whole number.
+
+    Raises:
+        ConfigError: it is none, or below zero.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} must be a whole number, not {value!r}") from None
+    if number < 0:
+        raise ConfigError(f"{name} {number}: must be 0 or more")
+    return number
 
 
 def run_from_args(
@@ -192,7 +208,7 @@ def model_from_args(given: dict[str, Any], architecture: str, model: str | None)
     parts = {flag: located(given[flag]) for flag in flags if given.get(flag)}
     spec = ARCHITECTURES.get(architecture)
     variants = [other for flag, other in spec.variants if given.get(flag)] if spec else []
-    return ModelSpec(architecture=next(iter(variants), architecture), model=located(source), **parts)
+    return checked(ModelSpec, architecture=next(iter(variants), architecture), model=located(source), **parts)
 
 
 def vae_from_args(given: dict[str, Any]) -> VaeOptions:
@@ -200,7 +216,9 @@ def vae_from_args(given: dict[str, Any]) -> VaeOptions:
     flags = ("vae_chunk_size", "vae_spatial_tile_sample_min_size", "vae_tiling", "bulk_decode")
     if not any(given.get(flag) for flag in flags):
         return DEFAULT_VAE
-    return VaeOptions(
+    return checked(
+        VaeOptions,
+        flag="--vae_",
         bulk_decode=bool(given.get("bulk_decode")),
         chunk_size=given.get("vae_chunk_size") or None,
         spatial_tile_sample_min_size=given.get("vae_spatial_tile_sample_min_size") or None,
@@ -208,10 +226,28 @@ def vae_from_args(given: dict[str, Any]) -> VaeOptions:
     )
 
 
+Checked = TypeVar("Checked", bound=Frozen)
+
+
+def checked(kind: type[Checked], *, flag: str = "--", **fields: Any) -> Checked:
+    """A wire type from the values of flags.
+
+    Raises:
+        ConfigError: one of them has a value it cannot have.
+    """
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise ConfigError(f"{flag}{summary(error)}") from None
+
+
 def located(value: Any) -> Any:
     """Absolute form of a path that exists; a hub id, or anything else, as it is."""
-    path = Path(str(value)).expanduser()
-    return str(path.absolute()) if isinstance(value, (str, Path)) and path.exists() else value
+    if not isinstance(value, (str, os.PathLike)):
+        return value
+    text = str(cast("object", value))
+    path = os.path.expanduser(text)  # noqa: PTH111 - a Path raises for `~nobody`
+    return str(Path(path).absolute()) if os.path.exists(path) else text  # noqa: PTH110
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

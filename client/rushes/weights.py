@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Union, cast
 
 from rushes.checkpoints import adopt, fingerprint, pending_name, snapshot
-from rushes.errors import CheckpointFormat, CheckpointMissing, ConfigError
+from rushes.errors import CheckpointError, CheckpointFormat, CheckpointMissing, ConfigError
 from rushes.jobs import Checkpoint
 
 Weights = Union[str, "os.PathLike[str]", Callable[[str], object], Mapping[str, Any]]
@@ -68,17 +68,26 @@ def hold(weights: Weights, directory: Path) -> Held:
             raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
         # A Path, or abspath on every path, would cost the training loop as much as the opening.
         return Held(path if path.startswith("/") else os.path.abspath(path), descriptor)  # noqa: PTH100
+    if not (callable(weights) or isinstance(weights, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"weights must be a path, a callable or a state dict, not {type(weights).__name__}")
     directory.mkdir(parents=True, exist_ok=True)
     target = pending_name(directory)
-    if callable(weights):
-        weights(str(target))
-        if not target.is_file():
-            raise CheckpointFormat(f"weights={weights!r} wrote no file to the path it was given ({target})")
-    elif isinstance(weights, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        save_state_dict(weights, target)
-    else:
-        raise ConfigError(f"weights must be a path, a callable or a state dict, not {type(weights).__name__}")
+    try:
+        save(weights, target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
     return Held(str(target))
+
+
+def save(weights: Callable[[str], object] | Mapping[str, Any], target: Path) -> None:
+    """Have weights written to `target`."""
+    if not callable(weights):
+        save_state_dict(weights, target)
+        return
+    weights(str(target))
+    if not target.is_file():
+        raise CheckpointFormat(f"weights={weights!r} wrote no file to the path it was given ({target})")
 
 
 def save_state_dict(weights: Mapping[str, Any], target: Path) -> None:
@@ -86,7 +95,7 @@ def save_state_dict(weights: Mapping[str, Any], target: Path) -> None:
     try:
         from safetensors.torch import save_file  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
     except ImportError:
-        raise ConfigError(
+        raise CheckpointError(
             "a state dict needs the safetensors package: pip install safetensors, or pass a path"
         ) from None
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}

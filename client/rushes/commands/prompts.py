@@ -11,9 +11,10 @@ import json
 import sys
 from typing import Any
 
-from rushes.architectures import ARCHITECTURES, OPTION_OF_FIELD, ArchitectureSpec, architecture, resolve
-from rushes.errors import ArchitectureError, PromptError
+from rushes.architectures import ARCHITECTURES, ArchitectureSpec, architecture, resolve
+from rushes.prompt_lines import OPTION_OF_FIELD
 from rushes.prompts import PromptLine, read_prompts
+from rushes.submission import problem
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every prompt; 1 if one cannot be sampled."""
     spec = architecture(args.architecture) if args.architecture else None
-    entries = [describe(line, spec, args.file) for line in read_prompts(args.file, lenient=args.lenient)]
+    entries = [describe(line, spec) for line in read_prompts(args.file, lenient=args.lenient)]
     if args.json:
         print(json.dumps(entries, ensure_ascii=False, indent=2))
     else:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any("error" in entry for entry in entries) else 0
 
 
-def describe(line: PromptLine, spec: ArchitectureSpec | None, file: str) -> dict[str, Any]:
+def describe(line: PromptLine, spec: ArchitectureSpec | None) -> dict[str, Any]:
     """One entry as plain data: index, line, the prompt's fields or its error, warnings."""
     entry: dict[str, Any] = {"index": line.index, "line": line.line}
     if line.prompt is None:
@@ -47,10 +48,9 @@ def describe(line: PromptLine, spec: ArchitectureSpec | None, file: str) -> dict
     if spec is None:
         fields = line.prompt.model_dump(mode="json", exclude_defaults=True)
         return {**entry, "prompt": line.prompt.prompt, **fields, "warnings": warnings}
-    try:
-        parameters, noted = resolve(line.prompt, spec)
-    except (ArchitectureError, PromptError) as error:
-        return {**entry, "error": f"{file}:{line.line}: {error}", "text": line.text}
+    if error := problem(line, spec):
+        return {**entry, "error": str(error), "text": line.text}
+    parameters, noted = resolve(line.prompt, spec)
     fields = parameters.model_dump(mode="json", exclude_none=True)
     fields["seed"] = line.prompt.seed if line.prompt.seed is not None else "random"
     return {**entry, **fields, "warnings": [*warnings, *noted]}

@@ -15,9 +15,9 @@ from rushes.architectures import ARCHITECTURES
 from rushes.client import Client
 from rushes.errors import ConfigError, SampleFailed
 from rushes.jobs import JobRecord, JobState
-from rushes.prompts import load_prompts
-from rushes.submission import build_jobs, checkpoint_at
-from rushes.training import add_sampling_arguments, run_from_args
+from rushes.prompts import read_prompts
+from rushes.submission import build_jobs, check_prompts, checkpoint_at
+from rushes.training import add_sampling_arguments, counted, run_from_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +36,13 @@ def run(args: argparse.Namespace) -> int:
     """Queue the samples; with `--wait` 1 if one of them failed."""
     if not args.sample_prompts:
         raise ConfigError("--sample_prompts FILE is needed: what is to be sampled")
+    shared = run_from_args(vars(args), args.architecture)
     jobs = build_jobs(
-        run_from_args(vars(args), args.architecture),
-        load_prompts(args.sample_prompts, lenient=args.lenient),
+        shared,
+        check_prompts(shared, read_prompts(args.sample_prompts, lenient=args.lenient)),
         checkpoint=checkpoint_at(args.weights) if args.weights else None,
-        step=args.step,
-        epoch=args.epoch,
+        step=counted("--step", args.step),
+        epoch=None if args.epoch is None else counted("--epoch", args.epoch),
     )
     client = Client(args.rushes_url)
     ids = client.submit(jobs)

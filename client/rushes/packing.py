@@ -1,0 +1,73 @@
+"""From a hand-off to a parcel. What is wrong with the weights or the prompt file becomes failed samples, which are
+seen in the gallery and in `results`, and never an exception.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rushes.checkpoints import SNAPSHOT_DIR
+from rushes.errors import CheckpointError, PromptError, RushesError
+from rushes.jobs import Checkpoint, JobError
+from rushes.prompts import PromptLine
+from rushes.spool import Parcel
+from rushes.submission import Refused, Run, build_from_lines
+from rushes.weights import Held
+
+LOST = "lost"
+"""Checkpoint fingerprint of weights that could not be had: such samples are not those of the base model."""
+
+
+class Packer:
+    """Makes the jobs of each submission of one run.
+
+    Args:
+        run: what all its samples share.
+        prompts: reads the prompt file anew. When that fails, the prompts read before are sampled, since the checkpoint
+            may be gone by the time the file is mended; a failed sample beside them says what is wrong.
+    """
+
+    def __init__(self, run: Run, prompts: Callable[[], Iterable[PromptLine]]) -> None:
+        self.run = run
+        self.prompts = prompts
+        self._read_before: list[PromptLine] = []
+
+    def pack(self, step: int, epoch: int | None, weights: Held | Exception | None) -> Parcel:
+        """The parcel of one submission; `weights` is an error when they could not be had. Never raises."""
+        checkpoint, reason = self._keep(weights)
+        jobs, refused = build_from_lines(self.run, self._lines(), checkpoint=checkpoint, step=step, epoch=epoch)
+        if reason is not None:
+            jobs, refused = [], [*refused, *(Refused(job, reason) for job in jobs)]
+        return Parcel(jobs, refused)
+
+    def _keep(self, weights: Held | Exception | None) -> tuple[Checkpoint | None, JobError | None]:
+        try:
+            if isinstance(weights, Exception):
+                raise weights
+            directory = Path(self.run.output_dir) / SNAPSHOT_DIR
+            return (weights.keep(directory) if weights else None), None
+        except Exception as error:  # noqa: BLE001 - it may come from the trainer's own save function
+            path = weights.path if isinstance(weights, Held) else ""
+            return Checkpoint(path=path, fingerprint=LOST), why_not(error)
+        finally:
+            if isinstance(weights, Held) and weights.descriptor is not None:
+                os.close(weights.descriptor)
+
+    def _lines(self) -> list[PromptLine]:
+        try:
+            self._read_before = list(self.prompts())
+        except PromptError as error:
+            known = self._read_before
+            file = error.file or "the prompt file"
+            text = f"({Path(file).name} cannot be read)"
+            return [*known, PromptLine(file, len(known), error.line or 1, text, error=error)]
+        return self._read_before
+
+
+def why_not(error: Exception) -> JobError:
+    """The reason for the record when the weights of a step could not be had."""
+    if isinstance(error, RushesError):
+        return JobError(code=error.code, message=str(error))
+    return JobError(code=CheckpointError.code, message=f"the weights could not be saved: {error!r}")
