@@ -22,6 +22,8 @@ MAX_SCAN = 20_000
 
 PAGE = 200
 
+STATES = tuple(state.value for state in JobState)
+
 
 class Client:
     """A connection to the queue. Safe to use from several threads; opens nothing until it is used.
@@ -54,8 +56,14 @@ class Client:
         self.hand_over(Parcel(jobs))
         return [job.id for job in jobs]
 
-    def hand_over(self, parcel: Parcel) -> None:
-        """Queue a parcel's samples, and record those that were refused as failed; all of it or nothing."""
+    def hand_over(self, parcel: Parcel) -> list[JobState]:
+        """Queue a parcel's samples, and record those that were refused as failed; all of it or nothing.
+
+        Returns:
+            The state of each of `parcel.all` afterwards; `done` for one that was done before. A checkpoint snapshot
+            that none of them needs is removed.
+        """
+        snapshots = sorted({path for job in parcel.all if (path := snapshot_of(job))})
         with self._reachable():
             pipeline = self.redis.pipeline(transaction=True)
             for job in parcel.jobs:
@@ -63,7 +71,13 @@ class Client:
             for refused in parcel.refused:
                 result = SampleResult.of(refused.job, JobState.FAILED, error=refused.error)
                 self._submit(args=submission(refused.job, result), client=pipeline)
-            pipeline.execute()
+            for path in snapshots:
+                pipeline.exists(keys.snapshot(path))
+            answers: list[Any] = pipeline.execute()
+        for path, needed in zip(snapshots, answers[len(parcel.all) :], strict=True):
+            if not needed:
+                release(path)
+        return [JobState(state) for state in answers[: len(parcel.all)]]
 
     def get(self, job_id: str) -> JobRecord:
         """The record of one sample.
@@ -71,11 +85,15 @@ class Client:
         Raises:
             JobNotFound: unknown, or its record has expired.
         """
-        with self._reachable():
-            fields: Any = self.redis.hgetall(keys.job(job_id))
-        if not fields:
-            raise JobNotFound(f"no sample has the id {job_id} (records are kept for {keys.RECORD_TTL_S // 86400} days)")
-        return read_record(job_id, fields)
+        return self._found([job_id])[job_id]
+
+    def _found(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
+        records = self._records(job_ids)
+        for job_id in job_ids:
+            if job_id not in records:
+                kept = f"records are kept for {keys.RECORD_TTL_S // 86400} days"
+                raise JobNotFound(f"no sample has the id {job_id} ({kept}); see `rushes jobs list`")
+        return records
 
     def list(
         self,
@@ -85,30 +103,41 @@ class Client:
         limit: int = 100,
         before: float | None = None,
     ) -> list[JobRecord]:
-        """Records, newest first; `before` is the `created_at` of the last one of the page before."""
-        wanted = None if state is None else JobState(state)
+        """Records, newest first; `before` is the `created_at` of the last one of the page before.
+
+        No two records have the same `created_at`, so no page leaves one out or shows one twice.
+
+        Raises:
+            InputError: there is no such state.
+        """
+        if state is not None and state not in STATES:
+            raise InputError(f"there is no state {state!r}; there are: {', '.join(STATES)}")
         found: list[JobRecord] = []
         for record in self._newest(keys.INDEX if run is None else keys.run(run), before):
-            if wanted is None or record.state is wanted:
-                found.append(record)
-            if len(found) == limit:
+            if len(found) >= limit:
                 break
+            if state is None or record.state == state:
+                found.append(record)
         return found
 
     def _newest(self, index: str, before: float | None) -> Iterator[JobRecord]:
         highest = "+inf" if before is None else f"({before:.6f}"
-        for start in range(0, MAX_SCAN, PAGE):
+        for _ in range(0, MAX_SCAN, PAGE):
             with self._reachable():
-                ids: Any = self.redis.zrevrangebyscore(index, highest, "-inf", start=start, num=PAGE)
-                pipeline = self.redis.pipeline(transaction=False)
-                for job_id in ids:
-                    pipeline.hgetall(keys.job(job_id))
-                records: list[Any] = pipeline.execute()
-            for job_id, fields in zip(ids, records, strict=True):
-                if fields:
-                    yield read_record(job_id, fields)
-            if len(ids) < PAGE:
+                page: Any = self.redis.zrevrangebyscore(index, highest, "-inf", start=0, num=PAGE, withscores=True)
+            yield from self._records([job_id for job_id, _ in page]).values()
+            if len(page) < PAGE:
                 return
+            highest = f"({float(page[-1][1]):.6f}"
+
+    def _records(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
+        """Records by id, in the order given, those that exist."""
+        with self._reachable():
+            pipeline = self.redis.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.hgetall(keys.job(job_id))
+            found: list[Any] = pipeline.execute()
+        return {job_id: read_record(job_id, fields) for job_id, fields in zip(job_ids, found, strict=True) if fields}
 
     def ids(self) -> list[str]:
         """Ids of all samples that have a record."""
@@ -143,6 +172,8 @@ class Client:
         result = SampleResult.of(record.job, JobState.CANCELLED, error=error) if record.job else None
         with self._reachable():
             state, snapshot = self._cancel(args=[job_id, result.encode() if result else "{}"])
+        if not state:
+            raise JobNotFound(f"no sample has the id {job_id}: its record has just expired")
         if snapshot:
             release(snapshot)
         return JobState(state)
@@ -182,19 +213,19 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         cursor = self._last_event()
         seen: dict[str, JobRecord] = {}
+        open_ = list(dict.fromkeys(job_ids))
         while True:
-            for job_id in job_ids:
-                if not (job_id in seen and seen[job_id].state.terminal):
-                    record = self.get(job_id)
-                    if record != seen.get(job_id) and on_change:
-                        on_change(record)
-                    seen[job_id] = record
-            open_ = [job_id for job_id in job_ids if not seen[job_id].state.terminal]
+            for job_id, record in self._found(open_).items():
+                if record != seen.get(job_id) and on_change:
+                    on_change(record)
+                seen[job_id] = record
+            open_ = [job_id for job_id in open_ if not seen[job_id].state.terminal]
             if not open_:
                 return finished([seen[job_id] for job_id in job_ids])
-            if deadline is not None and time.monotonic() >= deadline:
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
                 raise WaitTimeout(f"{len(open_)} of {len(job_ids)} samples have not ended after {timeout:g} s")
-            cursor = self._next_event(cursor)
+            cursor = self._next_event(cursor, left_s)
 
     def results(self, run: str, after: str = "0-0", limit: int = PAGE) -> tuple[list[SampleResult], str]:
         """Results of a run in the order in which they ended, behind the cursor `after`; and the next cursor.
@@ -203,16 +234,10 @@ class Client:
         """
         with self._reachable():
             entries: Any = self.redis.xrange(keys.results(run), min=f"({after}", max="+", count=limit)
-        found: list[SampleResult] = []
-        for cursor, fields in entries:
-            after = cursor
-            try:
-                result = self.get(fields["id"]).result
-            except JobNotFound:
-                continue
-            if result is not None:
-                found.append(result)
-        return found, after
+        if not entries:
+            return [], after
+        records = self._records([fields["id"] for _, fields in entries])
+        return [record.result for record in records.values() if record.result is not None], entries[-1][0]
 
     def results_end(self, run: str) -> str:
         """The cursor behind the newest result of a run."""
@@ -226,10 +251,11 @@ class Client:
             newest: Any = self.redis.xrevrange(stream, count=1)
         return newest[0][0] if newest else "0-0"
 
-    def _next_event(self, after: str) -> str:
-        """Wait up to a second for an event behind `after`; returns the newest id seen."""
+    def _next_event(self, after: str, timeout_s: float | None = None) -> str:
+        """Wait up to a second, or `timeout_s`, for an event behind `after`; returns the newest id seen."""
+        block = BLOCK_MS if timeout_s is None else max(1, min(BLOCK_MS, round(timeout_s * 1000)))
         with self._reachable():
-            read: Any = self.redis.xread({keys.EVENTS: after}, block=BLOCK_MS)
+            read: Any = self.redis.xread({keys.EVENTS: after}, block=block)
         return read[0][1][-1][0] if read else after
 
     def close(self) -> None:
@@ -243,10 +269,14 @@ WorkerInfo = dict[str, str]
 
 def submission(job: SampleJob, result: SampleResult | None = None) -> list[str]:
     """Arguments of submit.lua."""
-    snapshot = job.checkpoint.path if job.checkpoint and job.checkpoint.snapshot else ""
     lane = keys.lane(job.model.fingerprint, job.priority)
     model = job.model.model_dump_json(exclude_defaults=True)
-    return [job.id, job.run, lane, model, job.encode(), snapshot, result.encode() if result else ""]
+    return [job.id, job.run, lane, model, job.encode(), snapshot_of(job), result.encode() if result else ""]
+
+
+def snapshot_of(job: SampleJob) -> str:
+    """Path of the checkpoint snapshot that a job needs, or nothing."""
+    return job.checkpoint.path if job.checkpoint and job.checkpoint.snapshot else ""
 
 
 def read_record(job_id: str, fields: dict[str, str]) -> JobRecord:
@@ -256,16 +286,20 @@ def read_record(job_id: str, fields: dict[str, str]) -> JobRecord:
         job = SampleJob.decode(raw)
     except WireError:
         job = None
+    state = JobState(fields["state"])
     try:
         result = SampleResult.decode(fields["result"]) if "result" in fields else None
-    except WireError:
-        result = None
+    except WireError as error:
+        # A worker that could not read the job has no result for it, another version's may be strange to us; whoever
+        # waits for it must hear of its end all the same.
+        reason = JobError(code=error.code, message=f"{state.value}, but without a result that this version can read")
+        result = SampleResult.of(job, state, error=reason) if job else None
     return JobRecord(
         id=job_id,
         run=fields.get("run", ""),
         job=job,
         raw=None if job else raw,
-        state=JobState(fields["state"]),
+        state=state,
         attempt=int(fields.get("attempt", 0)),
         worker=fields.get("worker"),
         stage=fields.get("stage") or None,

@@ -5,6 +5,17 @@ local function now()
   return string.format('%.6f', tonumber(t[1]) + tonumber(t[2]) / 1000000)
 end
 
+-- The time of a new record, later than that of any other: every command of one transaction sees the same clock, and
+-- pages of a listing are cut by time.
+local function unique_now()
+  local time = now()
+  local newest = redis.call('ZREVRANGE', INDEX, 0, 0, 'WITHSCORES')[2]
+  if newest and tonumber(newest) >= tonumber(time) then
+    time = string.format('%.6f', tonumber(newest) + 0.000001)
+  end
+  return time
+end
+
 local function event(kind, id, run, data)
   redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_MAXLEN, '*',
     'type', kind, 'id', id, 'run', run, 'data', data)

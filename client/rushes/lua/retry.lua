@@ -8,7 +8,10 @@ if state == 'queued' or state == 'running' then return state end
 if not lane then return 'never queued' end
 redis.call('HDEL', key, 'result', 'finished_at', 'started_at', 'worker', 'attempt', 'deliveries', 'stage', 'step', 'total')
 redis.call('PERSIST', key)
-if snapshot and snapshot ~= '' then redis.call('SADD', SNAPSHOT_PREFIX .. snapshot, id) end
+if snapshot and snapshot ~= '' then
+  redis.call('SADD', SNAPSHOT_PREFIX .. snapshot, id)
+  redis.call('EXPIRE', SNAPSHOT_PREFIX .. snapshot, RECORD_TTL_S)
+end
 enqueue(id, lane)
 event('queued', id, run, payload)
 return state

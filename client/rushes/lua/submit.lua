@@ -1,12 +1,13 @@
 -- Record a job and queue it; or, with a result, record it as failed before it was ever queued.
 -- Asking again for a job that is queued, running or done changes nothing: ids are made from content.
 -- ARGV: id, run, lane, model, payload, snapshot path or '', result or ''
+-- Returns the state it is in; 'done' means that it was done before.
 local id, run, lane, model, payload, snapshot, result = unpack(ARGV)
 local key = JOB_PREFIX .. id
 local state = redis.call('HGET', key, 'state')
 if state == 'queued' or state == 'running' or state == 'done' then return state end
 
-local time = now()
+local time = unique_now()
 redis.call('DEL', key)
 redis.call('HSET', key, 'payload', payload, 'run', run, 'snapshot', snapshot, 'created_at', time)
 redis.call('ZADD', INDEX, time, id)
