@@ -63,21 +63,18 @@ class Client:
             The state of each of `parcel.all` afterwards; `done` for one that was done before. A checkpoint snapshot
             that none of them needs is removed.
         """
-        snapshots = sorted({path for job in parcel.all if (path := snapshot_of(job))})
+        arguments = [part for job in parcel.jobs for part in submission(job)]
+        for refused in parcel.refused:
+            result = SampleResult.of(refused.job, JobState.FAILED, error=refused.error)
+            arguments += submission(refused.job, result)
+        if not arguments:
+            return []
+        # One script, not a transaction of several: before each of those redis-py asks whether the script is known.
         with self._reachable():
-            pipeline = self.redis.pipeline(transaction=True)
-            for job in parcel.jobs:
-                self._submit(args=submission(job), client=pipeline)
-            for refused in parcel.refused:
-                result = SampleResult.of(refused.job, JobState.FAILED, error=refused.error)
-                self._submit(args=submission(refused.job, result), client=pipeline)
-            for path in snapshots:
-                pipeline.exists(keys.snapshot(path))
-            answers: list[Any] = pipeline.execute()
-        for path, needed in zip(snapshots, answers[len(parcel.all) :], strict=True):
-            if not needed:
-                release(path)
-        return [JobState(state) for state in answers[: len(parcel.all)]]
+            states, unneeded = self._submit(args=arguments)
+        for path in set(unneeded):
+            release(path)
+        return [JobState(state) for state in states]
 
     def get(self, job_id: str) -> JobRecord:
         """The record of one sample.

@@ -1,33 +1,48 @@
--- Record a job and queue it; or, with a result, record it as failed before it was ever queued.
+-- Record jobs and queue them; or those with a result, record them as failed before they were ever queued.
 -- Asking again for a job that is queued, running or done changes nothing: ids are made from content.
--- ARGV: id, run, lane, model, payload, snapshot path or '', result or ''
--- Returns the state it is in; 'done' means that it was done before.
-local id, run, lane, model, payload, snapshot, result = unpack(ARGV)
-local key = JOB_PREFIX .. id
-local state = redis.call('HGET', key, 'state')
-if state == 'queued' or state == 'running' or state == 'done' then return state end
+-- ARGV, for each job: id, run, lane, model, payload, snapshot path or '', result or ''
+-- Returns {the state that each is in ('done' means that it was done before), snapshots that no job needs}.
+local FIELDS = 7
 
-local time = unique_now()
-redis.call('DEL', key)
-redis.call('HSET', key, 'payload', payload, 'run', run, 'snapshot', snapshot, 'created_at', time)
-redis.call('ZADD', INDEX, time, id)
-redis.call('ZADD', RUNS, time, run)
-redis.call('ZADD', RUN_PREFIX .. run, time, id)
-redis.call('EXPIRE', RUN_PREFIX .. run, RECORD_TTL_S)
-redis.call('ZREMRANGEBYSCORE', INDEX, '-inf', tonumber(time) - RECORD_TTL_S)
-redis.call('ZREMRANGEBYSCORE', RUNS, '-inf', tonumber(time) - RECORD_TTL_S)
+local function submit(id, run, lane, model, payload, snapshot, result)
+  local key = JOB_PREFIX .. id
+  local state = redis.call('HGET', key, 'state')
+  if state == 'queued' or state == 'running' or state == 'done' then return state end
 
-if result ~= '' then
-  close(id, 'failed', result)
-  return 'failed'
+  local time = unique_now()
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'payload', payload, 'run', run, 'snapshot', snapshot, 'created_at', time)
+  redis.call('ZADD', INDEX, time, id)
+  redis.call('ZADD', RUNS, time, run)
+  redis.call('ZADD', RUN_PREFIX .. run, time, id)
+  redis.call('EXPIRE', RUN_PREFIX .. run, RECORD_TTL_S)
+  redis.call('ZREMRANGEBYSCORE', INDEX, '-inf', tonumber(time) - RECORD_TTL_S)
+  redis.call('ZREMRANGEBYSCORE', RUNS, '-inf', tonumber(time) - RECORD_TTL_S)
+
+  if result ~= '' then
+    close(id, 'failed', result)
+    return 'failed'
+  end
+  if snapshot ~= '' then
+    redis.call('SADD', SNAPSHOT_PREFIX .. snapshot, id)
+    redis.call('EXPIRE', SNAPSHOT_PREFIX .. snapshot, RECORD_TTL_S)
+  end
+  if redis.call('HSETNX', LANES, lane, model) == 1 then
+    redis.pcall('XGROUP', 'CREATE', lane, GROUP, '0', 'MKSTREAM')
+  end
+  enqueue(id, lane)
+  event('queued', id, run, payload)
+  return 'queued'
 end
-if snapshot ~= '' then
-  redis.call('SADD', SNAPSHOT_PREFIX .. snapshot, id)
-  redis.call('EXPIRE', SNAPSHOT_PREFIX .. snapshot, RECORD_TTL_S)
+
+local states, unneeded = {}, {}
+for first = 1, #ARGV, FIELDS do
+  table.insert(states, submit(unpack(ARGV, first, first + FIELDS - 1)))
 end
-if redis.call('HSETNX', LANES, lane, model) == 1 then
-  redis.pcall('XGROUP', 'CREATE', lane, GROUP, '0', 'MKSTREAM')
+for first = 1, #ARGV, FIELDS do
+  local snapshot = ARGV[first + 5]
+  if snapshot ~= '' and redis.call('EXISTS', SNAPSHOT_PREFIX .. snapshot) == 0 then
+    table.insert(unneeded, snapshot)
+  end
 end
-enqueue(id, lane)
-event('queued', id, run, payload)
-return 'queued'
+return {states, unneeded}
