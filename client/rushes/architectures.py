@@ -31,9 +31,9 @@ WAN_NEGATIVE_PROMPT = (
 )
 """Published with Wan2.1; used whenever a prompt has no `--n` of its own."""
 
-CfgRule = Literal["unless_one", "with_negative", "with_scale"]
+CfgRule = Literal["unless_one", "with_negative", "with_scale", "never"]
 """When classifier-free guidance runs: always unless `--l 1`; only with both `--n` and `--l` other than 1; with `--l`
-other than 1, the negative prompt being empty unless given."""
+other than 1, the negative prompt being empty unless given; not at all."""
 
 IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", "control_image_path", "one_frame"})
 
@@ -65,6 +65,9 @@ class ArchitectureSpec:
     stills: bool = False
     """Makes single pictures, whatever `--f` says."""
 
+    control_images: int | None = None
+    """How many `--ci` count, for families that use them; None counts all."""
+
     variants: tuple[tuple[str, str], ...] = ()
     """Trainers' flags that turn this family into another: (flag, name of the other)."""
 
@@ -79,6 +82,8 @@ class ArchitectureSpec:
             ignored.add("guidance_scale")
         if self.flow_shift is None:
             ignored.add("discrete_flow_shift")
+        if self.cfg == "never":
+            ignored |= {"cfg_scale", "negative_prompt"}
         return frozenset(ignored)
 
 
@@ -150,9 +155,23 @@ FRAMEPACK_ONE_FRAME = ArchitectureSpec(
     stills=True,
 )
 
+FLUX1_KONTEXT = ArchitectureSpec(
+    name="flux1-kontext",
+    title="FLUX.1 Kontext, pictures from words and a picture",
+    hub_id="black-forest-labs/FLUX.1-Kontext-dev",
+    size_multiple=16,
+    frame_stride=1,
+    fps=1,
+    cfg="never",
+    guidance_scale=2.5,
+    uses=frozenset({"control_image_path"}),
+    stills=True,
+    control_images=1,
+)
+
 ARCHITECTURES: Mapping[str, ArchitectureSpec] = {
     spec.name: spec
-    for spec in (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN22_T2V_A14B, FRAMEPACK, FRAMEPACK_ONE_FRAME)
+    for spec in (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN22_T2V_A14B, FRAMEPACK, FRAMEPACK_ONE_FRAME, FLUX1_KONTEXT)
 }
 
 
@@ -222,9 +241,10 @@ def resolve(
     height = floor_size(prompt.height or DEFAULT_SIZE, "--h", spec, warnings)
     frames = count_frames(prompt.frame_count, spec, model, warnings)
     cfg_scale, negative = classifier_free_guidance(prompt, spec)
-    if negative is None and prompt.negative_prompt:
+    if negative is None and prompt.negative_prompt and "negative_prompt" not in spec.ignores:
         warnings.append(f"--n is not used: classifier-free guidance is off (--l {cfg_scale:g})")
     kept = {name: getattr(prompt, name) for name in IMAGE_INPUTS - spec.ignores}
+    kept |= count_control_images(prompt, spec, warnings)
     parameters = SampleParameters(
         prompt=prompt.prompt,
         negative_prompt=negative,
@@ -288,6 +308,16 @@ def count_frames(asked: int | None, spec: ArchitectureSpec, model: ModelSpec | N
     return frames
 
 
+def count_control_images(prompt: Prompt, spec: ArchitectureSpec, warnings: list[str]) -> dict[str, tuple[str, ...]]:
+    """The control images that count, as fields to keep; those that do not are noted in `warnings`."""
+    if spec.control_images is None:
+        return {}
+    counted = prompt.control_image_path[: spec.control_images]
+    if left := prompt.control_image_path[spec.control_images :]:
+        warnings.append(f"--ci: {spec.name} uses the first {spec.control_images}; left out: {', '.join(left)}")
+    return {"control_image_path": counted}
+
+
 def classifier_free_guidance(prompt: Prompt, spec: ArchitectureSpec) -> tuple[float, str | None]:
     """CFG scale and negative prompt; (1.0, None) when the reference would not run CFG."""
     scale = spec.cfg_scale if prompt.cfg_scale is None else prompt.cfg_scale
@@ -296,7 +326,7 @@ def classifier_free_guidance(prompt: Prompt, spec: ArchitectureSpec) -> tuple[fl
         negative = spec.negative_prompt or "" if negative is None else negative
     elif spec.cfg == "with_scale":
         negative = negative or ""
-    if scale == 1.0 or negative is None:
+    if scale == 1.0 or negative is None or spec.cfg == "never":
         return 1.0, None
     return scale, negative
 
