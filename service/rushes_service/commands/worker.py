@@ -10,7 +10,11 @@ from pathlib import Path
 
 from rushes.errors import WorkerUnfit
 from rushes.jobs import ModelSpec
-from rushes_service.settings import load_settings
+from rushes_service.queue import Queue
+from rushes_service.settings import Settings, load_settings
+from rushes_service.worker.loop import Worker, worker_name
+from rushes_service.worker.rehearsal import Rehearsal
+from rushes_service.worker.sample import Sampler
 
 HELP = "make samples on one device until stopped"
 
@@ -27,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", type=Path, help="where text embeddings are kept")
     parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
     parser.add_argument("--until-empty", action="store_true", help="end when the queue is empty")
+    parser.add_argument("--rehearse", action="store_true", help="paint instead of sampling: tries a deployment out")
     parser.add_argument("--threads", type=int, help="CPU threads that torch may use")
 
 
@@ -36,13 +41,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-    # torch and diffusers: seconds of imports, so only now.
-    from rushes_service.engine import Engine
-    from rushes_service.queue import Queue
-    from rushes_service.worker.loop import Worker, worker_name
-
-    set_threads(args.threads)
-    engine = Engine(settings.device, settings.cache_dir)
+    engine = make_engine(settings, args)
     name = worker_name(str(engine.device))
     queue = Queue(settings.redis_url, worker=name, lease_s=settings.lease_s, only=serves(args.only))
     try:
@@ -52,6 +51,17 @@ def run(args: argparse.Namespace) -> int:
         # Not a normal exit: after a CUDA error, destructors may hang.
         os._exit(EXIT_UNFIT)
     return 0
+
+
+def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
+    """The engine, or its stand-in with `--rehearse`."""
+    if args.rehearse:
+        return Rehearsal()
+    # torch and diffusers: seconds of imports, so only now.
+    from rushes_service.engine import Engine
+
+    set_threads(args.threads)
+    return Engine(settings.device, settings.cache_dir)
 
 
 def serves(only: str | None) -> Callable[[ModelSpec], bool] | None:

@@ -22,11 +22,10 @@ from rushes.errors import (
     WorkerUnfit,
 )
 from rushes.jobs import JobError, JobState, SampleJob, SampleResult
-from rushes_service.engine import Engine
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
 from rushes_service.worker.lease import Lease, Progress, Shutdown
-from rushes_service.worker.sample import make_sample
+from rushes_service.worker.sample import Sampler, make_sample
 
 logger = logging.getLogger("rushes.worker")
 
@@ -61,7 +60,7 @@ class Worker:
         until_empty: end when there is nothing more to do.
     """
 
-    def __init__(self, queue: Queue, engine: Engine, settings: Settings, *, until_empty: bool = False) -> None:
+    def __init__(self, queue: Queue, engine: Sampler, settings: Settings, *, until_empty: bool = False) -> None:
         self.queue = queue
         self.engine = engine
         self.settings = settings

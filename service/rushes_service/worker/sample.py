@@ -3,16 +3,59 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
+import numpy as np
+
+from rushes.architectures import SampleParameters
 from rushes.jobs import JobState, SampleJob, SampleResult
-from rushes_service.engine import Engine, Take
 from rushes_service.media import sample_path, write_media
 from rushes_service.queue import Reservation
 from rushes_service.worker.lease import Lease
 
 
-def make_sample(engine: Engine, job: SampleJob, lease: Lease, worker: str) -> SampleResult:
+class Take(Protocol):
+    """One denoised sample, whose frames (uint8 [H, W, 3]) are decoded as they are asked for."""
+
+    @property
+    def parameters(self) -> SampleParameters:
+        """What was sampled, after defaults and rounding."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know about it."""
+        ...
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """The frames, one at a time."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What was done, for the receipt; complete once the frames have been taken."""
+        ...
+
+
+class Sampler(Protocol):
+    """What a worker needs of an engine. `Engine` is the real one; `rehearsal` has one without a model."""
+
+    @property
+    def device(self) -> object:
+        """Where it computes."""
+        ...
+
+    @property
+    def warm_model(self) -> str | None:
+        """Fingerprint of the `ModelSpec` that is loaded."""
+        ...
+
+    def denoise(self, job: SampleJob, watch: Lease) -> Take:
+        """Make the latents of a job, telling `watch` at each step."""
+        ...
+
+
+def make_sample(engine: Sampler, job: SampleJob, lease: Lease, worker: str) -> SampleResult:
     """Make the media file of `job` and its receipt.
 
     Raises:
