@@ -89,8 +89,9 @@ def read_option(body: str, column: int, values: dict[str, Any]) -> str:
     name = match.group().lower() if match else ""
     option = OPTIONS.get(name)
     if option is None:
-        close = difflib.get_close_matches(name, OPTIONS, n=1)
-        hint = f"did you mean --{close[0]}? " if close else ""
+        names = {**OPTION_OF_FIELD, **{short: f"--{short}" for short in OPTIONS}}
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean {names[close[0]]}? " if close else ""
         known = " ".join(f"--{known}" for known in OPTIONS)
         raise PromptError(f"unknown option --{name}; {hint}known: {known}", column=column)
     rest = body[len(name) :].removeprefix("=")
@@ -207,6 +208,9 @@ def build(values: Mapping[str, Any], base: Path | None, columns: Mapping[str, in
         known = ", ".join(Prompt.model_fields)
         raise PromptError(f"unknown key {unknown[0]!r}; {hint}known: {known}", key=unknown[0])
     values = {name: value for name, value in values.items() if value is not None}
+    for name, value in values.items():
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            raise PromptError(f"{name}: holds half a character (a lone surrogate)", key=name)
     for name in PATH_FIELDS:
         if name in values:
             values[name] = locate(values[name], base)

@@ -1,0 +1,224 @@
+"""One prompt line: every option, every mistake with its column, and what people write that is no option at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rushes import Prompt, parse_line
+from rushes.errors import PromptError
+from rushes.prompt_lines import OPTION, OPTION_OF_FIELD, PATH_FIELDS, parse_with_warnings
+
+
+def asked(line: str) -> dict[str, object]:
+    """The fields that a line sets."""
+    return parse_line(line).model_dump(exclude_defaults=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "value"),
+    [
+        ("--w 480", "width", 480),
+        ("--h 832", "height", 832),
+        ("--f 81", "frame_count", 81),
+        ("--d 42", "seed", 42),
+        ("--d 0", "seed", 0),
+        ("--s 30", "sample_steps", 30),
+        ("--s 0", "sample_steps", 1),
+        ("--s 5000", "sample_steps", 1000),
+        ("--g 6.5", "guidance_scale", 6.5),
+        ("--g .5", "guidance_scale", 0.5),
+        ("--fs 0", "discrete_flow_shift", 0.0),
+        ("--l 1.0", "cfg_scale", 1.0),
+        ("--n ugly, blurry", "negative_prompt", "ugly, blurry"),
+        ("--of target_index=1,no_2x", "one_frame", "target_index=1,no_2x"),
+        ("--m -0.5", "lora_multiplier", -0.5),
+        ("--m 0", "lora_multiplier", 0.0),
+    ],
+)
+def test_each_option_sets_its_field(option: str, field: str, value: object) -> None:
+    assert asked(f"a cat {option}") == {"prompt": "a cat", field: value}
+
+
+@pytest.mark.parametrize("line", ["a cat --W 64 --FS 3", "a cat --w=64 --fs=3", "a cat  --w   64\t--fs 3  "])
+def test_case_equals_signs_and_blanks_make_no_difference(line: str) -> None:
+    found = parse_line(line)
+    assert (found.prompt.rstrip(), found.width, found.discrete_flow_shift) == ("a cat", 64, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "field"), [("i", "image_path"), ("ei", "end_image_path"), ("cn", "control_video_path")]
+)
+def test_paths_are_looked_up_beside_the_prompt_file_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, field: str
+) -> None:
+    beside, here = tmp_path / "beside", tmp_path / "here"
+    for directory in (beside, here):
+        directory.mkdir()
+        (directory / "both.png").touch()
+    (here / "only here.png").touch()
+    monkeypatch.chdir(here)
+
+    def found(name: str) -> str:
+        return getattr(parse_line(f"x --{option} {name}", base=beside), field)
+
+    assert found("both.png") == str(beside / "both.png")
+    assert found("only here.png") == str(here / "only here.png")
+    assert found("nowhere.png") == str(beside / "nowhere.png")
+    assert found(str(here / "both.png")) == str(here / "both.png")
+
+
+def test_control_images_repeat_in_order(tmp_path: Path) -> None:
+    assert parse_line("x --ci a.png --ci b.png", base=tmp_path).control_image_path == (
+        str(tmp_path / "a.png"),
+        str(tmp_path / "b.png"),
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I love cats",
+        "i am a robot, w 512 of them",
+        "cats -- three of them",
+        "a well--known place",
+        "a dash --- and more",
+        "n",
+        "--",
+        "a price of --5 dollars",
+    ],
+)
+def test_prompt_text_is_never_taken_for_an_option(text: str) -> None:
+    assert asked(text) == {"prompt": text}
+
+
+def test_minus_one_asks_for_a_random_seed() -> None:
+    assert asked("a cat --d -1") == {"prompt": "a cat"}
+
+
+def test_a_line_may_have_options_alone() -> None:
+    assert asked("--w 64") == {"prompt": "", "width": 64}
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "told"),
+    [
+        ("a cat --w 512px", 7, "--w 512px: must be a whole number above 0"),
+        ("a cat --w 0", 7, "whole number above 0"),
+        ("a cat --w 64 --h", 14, "--h needs a value"),
+        ("a cat --h --w 64", 7, "--h needs a value"),
+        ("a cat --d -5", 7, "-1 for a random seed"),
+        ("a cat --d 9223372036854775808", 7, "2^63-1"),
+        ("a cat --g 1.2.3", 7, "must be a number"),
+        ("a cat --g -1", 7, "0 or above"),
+        ("a cat --l nan", 7, "must be a number"),
+        ("a cat --s ten", 7, "whole number"),
+        ("a cat --m one", 7, "must be a number"),
+        ("a cat --w512", 7, "put a blank"),
+        ("a cat --w 64 --w 64", 14, "--w is given twice"),
+        ("a cat --width 64", 7, "unknown option --width; did you mean --w?"),
+        ("a cat --steps 3", 7, "did you mean --s?"),
+        ("a cat --w 99999", 7, "--w: Input should be less than or equal to 16384 (got 99999)"),
+        ("a cat --f " + "9" * 5000, 7, "--f: Input should be less"),
+        ("a cat --g " + "9" * 400, 7, "--g: Input should be a finite number"),
+    ],
+)
+def test_a_mistake_names_its_column_and_what_is_wrong(line: str, column: int, told: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        parse_line(line)
+    assert caught.value.column == column
+    assert told in caught.value.message
+    assert str(caught.value).startswith(f"{column}: ")
+
+
+@pytest.mark.parametrize(
+    "option", ["--w 512px", "--nope 3", "--w 99999", "--g " + "9" * 400, "--d -7", "--ci", "--w64"]
+)
+def test_lenient_leaves_a_mistake_out_and_says_so(option: str) -> None:
+    prompt, warnings = parse_with_warnings(f"a cat {option} --h 64", lenient=True, base=None)
+    assert prompt == Prompt(prompt="a cat", height=64)
+    assert len(warnings) == 1
+    assert warnings[0].startswith("column 7: ")
+    assert warnings[0].endswith("(left out)")
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.png", "x" * 5000, "a\0b", "\N{SNOWMAN}.png"])
+def test_a_path_that_cannot_exist_is_kept_for_the_worker_to_refuse(tmp_path: Path, path: str) -> None:
+    assert parse_line(f"x --i {path}", base=tmp_path).image_path == str(tmp_path / path)
+
+
+def test_a_home_directory_is_written_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_line("x --i ~/a.png").image_path == str(tmp_path / "a.png")
+
+
+def test_half_a_character_is_a_prompt_error() -> None:
+    with pytest.raises(PromptError, match="half a character"):
+        parse_line("a \ud800 cat")
+
+
+# Any prompt, written as a line, reads back as itself.
+
+clean = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=40)
+texts = clean.filter(lambda text: not OPTION.search(text))
+negatives = texts.filter(lambda text: text.strip() != "")
+paths = (
+    st.text("abc /.ü-", min_size=1, max_size=20)
+    .map(lambda text: f"/{text.strip()}")
+    .filter(lambda text: not OPTION.search(text) and str(Path(text)) == text)
+)
+decimals = st.decimals(0, 1000, places=3).map(float)
+prompts = st.builds(
+    Prompt,
+    prompt=texts,
+    width=st.none() | st.integers(1, 16384),
+    height=st.none() | st.integers(1, 16384),
+    frame_count=st.none() | st.integers(1, 16384),
+    seed=st.none() | st.integers(0, 2**63 - 1),
+    sample_steps=st.none() | st.integers(1, 1000),
+    guidance_scale=st.none() | decimals,
+    discrete_flow_shift=st.none() | decimals,
+    cfg_scale=st.none() | decimals,
+    negative_prompt=st.none() | negatives,
+    image_path=st.none() | paths,
+    end_image_path=st.none() | paths,
+    control_video_path=st.none() | paths,
+    control_image_path=st.lists(paths, max_size=3).map(tuple),
+    lora_multiplier=st.none() | st.decimals(-10, 10, places=3).map(float),
+)
+
+
+def written(prompt: Prompt) -> str:
+    """A prompt as a line of a prompt file."""
+    line = prompt.prompt
+    for field, option in OPTION_OF_FIELD.items():
+        value = getattr(prompt, field)
+        values = value if isinstance(value, tuple) else (value,)
+        line += "".join(f" {option} {one}" for one in values if one is not None)
+    return line
+
+
+@given(prompts)
+def test_any_prompt_written_as_a_line_reads_back_as_itself(prompt: Prompt) -> None:
+    assert parse_line(written(prompt)) == prompt
+
+
+pieces = st.sampled_from(
+    [*(f" {name} " for name in OPTION_OF_FIELD.values()), " --", "=", "-1", "9" * 40, "a\n", "\0", "~"]
+)
+
+
+@given(st.lists(st.text(max_size=8) | pieces, max_size=12).map("".join))
+def test_arbitrary_text_gives_a_prompt_or_a_prompt_error(text: str) -> None:
+    try:
+        strict = parse_line(text)
+    except PromptError as error:
+        strict = None
+        assert error.column is not None
+    lenient, warnings = parse_with_warnings(text, lenient=True, base=None)
+    assert bool(warnings) == (strict is None)
+    assert strict in (None, lenient)
+    assert all(getattr(lenient, field) is None or lenient.prompt is not None for field in PATH_FIELDS)
