@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test chaos check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ demo: $(STAMP) ## train a tiny LoRA and sample every checkpoint beside it; pictu
 
 test: $(STAMP) ## run the tests (ARGS="-k name" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(STAMP) ## five minutes of killed workers, stopped workers and a crashing Redis; is anything lost?
+	PYTHONPATH=tests $(BIN)/python tests/acceptance/chaos.py --seconds 300
 
 check: $(STAMP) ## lint, formatting, types
 	$(BIN)/ruff check .
