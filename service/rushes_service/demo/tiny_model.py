@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -51,13 +52,22 @@ def build_tiny_wan(directory: Path, *, seed: int = 0) -> Path:
         ConfigError: `directory` exists and holds something else.
     """
     recipe = json.dumps({"recipe": RECIPE, "seed": seed})
+    return write_once(directory, recipe, lambda temporary: save(pipeline(seed), temporary))
+
+
+def write_once(directory: Path, recipe: str, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a private directory that is then renamed to `directory`, unless the recipe's model is there.
+
+    Raises:
+        ConfigError: `directory` exists and holds something else.
+    """
     if is_complete(directory, recipe):
         return directory
     refuse_foreign(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        save(pipeline(seed), temporary)
+        write(temporary)
         (temporary / MARKER).write_text(recipe)
         put_in_place(temporary, directory, recipe)
     finally:

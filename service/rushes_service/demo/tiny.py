@@ -1,0 +1,30 @@
+"""A tiny model of every family, by the family's name: for tests and for trying things out, offline."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from rushes.errors import ArchitectureError
+
+BUILDERS: Mapping[str, str] = {
+    "flux1-kontext": "rushes_service.demo.tiny_flux:build_tiny_flux",
+    "wan2.1-t2v": "rushes_service.demo.tiny_model:build_tiny_wan",
+}
+"""Functions `(directory) -> directory`. They are deterministic and reuse a directory that is complete already."""
+
+
+def build_tiny(architecture: str, directory: Path) -> Path:
+    """Write a tiny model of the family called `architecture` to `directory` and return it.
+
+    Raises:
+        ArchitectureError: there is no tiny model of that family.
+        ConfigError: `directory` exists and holds something else.
+    """
+    try:
+        module, _, function = BUILDERS[architecture].partition(":")
+    except KeyError:
+        known = ", ".join(sorted(BUILDERS))
+        raise ArchitectureError(f"there is no tiny model of {architecture!r}, only of {known}") from None
+    return getattr(importlib.import_module(module), function)(directory)
