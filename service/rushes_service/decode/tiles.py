@@ -26,7 +26,7 @@ def plan_tiles(options: VaeOptions, width: int, height: int, multiple: int = 8) 
     """
     if not options.tiling and options.spatial_tile_sample_min_size is None:
         return None
-    size = (options.spatial_tile_sample_min_size or DEFAULT_TILE) // multiple * multiple
+    size = max((options.spatial_tile_sample_min_size or DEFAULT_TILE) // multiple * multiple, multiple)
     if width <= size and height <= size:
         return None
     return TilePlan(size, max(size * 3 // 4 // multiple * multiple, multiple))
