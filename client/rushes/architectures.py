@@ -57,6 +57,9 @@ class ArchitectureSpec:
     guidance_scale: float | None = None
     flow_shift: float | None = DEFAULT_FLOW_SHIFT
     negative_prompt: str | None = None
+    transformer_hub_id: str | None = None
+    """Where the transformer is published, if not in `hub_id`."""
+
     requires: frozenset[str] = frozenset()
     uses: frozenset[str] = frozenset()
     sections: bool = False
@@ -169,9 +172,75 @@ FLUX1_KONTEXT = ArchitectureSpec(
     control_images=1,
 )
 
+HUNYUAN_VIDEO = ArchitectureSpec(
+    name="hunyuan-video",
+    title="HunyuanVideo text to video",
+    hub_id="hunyuanvideo-community/HunyuanVideo",
+    size_multiple=16,
+    frame_stride=4,
+    fps=24,
+    cfg="with_negative",
+    guidance_scale=6.0,
+    sampled=True,
+)
+
+HUNYUAN_VIDEO_I2V = ArchitectureSpec(
+    name="hunyuan-video-i2v",
+    title="HunyuanVideo image to video",
+    hub_id="hunyuanvideo-community/HunyuanVideo-I2V",
+    size_multiple=16,
+    frame_stride=4,
+    fps=24,
+    cfg="with_negative",
+    guidance_scale=6.0,
+    requires=frozenset({"image_path"}),
+    sampled=True,
+)
+
+SKYREELS_V1_T2V = ArchitectureSpec(
+    name="skyreels-v1-t2v",
+    title="SkyReels V1 text to video",
+    hub_id=HUNYUAN_VIDEO.hub_id,
+    transformer_hub_id="Skywork/SkyReels-V1-Hunyuan-T2V",
+    size_multiple=16,
+    frame_stride=4,
+    fps=24,
+    cfg="with_negative",
+    cfg_scale=6.0,
+    guidance_scale=1.0,
+    sampled=True,
+)
+
+SKYREELS_V1_I2V = ArchitectureSpec(
+    name="skyreels-v1-i2v",
+    title="SkyReels V1 image to video",
+    hub_id=HUNYUAN_VIDEO.hub_id,
+    transformer_hub_id="Skywork/SkyReels-V1-Hunyuan-I2V",
+    size_multiple=16,
+    frame_stride=4,
+    fps=24,
+    cfg="with_negative",
+    cfg_scale=6.0,
+    guidance_scale=1.0,
+    requires=frozenset({"image_path"}),
+    sampled=True,
+)
+
 ARCHITECTURES: Mapping[str, ArchitectureSpec] = {
     spec.name: spec
-    for spec in (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN22_T2V_A14B, FRAMEPACK, FRAMEPACK_ONE_FRAME, FLUX1_KONTEXT)
+    for spec in (
+        HUNYUAN_VIDEO,
+        HUNYUAN_VIDEO_I2V,
+        SKYREELS_V1_T2V,
+        SKYREELS_V1_I2V,
+        FRAMEPACK,
+        FRAMEPACK_ONE_FRAME,
+        WAN21_T2V,
+        WAN21_I2V,
+        WAN21_FUN_CONTROL,
+        WAN22_T2V_A14B,
+        FLUX1_KONTEXT,
+    )
 }
 
 

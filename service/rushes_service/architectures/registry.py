@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from rushes_service.architectures.base import Architecture
 
 SAMPLERS = {
+    "hunyuan-video": "rushes_service.architectures.hunyuan:HunyuanVideo",
+    "hunyuan-video-i2v": "rushes_service.architectures.hunyuan_i2v:HunyuanVideoImageToVideo",
+    "skyreels-v1-t2v": "rushes_service.architectures.hunyuan:SkyReelsTextToVideo",
+    "skyreels-v1-i2v": "rushes_service.architectures.skyreels_i2v:SkyReelsImageToVideo",
     "wan2.1-t2v": "rushes_service.architectures.wan:WanTextToVideo",
+    "wan2.1-i2v": "rushes_service.architectures.wan_i2v:WanImageToVideo",
+    "wan2.1-fun-control": "rushes_service.architectures.wan_fun:WanFunControl",
 }
 
 

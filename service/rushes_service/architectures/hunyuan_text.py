@@ -1,0 +1,80 @@
+"""HunyuanVideo's two text encoders, there only as long as prompts are encoded."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+from diffusers import HunyuanVideoPipeline
+from transformers import AutoTokenizer, CLIPTextModel, LlamaModel
+
+from rushes_service.architectures.conditioning import Conditioning
+from rushes_service.architectures.sources import ModelSource, loading, quiet_loading_bars
+
+TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+"""Components that text embeddings depend on."""
+
+
+def loaded_part(source: ModelSource, name: str, kind: Any, **options: Any) -> Any:
+    """One component, read by `kind.from_pretrained`.
+
+    Raises:
+        ModelError: the model has no such component, or it cannot be read.
+    """
+    quiet_loading_bars()
+    directory = source.component(name)
+    with loading(directory):
+        return kind.from_pretrained(directory, **options)
+
+
+class HunyuanText:
+    """Llama and CLIP, loaded at their first use.
+
+    Encodes through `HunyuanVideoPipeline`: a system prompt of 95 tokens around the text, which is cut off again, and
+    the last but two hidden states of up to 256 tokens.
+    """
+
+    parts = TEXT_PARTS
+
+    def __init__(self, source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
+        self.source = source
+        self.device = device
+        self.dtype = dtype
+        self._pipe: Any = None
+
+    @torch.no_grad()
+    def encode(self, text: str, **options: Any) -> Conditioning:
+        """Embeddings of one text: `prompt_embeds` [1, 256, dim], its `prompt_attention_mask`, `pooled_prompt_embeds`.
+
+        Raises:
+            ModelError: the model has no text encoders or tokenizers, or they cannot be loaded.
+        """
+        if self._pipe is None:
+            self._pipe = self.pipeline()
+        embeds, pooled, mask = self._pipe.encode_prompt(prompt=text, device=self.device, **options)
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled, "prompt_attention_mask": mask}
+
+    def pipeline(self) -> Any:
+        """The pipeline that encodes, with nothing in it but encoders and tokenizers."""
+        return HunyuanVideoPipeline(
+            tokenizer=loaded_part(self.source, "tokenizer", AutoTokenizer),
+            tokenizer_2=loaded_part(self.source, "tokenizer_2", AutoTokenizer),
+            text_encoder=self.encoder("text_encoder", LlamaModel),
+            text_encoder_2=self.encoder("text_encoder_2", CLIPTextModel),
+            vae=None,
+            scheduler=None,
+            transformer=None,
+        )
+
+    def encoder(self, name: str, kind: Any) -> Any:
+        """One encoder on the device."""
+        return loaded_part(self.source, name, kind, torch_dtype=self.dtype).to(self.device).eval()
+
+    def free(self) -> None:
+        """Give the encoders' memory back."""
+        if self._pipe is not None:
+            self._pipe = None
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
