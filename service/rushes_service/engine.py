@@ -241,7 +241,7 @@ class Engine:
         with clock.timing("encode"), device_errors(self.device, "encoding"):
             conditioning = base.encode(parameters, self.conditioning)
             conditioning = base.encode_images(parameters, conditioning, vae)
-        watch.stage("denoise", parameters.sample_steps)
+        watch.stage("denoise", base.total_steps(parameters))
         with clock.timing("denoise"), device_errors(self.device, "denoising"):
             return base.denoise(parameters, conditioning, on_step)
 

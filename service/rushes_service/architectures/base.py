@@ -83,6 +83,10 @@ class Architecture(ABC):
         """
         return conditioning
 
+    def total_steps(self, parameters: SampleParameters) -> int:
+        """Denoising steps of a sample, for its progress: `on_step` is called so many times."""
+        return parameters.sample_steps
+
     @abstractmethod
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         """Sample latents; `on_step` may raise to stop."""
