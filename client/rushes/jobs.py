@@ -10,6 +10,7 @@ Every type is frozen, rejects unknown fields, and encodes itself. Nothing here i
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import json
 from typing import Any, Literal
@@ -84,13 +85,19 @@ class ModelSpec(Frozen):
     @property
     def fingerprint(self) -> str:
         """16 hex digits that name the lane of this model: equal requests share a warm pipeline."""
-        return digest(self.model_dump(mode="json", exclude_defaults=True))
+        return model_fingerprint(self)  # pyright: ignore[reportArgumentType] - frozen models hash by content
 
     @property
     def label(self) -> str:
         """A short name for people: the family and the last part of the model's path."""
         source = self.model or self.dit
         return f"{self.architecture} ({source.rstrip('/').rsplit('/', 1)[-1]})" if source else self.architecture
+
+
+@functools.lru_cache(maxsize=64)
+def model_fingerprint(model: ModelSpec) -> str:
+    """See `ModelSpec.fingerprint`. Kept, because it is asked for at every step of a sample's way."""
+    return digest(model.model_dump(mode="json", exclude_defaults=True))
 
 
 class VaeOptions(Frozen):
@@ -214,6 +221,8 @@ class SampleResult(Frozen):
     fps: float | None = None
     seed: int | None = None
     warnings: tuple[str, ...] = ()
+    health: tuple[str, ...] = ()
+    """What looks wrong with the picture itself: `black`, `constant`, `saturated`, `still`."""
     error: JobError | None = None
     worker: str | None = None
     seconds: float | None = None

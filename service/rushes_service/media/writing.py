@@ -16,6 +16,7 @@ from PIL import Image
 
 from rushes.errors import OutputError
 from rushes_service.media.ffmpeg import Encoder, finalise
+from rushes_service.media.health import Health
 from rushes_service.media.receipts import png_info, receipt_path, to_text
 
 MediaType = Literal["image/png", "video/mp4"]
@@ -36,6 +37,7 @@ class Written:
     height: int
     frame_count: int
     size: int
+    health: tuple[str, ...] = ()
 
 
 def write_media(
@@ -66,12 +68,14 @@ def write_media(
         remove(target.parent, f".rushes-{job_id}-")
     prefix = f".rushes-{job_id}-{secrets.token_hex(4)}"
     media, note = (target.parent / (prefix + suffix) for suffix in (target.suffix, ".json"))
-    receipt = functools.cache(receipt)  # the same beside the file as inside it
+    health = Health()
+    # Cached: the same beside the file as inside it.
+    described = functools.cache(lambda: with_health(receipt(), health.flags()))
     write = write_png if target.suffix == ".png" else write_mp4
     try:
         with output_errors(target), contextlib.closing(counted(frames, frame_count, target)) as counting:
-            height, width = write(counting, media, fps, receipt)
-            note.write_text(to_text(receipt(), indent=2), encoding="utf-8")
+            height, width = write(health.watch(counting), media, fps, described)
+            note.write_text(to_text(described(), indent=2), encoding="utf-8")
             size = media.stat().st_size
         guard()
         with output_errors(target):
@@ -82,7 +86,13 @@ def write_media(
         # Ours alone: if the sample was taken over meanwhile, its new owner may be writing here.
         with contextlib.suppress(OSError):
             remove(target.parent, prefix)
-    return Written(target, receipt_path(target), MEDIA_TYPES[target.suffix], width, height, frame_count, size)
+    kind = MEDIA_TYPES[target.suffix]
+    return Written(target, receipt_path(target), kind, width, height, frame_count, size, health.flags())
+
+
+def with_health(receipt: Mapping[str, Any], flags: tuple[str, ...]) -> Mapping[str, Any]:
+    """The receipt, and what looks wrong with the picture if something does."""
+    return {**receipt, "health": list(flags)} if flags else receipt
 
 
 def write_png(frames: Frames, path: Path, _fps: int, receipt: Receipt) -> tuple[int, int]:

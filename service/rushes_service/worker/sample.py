@@ -86,6 +86,7 @@ def make_sample(engine: Sampler, job: SampleJob, lease: Lease, worker: str) -> S
         fps=take.parameters.fps,
         seed=take.parameters.seed,
         warnings=take.warnings,
+        health=written.health,
         worker=worker,
         seconds=round(time.monotonic() - began, 3),
     )
