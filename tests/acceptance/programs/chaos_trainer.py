@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from rushes import Cadence, ModelSpec, Run, TrainingSampler
 
-PAUSE_S = 0.15
+PAUSE_S = 0.4
 
 
 def main(output: Path, prompts: Path, seconds: float, report: Path, name: str) -> None:
