@@ -141,6 +141,7 @@ FRAMEPACK = ArchitectureSpec(
     requires=frozenset({"image_path"}),
     sections=True,
     variants=(("one_frame", "framepack-one-frame"),),
+    sampled=True,
 )
 
 FRAMEPACK_ONE_FRAME = ArchitectureSpec(
@@ -156,6 +157,7 @@ FRAMEPACK_ONE_FRAME = ArchitectureSpec(
     requires=frozenset({"image_path"}),
     uses=frozenset({"control_image_path", "one_frame"}),
     stills=True,
+    sampled=True,
 )
 
 FLUX1_KONTEXT = ArchitectureSpec(

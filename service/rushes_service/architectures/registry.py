@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rushes_service.architectures.base import Architecture
 
 SAMPLERS = {
+    "framepack": "rushes_service.architectures.framepack:FramePack",
+    "framepack-one-frame": "rushes_service.architectures.framepack_one_frame:FramePackOneFrame",
     "hunyuan-video": "rushes_service.architectures.hunyuan:HunyuanVideo",
     "hunyuan-video-i2v": "rushes_service.architectures.hunyuan_i2v:HunyuanVideoImageToVideo",
     "skyreels-v1-t2v": "rushes_service.architectures.hunyuan:SkyReelsTextToVideo",
