@@ -1,23 +1,29 @@
-"""Which module of the live model a name in a LoRA file means.
+"""Which part of the live model a name in a file means.
 
 Trainers name modules as the model's first release did (`blocks.0.self_attn.q`), diffusers in its own way
 (`blocks.0.attn1.to_q`). A family states the rule from the second to the first; the table is then read off the
 live model, so that it holds exactly the modules that exist.
 
 Where one original module is several here (`img_attn_qkv` is `to_q`, `to_k` and `to_v`), the rule numbers the parts:
-`double_blocks.0.img_attn_qkv#0`, `#1`, `#2`, in the order of the original's rows.
+`double_blocks.0.img_attn_qkv#0`, `#1`, `#2`, in the order of the original's rows. `#swapped` marks a module whose
+halves (shift and scale) diffusers keeps in the other order.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import nn
 
 PART = "#"
 """Between the name of a fused module and the number of its part; no module's name holds it."""
+
+SWAPPED = "swapped"
+
+COMPILED = "_orig_mod."
+"""What `torch.compile` puts into the names of the modules it wraps."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,13 @@ class LoraTarget:
     """A module of the live model, by its diffusers name, that a delta is added to.
 
     `rows` is the part of the file's `up` matrix that belongs to it, for a file whose module is several modules here
-    (a fused q, k, v); None takes all.
+    (a fused q, k, v); None takes all. `into` is the part of the module's own rows that they go to, for halves that
+    diffusers keeps in another order (scale and shift of a last layer); None is all of them.
     """
 
     module: str
     rows: tuple[int, int] | None = None
+    into: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,19 +45,26 @@ class NameTable:
     """Module names as files write them, and the live modules they mean.
 
     `dotted` holds original and diffusers names, `flat` the same with underscores for dots, as musubi-tuner and
-    kohya write them.
+    kohya write them. `parameters` holds parameters that no module wraps (Wan's `modulation`), by their original names.
     """
 
     dotted: Mapping[str, tuple[LoraTarget, ...]]
     flat: Mapping[str, tuple[LoraTarget, ...]]
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, name: str, *, flat: bool) -> tuple[LoraTarget, ...]:
-        """Targets of a name; empty if the model has no such module."""
-        return (self.flat if flat else self.dotted).get(name, ())
+        """Targets of a name; empty if the model has no such module.
+
+        Converters that turn underscores back into dots guess, and often wrongly (`attn.to.q`): a dotted name that is
+        unknown is therefore looked up without its dots as well.
+        """
+        if not flat and name in self.dotted:
+            return self.dotted[name]
+        return self.flat.get(name.replace(".", "_"), ())
 
 
 def name_table(model: nn.Module, original_name: Callable[[str], str]) -> NameTable:
-    """The table of every linear and convolution of `model`.
+    """The table of everything in `model` that has weights.
 
     Args:
         original_name: the name in the model's first release, from the diffusers name; for a part of a fused module
@@ -60,13 +75,16 @@ def name_table(model: nn.Module, original_name: Callable[[str], str]) -> NameTab
     for name in weighted_modules(model):
         original, _, part = original_name(name).partition(PART)
         names[name] = (LoraTarget(name),)
-        if part:
+        if part == SWAPPED:
+            names[original] = swapped_halves(model, name)
+        elif part:
             fused.setdefault(original, {})[int(part)] = name
         else:
             names[original] = names[name]
     for original, parts in fused.items():
         names[original] = split_rows(model, [parts[number] for number in sorted(parts)])
-    return NameTable(names, {name.replace(".", "_"): targets for name, targets in names.items()})
+    flat = {name.replace(".", "_"): targets for name, targets in names.items()}
+    return NameTable(names, flat, {original_name(name): name for name in bare_parameters(model)})
 
 
 def split_rows(model: nn.Module, modules: Sequence[str]) -> tuple[LoraTarget, ...]:
@@ -80,10 +98,27 @@ def split_rows(model: nn.Module, modules: Sequence[str]) -> tuple[LoraTarget, ..
     return tuple(targets)
 
 
-def weighted_modules(model: nn.Module) -> Iterable[str]:
-    """Names of the modules that a LoRA can be merged into."""
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return (name for name, module in model.named_modules() if isinstance(module, kinds))
+def swapped_halves(model: nn.Module, module: str) -> tuple[LoraTarget, ...]:
+    """Targets of a module whose first half of rows is the second one here, and the other way round."""
+    rows = len(model.get_submodule(module).weight)
+    half = rows // 2
+    return (LoraTarget(module, (0, half), (half, rows)), LoraTarget(module, (half, rows), (0, half)))
+
+
+def weighted_modules(model: nn.Module) -> Iterator[str]:
+    """Names of the modules that have a weight of their own: linears, convolutions, norms, embeddings."""
+    return (plain_name(name) for name, module in model.named_modules() if name and "weight" in module._parameters)
+
+
+def bare_parameters(model: nn.Module) -> Iterable[str]:
+    """Names of the parameters that are neither a weight nor a bias."""
+    names = (plain_name(name) for name, _ in model.named_parameters())
+    return (name for name in names if name.rpartition(".")[2] not in ("weight", "bias"))
+
+
+def plain_name(name: str) -> str:
+    """A module's or parameter's name without what compiling put into it."""
+    return name.replace(COMPILED, "")
 
 
 def renamed(name: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str:
