@@ -172,6 +172,7 @@ FLUX1_KONTEXT = ArchitectureSpec(
     uses=frozenset({"control_image_path"}),
     stills=True,
     control_images=1,
+    sampled=True,
 )
 
 HUNYUAN_VIDEO = ArchitectureSpec(

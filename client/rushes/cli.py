@@ -52,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a prompt may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")  # a prompt may hold what the terminal cannot show
     try:
         args = parse(arguments)
         return args.run(args)

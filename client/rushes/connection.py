@@ -6,7 +6,6 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -48,15 +47,16 @@ def connect(url: str | None = None, *, retries: int = 2) -> Connection:
             retry_on_error=[redis.ConnectionError, redis.TimeoutError],
         )
     except ValueError as error:
-        raise ConfigError(f"{url!r} is not a Redis URL ({error}); write redis://HOST:PORT/0 or rediss://…") from None
+        why = "" if "@" in url else f" ({error})"  # it may quote a piece of the password
+        raise ConfigError(f"{shown(url)} is not a Redis URL{why}; write redis://HOST:PORT/0 or rediss://…") from None
 
 
 def shown(url: str) -> str:
     """A URL for messages: without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.hostname}:{parts.port or 6379}").geturl()
+    scheme, _, rest = url.partition("://")
+    login, _, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}:***@{place}" if colon else url
 
 
 @contextmanager

@@ -13,9 +13,14 @@ them on a cluster-aware proxy too.
     {rushes}:runs                    zset    run names by last submission time
     {rushes}:run:<run>               zset    job ids of a run by submission time
     {rushes}:results:<run>           stream  job ids of a run in the order in which they ended
+    {rushes}:about:<run>             hash    what people wrote about a run: title, note, archived
+    {rushes}:favourites:<run>        set     job ids of a run that somebody marked
+    {rushes}:answer:<key>            string  what a request with an idempotency key was answered
     {rushes}:snapshot:<path>         set     job ids that still need this checkpoint snapshot
     {rushes}:workers                 zset    worker names by last heartbeat
     {rushes}:worker:<name>           hash    what a worker is doing; expires with its heartbeat
+    {rushes}:order:<name>            string  "pause" or "drain": what a worker has been told to do
+    {rushes}:newest:<run>            string  highest training step submitted, for runs that keep the latest only
 """
 
 from __future__ import annotations
@@ -37,6 +42,12 @@ RESULTS_MAXLEN = 100_000
 RECORD_TTL_S = 30 * 24 * 3600
 """How long the record of an ended sample stays. The receipt on disk stays for good."""
 
+ABOUT_TTL_S = 365 * 24 * 3600
+"""How long titles, notes and favourites stay after the last change: longer than records, which can be imported again."""
+
+ANSWER_TTL_S = 24 * 3600
+"""How long a request can be repeated under its idempotency key."""
+
 WORKER_TTL_S = 60
 """How long a worker is listed after its last heartbeat."""
 
@@ -52,8 +63,13 @@ JOB_PREFIX = f"{PREFIX}:job:"
 RUN_PREFIX = f"{PREFIX}:run:"
 RESULTS_PREFIX = f"{PREFIX}:results:"
 SNAPSHOT_PREFIX = f"{PREFIX}:snapshot:"
+ABOUT_PREFIX = f"{PREFIX}:about:"
+FAVOURITES_PREFIX = f"{PREFIX}:favourites:"
+ANSWER_PREFIX = f"{PREFIX}:answer:"
 LANE_PREFIX = f"{PREFIX}:lane:"
 WORKER_PREFIX = f"{PREFIX}:worker:"
+ORDER_PREFIX = f"{PREFIX}:order:"
+NEWEST_PREFIX = f"{PREFIX}:newest:"
 
 PERMANENT_PREFIXES = (LANE_PREFIX,)
 PERMANENT = (LANES, DELAYED, BELL, EVENTS, INDEX, RUNS, WORKERS)
@@ -80,6 +96,21 @@ def results(name: str) -> str:
     return RESULTS_PREFIX + name
 
 
+def about(name: str) -> str:
+    """What people wrote about one training run."""
+    return ABOUT_PREFIX + name
+
+
+def favourites(name: str) -> str:
+    """Job ids of one training run that somebody marked."""
+    return FAVOURITES_PREFIX + name
+
+
+def answer(digest: str) -> str:
+    """Answer that was given to one idempotency key."""
+    return ANSWER_PREFIX + digest
+
+
 def snapshot(path: str) -> str:
     """Job ids that still need one checkpoint snapshot."""
     return SNAPSHOT_PREFIX + path
@@ -88,3 +119,8 @@ def snapshot(path: str) -> str:
 def worker(name: str) -> str:
     """What one worker is doing."""
     return WORKER_PREFIX + name
+
+
+def order(name: str) -> str:
+    """What one worker has been told to do."""
+    return ORDER_PREFIX + name

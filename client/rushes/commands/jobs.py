@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="samples, newest first")
     listing.add_argument("--run", dest="run_name", help="only of this run")
     listing.add_argument("--state", choices=[state.value for state in JobState], help="only in this state")
-    listing.add_argument("--limit", type=int, default=30, metavar="N", help="at most N (default: 30)")
+    listing.add_argument("--limit", type=above_zero, default=30, metavar="N", help="at most N (default: 30)")
     listing.add_argument("--json", action="store_true", help="print JSON, one record a line")
     redis_argument(listing)
     listing.set_defaults(action=list_jobs)
@@ -41,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("ids", nargs="+", metavar="ID", help="id, or its beginning")
         redis_argument(sub)
         sub.set_defaults(action=action)
+
+
+def above_zero(text: str) -> int:
+    """A number of records."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number above 0")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,8 +1,14 @@
 -- Shared by every script. The key names above this line come from keys.py.
 
+local clock
+
+-- Seconds since 1970. The server stops its clock while a script runs, so one look is enough.
 local function now()
-  local t = redis.call('TIME')
-  return string.format('%.6f', tonumber(t[1]) + tonumber(t[2]) / 1000000)
+  if not clock then
+    local t = redis.call('TIME')
+    clock = string.format('%.6f', tonumber(t[1]) + tonumber(t[2]) / 1000000)
+  end
+  return clock
 end
 
 -- The time of a new record, later than that of any other: every command of one transaction sees the same clock, and
@@ -39,6 +45,9 @@ local function close(id, state, result)
   redis.call('XADD', RESULTS_PREFIX .. run, 'MAXLEN', '~', RESULTS_MAXLEN, '*', 'id', id)
   redis.call('EXPIRE', RESULTS_PREFIX .. run, RECORD_TTL_S)
   event(state, id, run, result)
+  -- Here rather than at submission, where somebody waits for the sample to start.
+  redis.call('ZREMRANGEBYSCORE', INDEX, '-inf', tonumber(now()) - RECORD_TTL_S)
+  redis.call('ZREMRANGEBYSCORE', RUNS, '-inf', tonumber(now()) - RECORD_TTL_S)
   if snapshot == '' then return '' end
   redis.call('SREM', SNAPSHOT_PREFIX .. snapshot, id)
   if redis.call('SCARD', SNAPSHOT_PREFIX .. snapshot) > 0 then return '' end

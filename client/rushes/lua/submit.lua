@@ -10,14 +10,12 @@ local function submit(id, run, lane, model, payload, snapshot, result)
   if state == 'queued' or state == 'running' or state == 'done' then return state end
 
   local time = unique_now()
-  redis.call('DEL', key)
+  if state then redis.call('DEL', key) end
   redis.call('HSET', key, 'payload', payload, 'run', run, 'snapshot', snapshot, 'created_at', time)
   redis.call('ZADD', INDEX, time, id)
   redis.call('ZADD', RUNS, time, run)
   redis.call('ZADD', RUN_PREFIX .. run, time, id)
   redis.call('EXPIRE', RUN_PREFIX .. run, RECORD_TTL_S)
-  redis.call('ZREMRANGEBYSCORE', INDEX, '-inf', tonumber(time) - RECORD_TTL_S)
-  redis.call('ZREMRANGEBYSCORE', RUNS, '-inf', tonumber(time) - RECORD_TTL_S)
 
   if result ~= '' then
     close(id, 'failed', result)

@@ -1,0 +1,143 @@
+"""The command line without a server: what is said, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rushes import cli
+
+COMMANDS = [[name] for name in (*cli.LIGHT, *cli.HEAVY)] + [["jobs", a] for a in ("list", "show", "cancel", "retry")]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red ball --w 63 --h 64 --d 3\ntwo cats --g 4\n")
+    return path
+
+
+def test_prompts_shows_what_is_asked_for(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["prompts", str(prompts)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines() == [
+        "  0  a red ball",
+        "     --w 63  --h 64  --d 3",
+        "  1  two cats",
+        "     --g 4.0",
+        "2 prompts, all good",
+    ]
+
+
+def test_prompts_shows_what_a_family_makes_of_it(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["prompts", str(prompts), "--architecture", "wan2.1-t2v"]) == 0
+    out = capsys.readouterr().out
+    assert "--w 48  --h 64  --f 1  --d 3  --s 20" in out
+    assert "--d random" in out
+    assert "warning: --w 63 rounded down to 48" in out
+    assert "warning: --g is ignored by wan2.1-t2v" in out
+
+
+def test_prompts_as_json(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["prompts", str(prompts), "--json", "--architecture", "wan2.1-t2v"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["index"], first["line"], first["width"], first["seed"]) == (0, 1, 48, 3)
+    assert second["seed"] == "random"
+    assert second["warnings"] == ["--g is ignored by wan2.1-t2v"]
+
+
+def test_a_wrong_prompt_is_exit_code_1_with_its_place(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts.write_text("good\nbad --nope 1\nsmall --w 4\n")
+    assert cli.main(["prompts", str(prompts), "--architecture", "wan2.1-t2v"]) == 1
+    out, err = capsys.readouterr()
+    assert f"{prompts}:2:5: unknown option --nope" in err
+    assert f"{prompts}:3: --w 4 is too small" in err
+    assert out.splitlines()[-1] == "3 prompts, 2 of them wrong"
+
+
+def test_lenient_makes_it_a_warning(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts.write_text("bad --nope 1\n")
+    assert cli.main(["prompts", str(prompts), "--lenient"]) == 0
+    assert "warning: column 5: unknown option --nope" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["prompts", "absent.txt"], 1, "absent.txt: there is no such prompt file"),
+        (["prompts", "absent.txt", "--architecture", "wan9"], 1, "unknown architecture 'wan9'; known: "),
+        (["jobs", "list", "--redis-url", "redis://127.0.0.1:1/0"], 1, "127.0.0.1:1/0 cannot be reached"),
+        (["jobs", "show", "abc", "--redis-url", "redis://127.0.0.1:1/0"], 1, "`rushes up`"),
+        (["jobs", "list", "--redis-url", "http://x"], 2, "is not a Redis URL"),
+        (["jobs", "list", "--redis-url", "redis://:secret@host:port/0"], 2, "is not a Redis URL"),
+        (["submit", "--architecture", "wan2.1-t2v"], 2, "--sample_prompts FILE is needed"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_an_exit_code(
+    arguments: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == code
+    err = capsys.readouterr().err
+    assert err.startswith("rushes: ")
+    assert told in err
+    assert "Traceback" not in err
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--step", "-1"], "--step -1: must be 0 or more"),
+        (["--epoch", "-1"], "--epoch -1: must be 0 or more"),
+        (["--vae_chunk_size", "-5"], "--vae_chunk_size: Input should be greater than or equal to 1"),
+        (["--weights", "absent.safetensors"], "absent.safetensors: there is no such checkpoint file"),
+        (["--weights", "."], ".: there is no such checkpoint file"),
+    ],
+)
+def test_submit_refuses_what_cannot_be(
+    flags: list[str], told: str, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["submit", "--architecture", "wan2.1-t2v", "--sample_prompts", str(prompts), *flags]) in (1, 2)
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nope"], ["jobs"], ["jobs", "nope"], ["submit"], ["jobs", "list", "--limit", "0"]]
+)
+def test_an_unfinished_command_line_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: rushes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)
+def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: {' '.join(['rushes', *command])}" in out
+
+
+def test_a_prompt_that_the_terminal_cannot_show_is_shown_in_escapes(prompts: Path) -> None:
+    prompts.write_text("ein Bär 🐻\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "rushes.cli", "prompts", str(prompts)],
+        env={"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("  0  ein B\\xe4r \\U0001f43b\n")
+
+
+def test_a_reader_that_stops_reading_is_no_error(prompts: Path) -> None:
+    prompts.write_text("a cat\n" * 5_000)
+    command = f"{sys.executable} -m rushes.cli prompts {prompts} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("  0  a cat\n", "")
