@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import nn
 
@@ -136,8 +137,8 @@ class FramePackModel(Architecture):
         """Latents [1, 16, 1, h, w] of an image, in float32: drawn from the VAE's posterior, as the reference does."""
         picture = fit(image.convert("RGB"), parameters.width, parameters.height)
         pixels = to_signed(picture)[None, :, None].to(self.device, self.side_dtype)
-        drawn = encode_hunyuan(self.vae, pixels, vae).sample(generator)
-        return (drawn * self.vae.config.scaling_factor).float()
+        latents = drawn(encode_hunyuan(self.vae, pixels, vae), generator)
+        return (latents * self.vae.config.scaling_factor).float()
 
     def generator(self, parameters: SampleParameters) -> torch.Generator:
         """A new generator on the sampling device. Images draw from one, noise from another of the same seed."""
@@ -233,6 +234,11 @@ class FramePack(FramePackModel):
         for clip in clips:
             for frames in clip[0].split(FRAMES_AT_ONCE, dim=1):
                 yield (frames.float() / 2 + 0.5).clamp(0, 1)
+
+
+def drawn(posterior: DiagonalGaussianDistribution, generator: torch.Generator) -> torch.Tensor:
+    """A sample of the posterior: what the reference conditions on, where its mean would do as well."""
+    return posterior.sample(generator)
 
 
 def latents_shape(frames: int, parameters: SampleParameters) -> tuple[int, ...]:
