@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rushes_service.architectures.base import Architecture
 
 SAMPLERS = {
+    "flux1-kontext": "rushes_service.architectures.flux:FluxKontext",
     "framepack": "rushes_service.architectures.framepack:FramePack",
     "framepack-one-frame": "rushes_service.architectures.framepack_one_frame:FramePackOneFrame",
     "hunyuan-video": "rushes_service.architectures.hunyuan:HunyuanVideo",

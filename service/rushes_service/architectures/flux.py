@@ -1,0 +1,233 @@
+"""FLUX.1 Kontext, through diffusers' `FluxKontextPipeline`, with the reference sampler's schedule, noise and pictures.
+
+Facts are musubi-tuner 0.3.4's (flux_kontext_train_network.py, flux_utils.py): a control image is cut at its right and
+bottom to multiples of 16 pixels and never resized, its latents are a draw from the VAE's posterior, and `--fs 0`
+selects the shift that grows with the picture.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
+from torch import nn
+
+from rushes.architectures import FLUX1_KONTEXT, ArchitectureSpec, SampleParameters
+from rushes.errors import PromptError
+from rushes.jobs import ModelSpec, VaeOptions
+from rushes_service.architectures.base import Architecture, Denoised, OnStep
+from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
+from rushes_service.architectures.devices import name_of
+from rushes_service.architectures.images import open_image, to_signed
+from rushes_service.architectures.sources import ModelSource, find_source, loading, quiet_loading_bars
+from rushes_service.architectures.t5_clip import COMPONENTS, TextEncoders
+from rushes_service.decode import decode_kl, plan_kl_tiles
+from rushes_service.lora.targets import NameTable, name_table, renamed
+
+PATCH = 16
+"""Pixels per side of one token: eight in the VAE, two in the packing."""
+
+TOKEN_CHANNELS = 64
+"""Of a packed token: 16 latent channels of 2 x 2."""
+
+SHIFT_AT_256_TOKENS, SHIFT_AT_4096_TOKENS = 0.5, 1.15
+"""`mu` of the shift that grows with the picture, linear in its number of tokens."""
+
+ORIGINAL_NAMES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"transformer_blocks\.(\d+)\.attn\.to_q", r"double_blocks.\1.img_attn.qkv#0"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_k", r"double_blocks.\1.img_attn.qkv#1"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_v", r"double_blocks.\1.img_attn.qkv#2"),
+        (r"transformer_blocks\.(\d+)\.attn\.add_q_proj", r"double_blocks.\1.txt_attn.qkv#0"),
+        (r"transformer_blocks\.(\d+)\.attn\.add_k_proj", r"double_blocks.\1.txt_attn.qkv#1"),
+        (r"transformer_blocks\.(\d+)\.attn\.add_v_proj", r"double_blocks.\1.txt_attn.qkv#2"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_out\.0", r"double_blocks.\1.img_attn.proj"),
+        (r"transformer_blocks\.(\d+)\.attn\.to_add_out", r"double_blocks.\1.txt_attn.proj"),
+        (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"double_blocks.\1.img_mlp.0"),
+        (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"double_blocks.\1.img_mlp.2"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"double_blocks.\1.txt_mlp.0"),
+        (r"transformer_blocks\.(\d+)\.ff_context\.net\.2", r"double_blocks.\1.txt_mlp.2"),
+        (r"transformer_blocks\.(\d+)\.norm1\.linear", r"double_blocks.\1.img_mod.lin"),
+        (r"transformer_blocks\.(\d+)\.norm1_context\.linear", r"double_blocks.\1.txt_mod.lin"),
+        (r"single_transformer_blocks\.(\d+)\.attn\.to_q", r"single_blocks.\1.linear1#0"),
+        (r"single_transformer_blocks\.(\d+)\.attn\.to_k", r"single_blocks.\1.linear1#1"),
+        (r"single_transformer_blocks\.(\d+)\.attn\.to_v", r"single_blocks.\1.linear1#2"),
+        (r"single_transformer_blocks\.(\d+)\.proj_mlp", r"single_blocks.\1.linear1#3"),
+        (r"single_transformer_blocks\.(\d+)\.proj_out", r"single_blocks.\1.linear2"),
+        (r"single_transformer_blocks\.(\d+)\.norm\.linear", r"single_blocks.\1.modulation.lin"),
+        (r"x_embedder", "img_in"),
+        (r"context_embedder", "txt_in"),
+        (r"time_text_embed\.timestep_embedder\.linear_1", "time_in.in_layer"),
+        (r"time_text_embed\.timestep_embedder\.linear_2", "time_in.out_layer"),
+        (r"time_text_embed\.guidance_embedder\.linear_1", "guidance_in.in_layer"),
+        (r"time_text_embed\.guidance_embedder\.linear_2", "guidance_in.out_layer"),
+        (r"time_text_embed\.text_embedder\.linear_1", "vector_in.in_layer"),
+        (r"time_text_embed\.text_embedder\.linear_2", "vector_in.out_layer"),
+        (r"proj_out", "final_layer.linear"),
+    )
+)
+"""Diffusers module name -> name in FLUX's own release, `#` numbering the parts of a fused module.
+
+`norm_out.linear` is left out on purpose: diffusers holds its two halves the other way round, so that a delta for
+`final_layer.adaLN_modulation.1` must not be merged as it is; such a key is refused as one that fits nothing.
+"""
+
+
+class FluxKontext(Architecture):
+    """flux1-kontext."""
+
+    spec: ClassVar[ArchitectureSpec] = FLUX1_KONTEXT
+
+    vae_dtype: ClassVar[torch.dtype] = torch.float32
+    """As in the reference, whatever the transformer's precision."""
+
+    def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(model, device, dtype)
+        pipelines, components = ("FluxKontextPipeline",), ("transformer", "vae")
+        self.source: ModelSource = find_source(model, self.spec.hub_id, pipelines, components)
+        self._text_files: str | None = None
+        self._pipe: Any = None
+
+    @classmethod
+    def check(cls, parameters: SampleParameters) -> None:
+        for path in parameters.control_image_path:
+            control_pixels(path)
+
+    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
+        warnings = []
+        if vae.chunk_size is not None:
+            warnings.append("--vae_chunk_size changes nothing for FLUX: its VAE has no time to split")
+        if tiles := plan_kl_tiles(vae, parameters.width, parameters.height):
+            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
+        if self.model.fp8_t5:
+            warnings.append(
+                f"--fp8_t5 is ignored: the text encoders run in {name_of(self.dtype)} and are freed after use"
+            )
+        return tuple(warnings)
+
+    def load(self) -> None:
+        quiet_loading_bars()
+        transformer, vae = self.source.component("transformer"), self.source.component("vae")
+        with loading(transformer):
+            model = FluxTransformer2DModel.from_pretrained(transformer, torch_dtype=self.dtype)
+        with loading(vae):
+            coder = AutoencoderKL.from_pretrained(vae, torch_dtype=self.vae_dtype)
+        for part in (model, coder):
+            part.requires_grad_(False).to(self.device).eval()
+        encoders = dict.fromkeys(COMPONENTS)
+        scheduler = FlowMatchEulerDiscreteScheduler()
+        self._pipe = FluxKontextPipeline(transformer=model, vae=coder, scheduler=scheduler, **encoders)
+        self._pipe.set_progress_bar_config(disable=True)
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self._pipe.transformer  # type: ignore[no-any-return]
+
+    def lora_names(self) -> NameTable:
+        return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
+
+    def text_key(self, text: str) -> dict[str, Any]:
+        """Cache key of a text's embeddings, see `TextEncoders.encode`."""
+        if self._text_files is None:
+            self._text_files = self.source.fingerprint(COMPONENTS)
+        return {"kind": "t5+clip", "files": self._text_files, "dtype": name_of(self.dtype), "text": text}
+
+    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
+        encoders = TextEncoders(self.source, self.device, self.dtype)
+        try:
+            found = cache.get(self.text_key(parameters.prompt), lambda: encoders.encode(parameters.prompt))
+        finally:
+            encoders.free()
+        return {name: tensor.to(self.device) for name, tensor in found.items()}
+
+    @torch.no_grad()
+    def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:
+        # The posterior is drawn from the global generator, the noise from one of its own with the same seed.
+        torch.manual_seed(parameters.seed)
+        if not parameters.control_image_path:
+            return conditioning
+        coder: AutoencoderKL = self._pipe.vae
+        pixels = control_pixels(parameters.control_image_path[0]).to(self.device, coder.dtype)
+        drawn = coder.encode(pixels).latent_dist.sample()
+        latents = (drawn - coder.config.shift_factor) * coder.config.scaling_factor
+        # 16 channels tell the pipeline that these are latents already.
+        return {**conditioning, "image": latents}
+
+    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+        self._pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+        sigmas = schedule(parameters)
+        total = parameters.sample_steps
+
+        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+            on_step(index + 1, total, tensors["latents"])
+            return {}
+
+        packed = self._pipe(
+            **conditioning,
+            latents=initial_noise(parameters, self.device),
+            width=parameters.width,
+            height=parameters.height,
+            max_area=parameters.width * parameters.height,
+            _auto_resize=False,
+            sigmas=sigmas[:-1].tolist(),
+            num_inference_steps=total,
+            guidance_scale=parameters.guidance_scale,
+            output_type="latent",
+            return_dict=False,
+            callback_on_step_end=step_ended,
+        )[0]
+        facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
+        return Denoised(unpacked(packed, parameters), facts)
+
+    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
+        model: AutoencoderKL = self._pipe.vae
+        latents = latents.to(model.device, model.dtype) / model.config.scaling_factor + model.config.shift_factor
+        pixels = decode_kl(model, latents, vae).float()
+        yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)
+
+
+def control_pixels(path: str) -> torch.Tensor:
+    """A control image [1, 3, H, W] in -1..1, cut at its right and bottom to multiples of 16 pixels.
+
+    Raises:
+        PromptError: it cannot be read, or is smaller than 16 pixels.
+    """
+    image = open_image(path, "control_image_path")
+    width, height = (size // PATCH * PATCH for size in image.size)
+    if not width or not height:
+        raise PromptError(
+            f"--ci {path} has {image.width} x {image.height} pixels; FLUX needs {PATCH} x {PATCH} at least",
+            key="control_image_path",
+        )
+    return to_signed(np.array(image.crop((0, 0, width, height))))[None]
+
+
+def schedule(parameters: SampleParameters) -> torch.Tensor:
+    """Noise levels [steps + 1] from 1 to 0 in float32, bit for bit the reference's."""
+    times = torch.linspace(1, 0, parameters.sample_steps + 1)
+    if shift := parameters.discrete_flow_shift:
+        return shift * times / (1 + (shift - 1) * times)
+    tokens = (parameters.width // PATCH) * (parameters.height // PATCH)
+    slope = (SHIFT_AT_4096_TOKENS - SHIFT_AT_256_TOKENS) / (4096 - 256)
+    grown = math.exp(slope * tokens + SHIFT_AT_256_TOKENS - slope * 256)
+    return grown / (grown + (1 / times - 1))
+
+
+def initial_noise(parameters: SampleParameters, device: torch.device) -> torch.Tensor:
+    """Noise [1, tokens, 64] in float32, drawn packed as the reference does."""
+    tokens = (parameters.width // PATCH) * (parameters.height // PATCH)
+    generator = torch.Generator(device).manual_seed(parameters.seed)
+    return torch.randn(1, tokens, TOKEN_CHANNELS, generator=generator, device=device)
+
+
+def unpacked(packed: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
+    """Tokens [1, h w, 64] as latents [1, 16, 2h, 2w] in float32."""
+    rows, columns = parameters.height // PATCH, parameters.width // PATCH
+    grid = packed.float().view(1, rows, columns, TOKEN_CHANNELS // 4, 2, 2)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(1, TOKEN_CHANNELS // 4, 2 * rows, 2 * columns)

@@ -1,0 +1,62 @@
+"""FLUX's text encoders, there only as long as a prompt is encoded: T5 for single words, CLIP for the whole.
+
+Encoded through `FluxKontextPipeline`: T5 over 512 padded tokens without a mask, CLIP's pooled output over 77, as in
+musubi-tuner 0.3.4 (flux_kontext_train_network.py).
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+from diffusers import FluxKontextPipeline
+from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+from rushes_service.architectures.conditioning import Conditioning
+from rushes_service.architectures.sources import ModelSource, loading, quiet_loading_bars
+
+COMPONENTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+T5_TOKENS = 512
+
+
+class TextEncoders:
+    """CLIP and T5, loaded at their first use."""
+
+    def __init__(self, source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
+        self._source = source
+        self._device = device
+        self._dtype = dtype
+        self._pipe: FluxKontextPipeline | None = None
+
+    @torch.no_grad()
+    def encode(self, text: str) -> Conditioning:
+        """Embeddings of one text: `prompt_embeds` [1, 512, joint_dim] and `pooled_prompt_embeds` [1, pooled_dim].
+
+        Raises:
+            ModelError: the model lacks an encoder or a tokenizer, or one cannot be loaded.
+        """
+        if self._pipe is None:
+            self._pipe = self._load()
+        embeds, pooled, _ = self._pipe.encode_prompt(text, device=self._device, max_sequence_length=T5_TOKENS)
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def _load(self) -> FluxKontextPipeline:
+        quiet_loading_bars()
+        parts: dict[str, Any] = {}
+        for name, kind in zip(COMPONENTS, (AutoTokenizer, CLIPTextModel, AutoTokenizer, T5EncoderModel), strict=True):
+            path = self._source.component(name)
+            with loading(path):
+                if kind is AutoTokenizer:
+                    parts[name] = kind.from_pretrained(path)
+                else:
+                    parts[name] = kind.from_pretrained(path, torch_dtype=self._dtype).to(self._device).eval()
+        return FluxKontextPipeline(**parts, vae=None, scheduler=None, transformer=None)
+
+    def free(self) -> None:
+        """Give the encoders' memory back."""
+        if self._pipe is not None:
+            self._pipe = None
+            gc.collect()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
