@@ -1,4 +1,4 @@
-"""Wan2.1, through the components of diffusers' Wan pipelines, with the reference sampler's schedule and noise.
+"""Wan, through the components of diffusers' Wan pipelines, with the reference sampler's schedule and noise.
 
 Facts are musubi-tuner 0.3.4's (wan_train_network.py, its UniPC scheduler): sigmas
 `shift(linspace(.999, 0, N + 1)[:-1])`, classifier-free guidance unless the scale is exactly 1, and noise that is the
@@ -7,50 +7,33 @@ generator's second draw.
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Generator
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, DiffusionPipeline, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from torch import nn
 
 from rushes.architectures import WAN21_T2V, ArchitectureSpec, SampleParameters
-from rushes.errors import PromptError
+from rushes.errors import ModelError, PromptError
 from rushes.jobs import ModelSpec, VaeOptions
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of
 from rushes_service.architectures.sources import ModelSource, find_source, loading, quiet_loading_bars
 from rushes_service.architectures.umt5 import TextEncoder
+from rushes_service.architectures.wan_inputs import conditioned, unscaled
+from rushes_service.architectures.wan_names import wan_names
 from rushes_service.decode import TilePlan, plan_tiles, stream_wan
-from rushes_service.lora.targets import NameTable, name_table, renamed
+from rushes_service.lora.targets import NameTable
 
 SIGMA_MAX = 0.999
 LATENT_CHANNELS = 16
-
-ORIGINAL_NAMES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"blocks\.(\d+)\.attn1\.to_([qkv])", r"blocks.\1.self_attn.\2"),
-        (r"blocks\.(\d+)\.attn1\.to_out\.0", r"blocks.\1.self_attn.o"),
-        (r"blocks\.(\d+)\.attn2\.to_([qkv])", r"blocks.\1.cross_attn.\2"),
-        (r"blocks\.(\d+)\.attn2\.to_out\.0", r"blocks.\1.cross_attn.o"),
-        (r"blocks\.(\d+)\.attn2\.add_([kv])_proj", r"blocks.\1.cross_attn.\2_img"),
-        (r"blocks\.(\d+)\.ffn\.net\.0\.proj", r"blocks.\1.ffn.0"),
-        (r"blocks\.(\d+)\.ffn\.net\.2", r"blocks.\1.ffn.2"),
-        (r"condition_embedder\.text_embedder\.linear_1", "text_embedding.0"),
-        (r"condition_embedder\.text_embedder\.linear_2", "text_embedding.2"),
-        (r"condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
-        (r"condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
-        (r"condition_embedder\.time_proj", "time_projection.1"),
-        (r"condition_embedder\.image_embedder\.ff\.net\.0\.proj", "img_emb.proj.1"),
-        (r"condition_embedder\.image_embedder\.ff\.net\.2", "img_emb.proj.3"),
-        (r"proj_out", "head.head"),
-    )
-)
-"""Diffusers module name -> name in Wan's own release."""
+TEXT_ARGUMENTS = ("prompt_embeds", "negative_prompt_embeds")
 
 
 class WanScheduler(UniPCMultistepScheduler):
@@ -69,26 +52,23 @@ class WanScheduler(UniPCMultistepScheduler):
         self.timesteps = torch.from_numpy(sigmas * self.config.num_train_timesteps).to(device, torch.int64)
 
 
-class ReferenceGuidance:
-    """Mixed into a Wan pipeline: guidance whenever the scale is not 1, where diffusers needs more than 1."""
+class ReferencePipeline(WanPipeline):
+    """`WanPipeline` with guidance whenever the scale is not 1, where diffusers needs more than 1."""
 
     @property
     def do_classifier_free_guidance(self) -> bool:
         """True if each step also runs the negative prompt."""
-        return self._guidance_scale != 1.0  # type: ignore[attr-defined, no-any-return]
-
-
-class TextToVideoPipeline(ReferenceGuidance, WanPipeline):
-    """diffusers' `WanPipeline` with the reference's rule for guidance."""
+        return self._guidance_scale != 1.0  # type: ignore[no-any-return]
 
 
 class Wan(Architecture):
-    """What all Wan2.1 models share; a subclass says which pipeline runs and what else conditions it."""
+    """What all Wan models share; a subclass says what its files are called and what else conditions it."""
 
     pipelines: ClassVar[tuple[str, ...]]
     """Classes that `model_index.json` may name."""
 
-    pipeline_class: ClassVar[type[DiffusionPipeline]]
+    in_channels: ClassVar[int]
+    """Latent channels that the transformer takes: 16 of noise, and what is given beside it."""
 
     vae_dtype: ClassVar[torch.dtype] = torch.float32
     """As diffusers advises for Wan's VAE: bfloat16 shows in flat areas, and streamed decoding is small anyway."""
@@ -118,27 +98,37 @@ class Wan(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        transformer, vae = self.source.component("transformer"), self.source.component("vae")
-        with loading(transformer):
-            model = WanTransformer3DModel.from_pretrained(transformer, torch_dtype=self.dtype)
-        with loading(vae):
-            decoder = AutoencoderKLWan.from_pretrained(vae, torch_dtype=self.vae_dtype)
-        self._pipe = self.pipeline(model.to(self.device).eval(), decoder.to(self.device).eval())
-        self._pipe.set_progress_bar_config(disable=True)
+        transformer = self.load_transformer(self.source.component("transformer"))
+        self._pipe = self.pipeline(transformer=transformer)
 
-    def pipeline(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan) -> DiffusionPipeline:
-        """The pipeline around loaded parts, without text encoder."""
-        for part in (transformer, vae):
-            part.requires_grad_(False)
-        parts = {"transformer": transformer, "vae": vae, "scheduler": WanScheduler()}
-        return self.pipeline_class(tokenizer=None, text_encoder=None, **parts)
+    def load_transformer(self, path: Path) -> WanTransformer3DModel:
+        """A transformer of this family from its directory, on the device."""
+        check_channels(path, self.in_channels)
+        with loading(path):
+            model = WanTransformer3DModel.from_pretrained(path, torch_dtype=self.dtype)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def pipeline(self, **parts: Any) -> WanPipeline:
+        """The pipeline around loaded transformers, without text encoder."""
+        path = self.source.component("vae")
+        with loading(path):
+            vae = AutoencoderKLWan.from_pretrained(path, torch_dtype=self.vae_dtype)
+        vae = vae.to(self.device).eval().requires_grad_(False)
+        pipe = ReferencePipeline(tokenizer=None, text_encoder=None, vae=vae, scheduler=WanScheduler(), **parts)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     @property
     def transformer(self) -> nn.Module:
         return self._pipe.transformer  # type: ignore[no-any-return]
 
+    @property
+    def vae(self) -> AutoencoderKLWan:
+        """The loaded VAE."""
+        return self._pipe.vae
+
     def lora_names(self) -> NameTable:
-        return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
+        return wan_names(self.transformer)
 
     def text_key(self, text: str) -> dict[str, Any]:
         """Cache key of a text's embedding: tensor `embeds` [1, 512, text_dim]."""
@@ -168,31 +158,36 @@ class Wan(Architecture):
             on_step(index + 1, total, tensors["latents"])
             return {}
 
-        latents = self._pipe(
-            **conditioning,
-            **self.inputs(parameters),
-            width=parameters.width,
-            height=parameters.height,
-            num_frames=parameters.frame_count,
-            num_inference_steps=total,
-            guidance_scale=parameters.cfg_scale,
-            output_type="latent",
-            return_dict=False,
-            callback_on_step_end=step_ended,
-            callback_on_step_end_tensor_inputs=["latents"],
-        )[0]
+        texts = {name: tensor for name, tensor in conditioning.items() if name in TEXT_ARGUMENTS}
+        with self.inputs(conditioning):
+            latents = self._pipe(
+                **texts,
+                **self.guidance(parameters),
+                latents=initial_noise(parameters, self.device),
+                width=parameters.width,
+                height=parameters.height,
+                num_frames=parameters.frame_count,
+                num_inference_steps=total,
+                output_type="latent",
+                return_dict=False,
+                callback_on_step_end=step_ended,
+                callback_on_step_end_tensor_inputs=["latents"],
+            )[0]
         facts = {"scheduler": "UniPC (flow)", "sigmas": scheduler.sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
         return Denoised(latents, facts)
 
-    def inputs(self, parameters: SampleParameters) -> dict[str, Any]:
-        """Further arguments of the pipeline's call."""
-        return {"latents": initial_noise(parameters, self.device)}
+    def inputs(self, conditioning: Conditioning) -> AbstractContextManager[None]:
+        """Inside, the transformer gets what `conditioning` holds besides text."""
+        return conditioned(self.transformer, conditioning)
+
+    def guidance(self, parameters: SampleParameters) -> dict[str, float | None]:
+        """Scales of classifier-free guidance, by argument of the pipeline."""
+        return {"guidance_scale": parameters.cfg_scale}
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        model: AutoencoderKLWan = self._pipe.vae
         height, width = (8 * size for size in latents.shape[-2:])
         tiles: TilePlan | None = plan_tiles(vae, width, height)
-        for pixels in stream_wan(model, unscaled(model, latents), tiles):
+        for pixels in stream_wan(self.vae, unscaled(self.vae, latents), tiles):
             yield (pixels[0].float() / 2 + 0.5).clamp(0, 1)
 
 
@@ -201,7 +196,22 @@ class WanTextToVideo(Wan):
 
     spec: ClassVar[ArchitectureSpec] = WAN21_T2V
     pipelines = ("WanPipeline",)
-    pipeline_class = TextToVideoPipeline
+    in_channels = LATENT_CHANNELS
+
+
+def check_channels(transformer: Path, expected: int) -> None:
+    """Raise `ModelError` unless the transformer in this directory takes `expected` latent channels.
+
+    Wan's families differ in little else, and weights of the wrong one fail late and obscurely.
+    """
+    with loading(transformer):
+        found = json.loads((transformer / "config.json").read_text()).get("in_channels", LATENT_CHANNELS)
+    if found != expected:
+        families = {16: "text to video", 36: "image to video", 48: "Fun-Control"}
+        raise ModelError(
+            f"{transformer} takes {found} channels ({families.get(found, 'an unknown kind of Wan')}), but this "
+            f"architecture needs {expected} ({families[expected]})"
+        )
 
 
 def initial_noise(parameters: SampleParameters, device: torch.device) -> torch.Tensor:
@@ -216,13 +226,3 @@ def initial_noise(parameters: SampleParameters, device: torch.device) -> torch.T
     for _ in range(frames):
         torch.randn(1, LATENT_CHANNELS, 1, height, width, generator=generator, device=device)
     return torch.randn(LATENT_CHANNELS, frames, height, width, generator=generator, device=device)[None]
-
-
-def unscaled(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Latents [1, C, T, h, w] in the VAE's own scale, device and dtype."""
-    latents = latents.to(vae.device, vae.dtype)
-    mean, std = (
-        torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
-        for values in (vae.config.latents_mean, vae.config.latents_std)
-    )
-    return latents * std + mean
