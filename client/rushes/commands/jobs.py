@@ -25,19 +25,23 @@ SHOWN_ID = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes jobs`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="samples, newest first")
-    listing.add_argument("--run", dest="run_name", help="only of this run")
+    listing = actions.add_parser("list", help="samples, newest first", description="samples, newest first")
+    listing.add_argument("--run", dest="run_name", metavar="NAME", help="only of this run")
     listing.add_argument("--state", choices=[state.value for state in JobState], help="only in this state")
     listing.add_argument("--limit", type=above_zero, default=30, metavar="N", help="at most N (default: 30)")
     listing.add_argument("--json", action="store_true", help="print JSON, one record a line")
     redis_argument(listing)
     listing.set_defaults(action=list_jobs)
     for name, action, summary in (
-        ("show", show_jobs, "everything that is known about samples"),
-        ("cancel", cancel_jobs, "end samples; a running one stops at its next step"),
-        ("retry", retry_jobs, "queue ended samples again"),
+        ("show", show_jobs, "everything that is known about samples, as JSON"),
+        ("cancel", cancel_jobs, "end samples that are queued or running; a running one stops at its next step"),
+        (
+            "retry",
+            retry_jobs,
+            "queue samples again that have failed, died, been cancelled, or are to be made once more",
+        ),
     ):
-        sub = actions.add_parser(name, help=summary)
+        sub = actions.add_parser(name, help=summary, description=summary)
         sub.add_argument("ids", nargs="+", metavar="ID", help="id, or its beginning")
         redis_argument(sub)
         sub.set_defaults(action=action)

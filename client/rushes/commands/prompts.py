@@ -1,7 +1,20 @@
 """Check a prompt file and show what it asks for.
 
-rushes prompts prompts.txt
-rushes prompts prompts.toml --architecture wan2.1-t2v    with that family's defaults and rounding
+  rushes prompts prompts.txt
+  rushes prompts prompts.toml --architecture wan2.1-t2v    with that family's defaults and rounding
+
+A .txt file has one prompt a line, options behind it (`a red ball --w 480 --h 832 --f 81 --d 42`):
+
+  --w --h   width and height in pixels        --l    classifier-free guidance scale
+  --f       frames; 1 makes a picture         --n    negative prompt
+  --d       seed, -1 for a random one         --g    embedded (distilled) guidance
+  --s       denoising steps                   --fs   flow shift
+  --i --ei  first and last image              --ci   control image, may be repeated
+  --cn      control video or directory        --of   FramePack's one-frame options
+  --m       LoRA multiplier, 0 for the base model
+
+A line that begins with # is a comment. A .toml file has [prompt] for defaults and a [[prompt.subset]] for each
+prompt, a .json file a list of lines or objects; their keys are width, height, frame_count, seed and so on.
 """
 
 from __future__ import annotations

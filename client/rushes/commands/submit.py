@@ -1,4 +1,7 @@
-"""Sample a checkpoint, or the base model, with a prompt file. Takes the trainers' own flags.
+"""Sample a checkpoint, or the base model, with a prompt file.
+
+Takes the trainers' own flags, so a training command line can be reused: those that say how to sample count,
+those that say when (--sample_every_n_steps and the like) do not. Submitting the same thing twice makes one sample.
 
   rushes submit --architecture wan2.1-t2v --rushes_model Wan-AI/Wan2.1-T2V-1.3B-Diffusers \\
       --sample_prompts prompts.txt --output_dir out --weights out/lora-000100.safetensors --step 100 --wait
@@ -12,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rushes.architectures import ARCHITECTURES
+from rushes.cli import redis_argument
 from rushes.client import Client
 from rushes.errors import ConfigError, SampleFailed
 from rushes.jobs import JobRecord, JobState
@@ -22,13 +26,16 @@ from rushes.training import add_sampling_arguments, counted, run_from_args
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes submit`."""
-    parser.add_argument("--architecture", required=True, metavar="A", help=", ".join(sorted(ARCHITECTURES)))
+    parser.add_argument(
+        "--architecture", required=True, metavar="A", help=f"model family: {', '.join(sorted(ARCHITECTURES))}"
+    )
     parser.add_argument("--weights", "--checkpoint", metavar="FILE", help="LoRA to sample; without it the base model")
-    parser.add_argument("--step", type=int, help="training step it is from (default: 0)", default=0)
-    parser.add_argument("--epoch", type=int, help="training epoch it is from; then names the files")
+    parser.add_argument("--step", type=int, metavar="N", help="training step it is from (default: 0)", default=0)
+    parser.add_argument("--epoch", type=int, metavar="N", help="training epoch it is from; then names the files")
     parser.add_argument("--lenient", action="store_true", help="unknown or malformed prompt options are warnings")
     parser.add_argument("--wait", action="store_true", help="wait, show progress, and print the files")
     parser.add_argument("--timeout", type=float, metavar="S", help="with --wait: give up after this many seconds")
+    redis_argument(parser)
     add_sampling_arguments(parser)
 
 
