@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -12,41 +11,24 @@ from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
 from rushes.jobs import ModelSpec
-from rushes_service.architectures.flux import FluxKontext
+from rushes_service.architectures.flux import ORIGINAL_NAMES
 from rushes_service.architectures.registry import find
 from rushes_service.architectures.t5_clip import COMPONENTS
 from rushes_service.engine import Engine
-
-BLOCKS = {"double_blocks": "transformer_blocks", "single_blocks": "single_transformer_blocks"}
-NORMS = {
-    "img_attn.norm.query_norm": "attn.norm_q",
-    "img_attn.norm.key_norm": "attn.norm_k",
-    "txt_attn.norm.query_norm": "attn.norm_added_q",
-    "txt_attn.norm.key_norm": "attn.norm_added_k",
-    "norm.query_norm": "attn.norm_q",
-    "norm.key_norm": "attn.norm_k",
-}
+from rushes_service.lora.targets import name_table, renamed
 
 
 def to_diffusers(model: FluxTransformer2DModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights in FLUX's own naming under diffusers names, for the modules of `model`."""
-    family = object.__new__(FluxKontext)
-    family._pipe = type("Parts", (), {"transformer": model})
-    names = family.lora_names()
-    converted: dict[str, torch.Tensor] = {}
+    """Weights in FLUX's own naming under diffusers names, by the rules that LoRA files are read by."""
+    names = name_table(model, lambda name: renamed(name, ORIGINAL_NAMES))
+    parts: dict[str, dict[int, torch.Tensor]] = {}
     for key, tensor in weights.items():
         module, _, kind = key.rpartition(".")
-        if kind == "scale":
-            blocks, number, norm = re.fullmatch(r"(\w+)\.(\d+)\.(.+)", module).groups()  # type: ignore[union-attr]
-            converted[f"{BLOCKS[blocks]}.{number}.{NORMS[norm]}.weight"] = tensor
-        elif module == "final_layer.adaLN_modulation.1":
-            shift, scale = tensor.chunk(2)
-            converted[f"norm_out.linear.{kind}"] = torch.cat([scale, shift])
-        else:
-            for target in names.find(module, flat=False):
-                rows = tensor if target.rows is None else tensor[slice(*target.rows)]
-                converted[f"{target.module}.{kind}"] = rows
-    return converted
+        for target in names.find(module, flat=False):
+            rows = tensor if target.rows is None else tensor[slice(*target.rows)]
+            start = 0 if target.into is None else target.into[0]
+            parts.setdefault(f"{target.module}.{kind.replace('scale', 'weight')}", {})[start] = rows
+    return {name: torch.cat([found[start] for start in sorted(found)]) for name, found in parts.items()}
 
 
 def recorded_vae(case: Case) -> AutoencoderKL:

@@ -53,6 +53,10 @@ ORIGINAL_NAMES = tuple(
         (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"double_blocks.\1.img_mlp.2"),
         (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"double_blocks.\1.txt_mlp.0"),
         (r"transformer_blocks\.(\d+)\.ff_context\.net\.2", r"double_blocks.\1.txt_mlp.2"),
+        (r"transformer_blocks\.(\d+)\.attn\.norm_q", r"double_blocks.\1.img_attn.norm.query_norm"),
+        (r"transformer_blocks\.(\d+)\.attn\.norm_k", r"double_blocks.\1.img_attn.norm.key_norm"),
+        (r"transformer_blocks\.(\d+)\.attn\.norm_added_q", r"double_blocks.\1.txt_attn.norm.query_norm"),
+        (r"transformer_blocks\.(\d+)\.attn\.norm_added_k", r"double_blocks.\1.txt_attn.norm.key_norm"),
         (r"transformer_blocks\.(\d+)\.norm1\.linear", r"double_blocks.\1.img_mod.lin"),
         (r"transformer_blocks\.(\d+)\.norm1_context\.linear", r"double_blocks.\1.txt_mod.lin"),
         (r"single_transformer_blocks\.(\d+)\.attn\.to_q", r"single_blocks.\1.linear1#0"),
@@ -60,6 +64,8 @@ ORIGINAL_NAMES = tuple(
         (r"single_transformer_blocks\.(\d+)\.attn\.to_v", r"single_blocks.\1.linear1#2"),
         (r"single_transformer_blocks\.(\d+)\.proj_mlp", r"single_blocks.\1.linear1#3"),
         (r"single_transformer_blocks\.(\d+)\.proj_out", r"single_blocks.\1.linear2"),
+        (r"single_transformer_blocks\.(\d+)\.attn\.norm_q", r"single_blocks.\1.norm.query_norm"),
+        (r"single_transformer_blocks\.(\d+)\.attn\.norm_k", r"single_blocks.\1.norm.key_norm"),
         (r"single_transformer_blocks\.(\d+)\.norm\.linear", r"single_blocks.\1.modulation.lin"),
         (r"x_embedder", "img_in"),
         (r"context_embedder", "txt_in"),
@@ -69,14 +75,11 @@ ORIGINAL_NAMES = tuple(
         (r"time_text_embed\.guidance_embedder\.linear_2", "guidance_in.out_layer"),
         (r"time_text_embed\.text_embedder\.linear_1", "vector_in.in_layer"),
         (r"time_text_embed\.text_embedder\.linear_2", "vector_in.out_layer"),
+        (r"norm_out\.linear", "final_layer.adaLN_modulation.1#swapped"),
         (r"proj_out", "final_layer.linear"),
     )
 )
-"""Diffusers module name -> name in FLUX's own release, `#` numbering the parts of a fused module.
-
-`norm_out.linear` is left out on purpose: diffusers holds its two halves the other way round, so that a delta for
-`final_layer.adaLN_modulation.1` must not be merged as it is; such a key is refused as one that fits nothing.
-"""
+"""Diffusers module name -> name in FLUX's own release; see `lora.targets` for what stands behind `#`."""
 
 
 class FluxKontext(Architecture):
