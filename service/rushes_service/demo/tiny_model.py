@@ -29,6 +29,9 @@ TEXT_TOKENS = 512
 """Wan's attention takes this many text tokens for granted."""
 
 TEXT_DIM = 32
+IMAGE_TOKENS = 257
+"""Of CLIP's vision tower: 16 x 16 patches and the class token."""
+
 PICTURE_STD = 0.45
 """Spread of decoded pixels in -1..1: colourful, with little clipping."""
 
@@ -152,28 +155,35 @@ def text_encoder() -> UMT5EncoderModel:
 
 
 @torch.no_grad()
-def transformer() -> WanTransformer3DModel:
-    """Two blocks, 64 wide, scaled so that the velocity it predicts is as large as the noise."""
+def transformer(in_channels: int = 16, image_dim: int | None = None, layers: int = 2) -> WanTransformer3DModel:
+    """Blocks of 64 channels, scaled so that the velocity it predicts is as large as the noise.
+
+    With `image_dim` its cross-attention sees image tokens of that width, too.
+    """
     model = WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=4,
         attention_head_dim=16,
-        in_channels=16,
+        in_channels=in_channels,
         out_channels=16,
         text_dim=TEXT_DIM,
         freq_dim=64,
         ffn_dim=128,
-        num_layers=2,
+        num_layers=layers,
         cross_attn_norm=True,
         qk_norm="rms_norm_across_heads",
         rope_max_seq_len=1024,
+        image_dim=image_dim,
+        added_kv_proj_dim=None if image_dim is None else 64,
     ).eval()
     model.requires_grad_(False)
     for block in model.blocks:
         # A prompt is a few tokens among 512: without sharp attention to them it would hardly show.
         block.attn2.norm_k.weight *= PROMPT_GAIN
-    velocity = model(torch.randn(1, 16, 3, 8, 8), torch.tensor([500]), torch.randn(1, TEXT_TOKENS, TEXT_DIM)).sample
-    rescale(model.proj_out, VELOCITY_STD / velocity.std())
+    inputs = [torch.randn(1, in_channels, 3, 8, 8), torch.tensor([500]), torch.randn(1, TEXT_TOKENS, TEXT_DIM)]
+    if image_dim is not None:
+        inputs.append(torch.randn(1, IMAGE_TOKENS, image_dim))
+    rescale(model.proj_out, VELOCITY_STD / model(*inputs).sample.std())
     return model
 
 
