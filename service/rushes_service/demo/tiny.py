@@ -10,7 +10,10 @@ from rushes.errors import ArchitectureError
 
 BUILDERS: Mapping[str, str] = {
     "flux1-kontext": "rushes_service.demo.tiny_flux:build_tiny_flux",
+    "wan2.1-fun-control": "rushes_service.demo.tiny_wan:build_tiny_wan_fun_control",
+    "wan2.1-i2v": "rushes_service.demo.tiny_wan:build_tiny_wan_i2v",
     "wan2.1-t2v": "rushes_service.demo.tiny_model:build_tiny_wan",
+    "wan2.2-t2v-a14b": "rushes_service.demo.tiny_wan:build_tiny_wan22_t2v",
 }
 """Functions `(directory) -> directory`. They are deterministic and reuse a directory that is complete already."""
 
