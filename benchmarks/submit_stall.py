@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from time import perf_counter_ns
 
 import redis
 from harness import Report, Round, medians, new_round, parser, percentile, pooled, publish, ratios, rounds_of, timed
@@ -83,7 +84,10 @@ class Bench:
                 self.step += 1
                 hashlib.sha256(WORK).digest()
                 if name := turns.get(phase):
-                    taken[name].append(timed(self.contestants[name], self.step))
+                    contestant = self.contestants[name]
+                    began = perf_counter_ns()
+                    contestant(self.step)
+                    taken[name].append((perf_counter_ns() - began) / 1e9)
         self.submitted += submits
         return taken
 

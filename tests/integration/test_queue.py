@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from queue_support import empty_safetensors, make_job
 from rushes import keys
 from rushes.checkpoints import SNAPSHOT_DIR
@@ -295,11 +297,39 @@ def test_an_entry_whose_record_is_gone_is_dropped(client: Client, make_queue: Ma
     assert queue.reserve() is None
 
 
-def test_waiting_ends_when_work_arrives(client: Client, make_queue: MakeQueue) -> None:
+def test_an_idle_worker_gets_the_sample_that_arrives(client: Client, make_queue: MakeQueue) -> None:
+    queue = make_queue()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(queue.reserve, wait_s=60)
+        wait_until(lambda: client.redis.info("clients")["blocked_clients"], 30, "the worker to wait")
+        [job_id] = client.submit([make_job(index=0)])
+        held = waiting.result(30)
+    assert held and held.id == job_id
+
+
+def test_an_idle_worker_serves_a_model_it_has_not_heard_of(client: Client, make_queue: MakeQueue) -> None:
     queue = make_queue()
     client.submit([make_job(index=0)])
-    queue.wait_for_work(30)
     assert queue.reserve()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(lambda: queue.reserve(wait_s=60) or queue.reserve(wait_s=60))
+        wait_until(lambda: client.redis.info("clients")["blocked_clients"], 30, "the worker to wait")
+        [job_id] = client.submit(
+            [make_job(index=1, model=ModelSpec(architecture="wan2.1-t2v", model="/models/another"))]
+        )
+        held = waiting.result(30)
+    assert held and held.id == job_id
+
+
+def test_waiting_survives_a_server_that_has_forgotten_the_scripts(client: Client, make_queue: MakeQueue) -> None:
+    queue = make_queue()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(queue.reserve, wait_s=60)
+        wait_until(lambda: client.redis.info("clients")["blocked_clients"], 30, "the worker to wait")
+        client.redis.script_flush()
+        [job_id] = client.submit([make_job(index=0)])
+        held = waiting.result(30)
+    assert held and held.id == job_id
 
 
 def test_workers_announce_themselves_and_leave(client: Client, make_queue: MakeQueue) -> None:

@@ -8,9 +8,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import redis
+from redis.exceptions import NoScriptError
+
 from rushes import keys
 from rushes.checkpoints import release
-from rushes.connection import BLOCK_MS, connect, reachable
+from rushes.connection import connect, reachable
 from rushes.errors import LeaseLost, WireError
 from rushes.jobs import JobError, JobState, ModelSpec, SampleJob, SampleResult
 from rushes.scripts import script
@@ -83,21 +86,44 @@ class Queue:
     def _reachable(self) -> AbstractContextManager[None]:
         return reachable(self.url)
 
-    def reserve(self, warm: str | None = None) -> Reservation | None:
-        """The next sample, or None when there is none. Does not wait.
+    def reserve(self, warm: str | None = None, *, wait_s: float = 0.0) -> Reservation | None:
+        """The next sample, or None when there is none.
 
         Args:
             warm: fingerprint of the model that is loaded; its lanes come first within each priority.
+            wait_s: stay up to this long for one to come.
         """
         with self._reachable():
             lanes = self._lanes(warm)
-            if not lanes:
-                return None
             found = self._reserve(args=[self.worker, self.lease_ms, *lanes])
+            if not found and wait_s > 0:
+                found = self._reserve_at_bell(lanes, wait_s)
+                if found is None:  # it rang for a lane that is new, or somebody was quicker
+                    return self.reserve(warm)
         if not found:
             return None
         job_id, payload, lane, entry, deliveries, attempt, cancelling = found
         return Reservation(job_id, payload, lane, entry, int(deliveries), int(attempt), cancelling == "1")
+
+    def _reserve_at_bell(self, lanes: list[str], wait_s: float) -> list[Any] | None:
+        """Block until a lane gets work, or for `wait_s`, and reserve; None when it rang, but not for us.
+
+        Both commands leave together. The server keeps the second until the first returns, so the sample comes with the
+        bell and not a round trip after it. Should this process be lost in between, the lease runs out as for any other.
+        """
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.xread({keys.BELL: self._bell}, block=max(1, round(wait_s * 1000)))
+        pipeline.evalsha(self._reserve.sha, 0, self.worker, self.lease_ms, *lanes)
+        rung, found = pipeline.execute(raise_on_error=False)
+        if isinstance(rung, redis.RedisError):
+            raise rung
+        if isinstance(found, NoScriptError):  # the server has been restarted
+            return None
+        if isinstance(found, redis.RedisError):
+            raise found
+        if rung:
+            self._bell = rung[0][1][-1][0]
+        return found if found or not rung else None
 
     def _lanes(self, warm: str | None) -> list[str]:
         """Lanes that this worker serves, in the order in which it looks at them."""
@@ -122,13 +148,6 @@ class Queue:
         """Samples that wait for another attempt."""
         with self._reachable():
             return self.redis.zcard(keys.DELAYED)
-
-    def wait_for_work(self, timeout_s: float = BLOCK_MS / 1000) -> None:
-        """Return when a lane got work since the last call, or after `timeout_s`."""
-        with self._reachable():
-            rung = self.redis.xread({keys.BELL: self._bell}, block=max(1, round(timeout_s * 1000)))
-        if rung:
-            self._bell = rung[0][1][-1][0]
 
     def renew(self, held: Reservation, run: str, stage: str, step: int, total: int, *, news: bool) -> Renewal:
         """Keep a sample for another lease, and say how far it is.

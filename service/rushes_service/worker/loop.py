@@ -92,9 +92,8 @@ class Worker:
     def _turn(self) -> bool:
         """Make one sample, or wait a moment for one; False when there was none."""
         self._announce("idle")
-        held = self.queue.reserve(self.engine.warm_model)
+        held = self.queue.reserve(self.engine.warm_model, wait_s=IDLE_WAIT_S)
         if held is None:
-            self.queue.wait_for_work(IDLE_WAIT_S)
             return False
         self._persist(self._serve(held), f"the end of sample {held.id}")
         return True
@@ -129,6 +128,8 @@ class Worker:
         try:
             if held.cancelling:
                 raise SampleCancelled("cancelled while it was running")
+            if self.shutdown.asked.is_set():  # it came while this worker was already on its way out
+                raise SampleHandedBack("the worker is shutting down")
             with lease:
                 result = make_sample(self.engine, job, lease, self.queue.worker)
             return Outcome(

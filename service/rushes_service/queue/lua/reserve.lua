@@ -30,14 +30,15 @@ end
 local function start(lane, found)
   local entry, id = found[1], found[2][2]
   local key = JOB_PREFIX .. id
-  local record = redis.call('HMGET', key, 'state', 'entry', 'run', 'payload', 'attempt', 'cancelling')
+  local record = redis.call('HMGET', key, 'state', 'entry', 'run', 'payload', 'attempt', 'cancelling', 'deliveries')
   local open = record[1] == 'queued' or record[1] == 'running'
   if not open or record[2] ~= entry then
     drop(lane, entry) -- cancelled, expired, or queued again under another entry
     return nil
   end
-  redis.call('HSET', key, 'state', 'running', 'worker', worker, 'started_at', now(), 'step', 0, 'total', 0, 'stage', '')
-  local deliveries = redis.call('HINCRBY', key, 'deliveries', 1)
+  local deliveries = tonumber(record[7] or 0) + 1
+  redis.call('HSET', key, 'state', 'running', 'worker', worker, 'started_at', now(), 'deliveries', deliveries,
+    'step', 0, 'total', 0, 'stage', '')
   event('started', id, record[3], cjson.encode({worker = worker}))
   return {id, record[4], lane, entry, deliveries, tonumber(record[5] or 0), record[6] or ''}
 end
