@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rushes.checkpoints import HASH_BLOCK, HEADER_LENGTH_BYTES, read_header, unreadable
-from rushes.errors import CheckpointFormat, CheckpointMissing
+from rushes.checkpoints import HASH_BLOCK, HEADER_LENGTH_BYTES, header_of, unreadable
+from rushes.errors import CheckpointFormat
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -40,8 +40,8 @@ def adapter_config(directory: str | Path) -> str:
     """Text of a directory's `adapter_config.json`.
 
     Raises:
-        CheckpointMissing: the directory is no PEFT adapter, or is incomplete.
-        CheckpointFormat: its weights are a pickle, or the configuration is no text.
+        CheckpointMissing: it has no configuration.
+        CheckpointFormat: the directory is no PEFT adapter, its weights are a pickle, or the configuration is no text.
     """
     directory = Path(directory)
     if not (directory / WEIGHTS_NAME).is_file():
@@ -50,7 +50,10 @@ def adapter_config(directory: str | Path) -> str:
                 f"{directory / PICKLE_NAME}: this is a pickle, which can run code when it is opened; save the adapter "
                 "with safe_serialization=True"
             )
-        raise CheckpointMissing(f"{directory}: a directory without {WEIGHTS_NAME}; give the checkpoint file itself")
+        raise CheckpointFormat(
+            f"{directory}: is not a file, and no PEFT adapter either (it has no {WEIGHTS_NAME}); give the .safetensors "
+            "file itself"
+        )
     try:
         return (directory / ADAPTER_CONFIG).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -74,7 +77,7 @@ def packed(weights: Path, file: BinaryIO, config: str) -> Iterator[bytes]:
         weights: path of its tensors, for messages.
         file: its tensors, open for reading.
     """
-    header = read_header(weights, file)
+    header = header_of(weights, file)
     metadata = {**header.pop("__metadata__", {}), CONFIG_KEY: config}
     yield packed_header(header, metadata)
     while block := file.read(HASH_BLOCK):
@@ -85,7 +88,7 @@ def adapter_fingerprint(directory: str | Path) -> str:
     """SHA-256 of the file that an adapter directory becomes.
 
     Raises:
-        CheckpointError: as `adapter_config` and `read_header`.
+        CheckpointError: as `adapter_config` and `rushes.checkpoints.read_header`.
     """
     config = adapter_config(directory)
     weights = Path(directory) / WEIGHTS_NAME

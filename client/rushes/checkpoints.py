@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 
@@ -106,14 +106,19 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """
     try:
         with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(HEADER_LENGTH_BYTES + 1)
-            length = int.from_bytes(start[:HEADER_LENGTH_BYTES], "little")
-            file.seek(HEADER_LENGTH_BYTES)
-            reject_foreign(path, start, length, size)
-            header = parse_header(path, file.read(length))
+            return header_of(path, file)
     except OSError as error:
         raise unreadable(path, error) from None
+
+
+def header_of(path: str | Path, file: BinaryIO) -> dict[str, Any]:
+    """As `read_header`, from an open file, which is left where the tensors begin; `path` is for messages."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(HEADER_LENGTH_BYTES + 1)
+    length = int.from_bytes(start[:HEADER_LENGTH_BYTES], "little")
+    file.seek(HEADER_LENGTH_BYTES)
+    reject_foreign(path, start, length, size)
+    header = parse_header(path, file.read(length))
     expected = HEADER_LENGTH_BYTES + length + data_length(path, header)
     if size < expected:
         raise CheckpointIncomplete(

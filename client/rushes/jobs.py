@@ -13,6 +13,7 @@ import enum
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -149,8 +150,23 @@ class Checkpoint(Frozen):
     snapshot: bool = False
 
 
+class ExtraLora(Frozen):
+    """A LoRA that is merged beside the checkpoint, with a strength of its own: a style, a distilled speed-up.
+
+    The file stays where it is; `fingerprint` is the SHA-256 of its content.
+    """
+
+    path: str
+    fingerprint: str
+    strength: float = Field(default=1.0, allow_inf_nan=False)
+
+
 class SampleJob(Frozen):
-    """Everything a worker needs to make one sample."""
+    """Everything a worker needs to make one sample.
+
+    `loras` are merged at their own strengths whatever the checkpoint's is, also for samples of the base model. With
+    `allow_partial_lora` keys that fit nothing are a warning, not an error.
+    """
 
     version: Literal[1] = WIRE_VERSION
     id: str
@@ -159,6 +175,8 @@ class SampleJob(Frozen):
     model: ModelSpec
     vae: VaeOptions = VaeOptions()
     checkpoint: Checkpoint | None = None
+    loras: tuple[ExtraLora, ...] = ()
+    allow_partial_lora: bool = False
     prompt: Prompt
     prompt_index: int = Field(default=0, ge=0)
     step: int = Field(default=0, ge=0)
@@ -172,7 +190,7 @@ class SampleJob(Frozen):
 
     @property
     def strength(self) -> float:
-        """LoRA multiplier of this sample; 0 is the base model."""
+        """Multiplier of this sample's checkpoint; 0 is the base model (and the extra LoRAs, if there are any)."""
         return 1.0 if self.prompt.lora_multiplier is None else self.prompt.lora_multiplier
 
     def encode(self) -> str:
@@ -286,15 +304,29 @@ class JobRecord(Frozen):
 
 
 def job_id(
-    *, run: str, model: ModelSpec, checkpoint_fingerprint: str, prompt: Prompt, prompt_index: int, step: int
+    *,
+    run: str,
+    model: ModelSpec,
+    checkpoint_fingerprint: str,
+    prompt: Prompt,
+    prompt_index: int,
+    step: int,
+    loras: Sequence[ExtraLora] = (),
+    allow_partial_lora: bool = False,
 ) -> str:
     """The id of a sample: the same request has the same id wherever and whenever it is made.
 
     `prompt` is taken as asked for, before a random seed is drawn, so that submitting the same file
-    twice makes one sample. 32 hex digits.
+    twice makes one sample. Extra LoRAs count by content and strength, wherever they lie. 32 hex digits.
     """
-    asked = [run, model.fingerprint, checkpoint_fingerprint, step, prompt_index]
-    return digest([*asked, prompt.model_dump(mode="json", exclude_defaults=True)], digits=32)
+    asked: list[Any] = [run, model.fingerprint, checkpoint_fingerprint, step, prompt_index]
+    asked.append(prompt.model_dump(mode="json", exclude_defaults=True))
+    # Appended only where used: ids of samples without them are those of earlier versions.
+    if loras:
+        asked.append(["loras", *([lora.fingerprint, lora.strength] for lora in loras)])
+    if allow_partial_lora:
+        asked.append("allow_partial_lora")
+    return digest(asked, digits=32)
 
 
 def digest(value: Any, digits: int = 16) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rushes.adapters import adapter_fingerprint
 from rushes.architectures import ArchitectureSpec, architecture, resolve
 from rushes.checkpoints import fingerprint
-from rushes.errors import ArchitectureError, CheckpointMissing, PromptError
+from rushes.errors import ArchitectureError, CheckpointMissing, ConfigError, PromptError
 from rushes.jobs import (
     BASE_MODEL,
     Checkpoint,
+    ExtraLora,
     JobError,
     Keep,
     ModelSpec,
@@ -36,7 +39,8 @@ DEFAULT_VAE = VaeOptions()
 class Run:
     """What all samples of one training run have in common.
 
-    `output_dir` is the trainer's own; media files go to `<output_dir>/sample/`.
+    `output_dir` is the trainer's own; media files go to `<output_dir>/sample/`. `loras` are merged into every sample
+    beside its checkpoint.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Run:
     vae: VaeOptions = DEFAULT_VAE
     priority: Priority = "training"
     keep: Keep = "all"
+    loras: tuple[ExtraLora, ...] = ()
+    allow_partial_lora: bool = False
 
 
 def run_name(output_dir: str | Path, output_name: str | None) -> str:
@@ -153,12 +159,16 @@ def build_job(
             prompt=prompt,
             prompt_index=index,
             step=step,
+            loras=run.loras,
+            allow_partial_lora=run.allow_partial_lora,
         ),
         run=run.name,
         submission=digest([run.name, weights, step]),
         model=run.model,
         vae=run.vae,
         checkpoint=checkpoint,
+        loras=run.loras,
+        allow_partial_lora=run.allow_partial_lora,
         prompt=prompt.model_copy(update={"seed": seed}),
         prompt_index=index,
         step=step,
@@ -172,15 +182,37 @@ def build_job(
 
 
 def checkpoint_at(path: str | Path) -> Checkpoint:
-    """A checkpoint that stays where it is (nothing is linked or removed), by content.
+    """A checkpoint that stays where it is (nothing is linked or removed), by content: a file or a PEFT directory.
 
     Raises:
         CheckpointMissing: there is no such file.
+        CheckpointError: a directory holds no complete adapter.
     """
     found = Path(path).expanduser().absolute()
+    if found.is_dir():
+        return Checkpoint(path=str(found), fingerprint=adapter_fingerprint(found))
     if not found.is_file():
         raise CheckpointMissing(f"{path}: there is no such checkpoint file")
     return Checkpoint(path=str(found), fingerprint=fingerprint(found))
+
+
+def extra_loras(paths: Sequence[str | Path], strengths: Sequence[float] = ()) -> tuple[ExtraLora, ...]:
+    """LoRAs to merge beside the checkpoint, read once for their hashes. A strength that is not given is 1.
+
+    Raises:
+        CheckpointMissing: there is no such file.
+        ConfigError: there are more strengths than files, or one is not a finite number.
+    """
+    if len(strengths) > len(paths):
+        raise ConfigError(f"{len(strengths)} values for --lora_multiplier, but {len(paths)} files for --lora_weight")
+    if not all(map(math.isfinite, strengths)):
+        raise ConfigError("--lora_multiplier must be finite numbers")
+    found = [checkpoint_at(path) for path in paths]
+    padded = [*strengths, *[1.0] * (len(paths) - len(strengths))]
+    return tuple(
+        ExtraLora(path=file.path, fingerprint=file.fingerprint, strength=strength)
+        for file, strength in zip(found, padded, strict=True)
+    )
 
 
 def sampled_architecture(name: str) -> ArchitectureSpec:

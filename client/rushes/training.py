@@ -7,7 +7,7 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar, cast
 
@@ -17,10 +17,10 @@ from rushes.architectures import ARCHITECTURES
 from rushes.cadence import Cadence
 from rushes.checkpoints import SNAPSHOT_DIR
 from rushes.errors import ConfigError
-from rushes.jobs import Frozen, Keep, ModelSpec, SampleResult, VaeOptions, summary
+from rushes.jobs import ExtraLora, Frozen, Keep, ModelSpec, SampleResult, VaeOptions, summary
 from rushes.outbox import Outbox
 from rushes.prompts import PromptLine, read_prompts
-from rushes.submission import DEFAULT_VAE, Run, check_prompts, run_name
+from rushes.submission import DEFAULT_VAE, Run, check_prompts, extra_loras, run_name
 from rushes.weights import Held, Weights, hold
 
 logger = logging.getLogger("rushes")
@@ -197,6 +197,8 @@ def run_from_args(
         output_name=output_name,
         vae=vae_from_args(given),
         keep=keep,
+        loras=loras_from_args(given),
+        allow_partial_lora=bool(given.get("allow_partial_lora")),
     )
 
 
@@ -209,6 +211,26 @@ def model_from_args(given: dict[str, Any], architecture: str, model: str | None)
     spec = ARCHITECTURES.get(architecture)
     variants = [other for flag, other in spec.variants if given.get(flag)] if spec else []
     return checked(ModelSpec, architecture=next(iter(variants), architecture), model=located(source), **parts)
+
+
+LORA_FLAGS = (("base_weights", "base_weights_multiplier"), ("lora_weight", "lora_multiplier"))
+"""What a trainer merges into its base before it trains, then what is merged for samples only."""
+
+
+def loras_from_args(given: dict[str, Any]) -> tuple[ExtraLora, ...]:
+    """The LoRAs that are merged beside every checkpoint.
+
+    Also those that the trainer itself has merged before training (musubi-tuner's `--base_weights`): a checkpoint is
+    worth little without what it was trained on.
+    """
+    found: list[ExtraLora] = []
+    for files, strengths in LORA_FLAGS:
+        paths: Sequence[str] = given.get(files) or ()
+        values: Any = given.get(strengths) or ()
+        if isinstance(values, (int, float)):
+            values = [values] * len(paths)
+        found += extra_loras(paths, values if paths else ())
+    return tuple(found)
 
 
 def vae_from_args(given: dict[str, Any]) -> VaeOptions:
@@ -289,6 +311,23 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--latent_window_size": {"metavar": "N", "type": int, "help": "FramePack: latent frames in a section (default: 9)"},
     "--one_frame": {"action": "store_true", "help": "FramePack: single pictures, see --of in prompt files"},
     "--bulk_decode": {"action": "store_true", "help": "FramePack: decode the clip at once, not by sections"},
+    "--lora_weight": {
+        "nargs": "+",
+        "action": "extend",
+        "metavar": "FILE",
+        "help": "further LoRAs, merged into every sample beside the checkpoint",
+    },
+    "--lora_multiplier": {
+        "nargs": "+",
+        "action": "extend",
+        "type": float,
+        "metavar": "X",
+        "help": "their strengths, in the same order (default: 1); --m of a prompt scales the checkpoint only",
+    },
+    "--allow_partial_lora": {
+        "action": "store_true",
+        "help": "keys of a LoRA that fit nothing in the model are a warning on the sample, not an error",
+    },
     "--rushes_url": {
         "metavar": "URL",
         "help": "Redis of the sampling service (default: RUSHES_REDIS_URL, else this machine)",

@@ -8,26 +8,30 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Union, cast
 
-from rushes.checkpoints import adopt, fingerprint, pending_name, snapshot
+from rushes.adapters import WEIGHTS_NAME, adapter_config, pack_into
+from rushes.checkpoints import adopt, fingerprint, pending_name, snapshot, unreadable
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointMissing, ConfigError
 from rushes.jobs import Checkpoint
 
 Weights = Union[str, "os.PathLike[str]", Callable[[str], object], Mapping[str, Any]]
-"""A path, a callable that writes a `.safetensors` file to the path it is given, or a state dict of tensors."""
+"""A path (of a file, or of a PEFT adapter's directory), a callable that writes a `.safetensors` file to the path it is
+given, or a state dict of tensors."""
 
 OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """Not blocking: a pipe in the place of a checkpoint must not stop the training loop."""
 
 
 class Held(NamedTuple):
-    """Weights that can no longer get lost, though nothing of them has been read yet.
+    """Weights that can no longer get lost, though next to nothing of them has been read yet.
 
     Either `descriptor` is open on the trainer's file `path`, so the content outlives a rotation, or
-    `path` is a file in the snapshot directory that was written for us.
+    `path` is a file in the snapshot directory that was written for us. For a PEFT adapter `path` is its directory,
+    `descriptor` is open on its tensors, and `config` is its configuration.
     """
 
     path: str
     descriptor: int | None = None
+    config: str | None = None
 
     def keep(self, directory: Path) -> Checkpoint:
         """Make a snapshot in `directory`, named by content. Reads the whole file once, to hash it.
@@ -43,9 +47,21 @@ class Held(NamedTuple):
             if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
                 raise CheckpointFormat(f"{self.path}: is not a file; give the .safetensors file itself")
             source = os.path.normpath(self.path)
-            pending = snapshot(source, self.descriptor, directory)
+            pending = self._secured(source, self.descriptor, directory)
         digest = fingerprint(pending)
         return Checkpoint(path=str(adopt(pending, digest)), fingerprint=digest, source=source, snapshot=True)
+
+    def _secured(self, source: str, descriptor: int, directory: Path) -> Path:
+        """A file in `directory` with the content of what is held."""
+        if self.config is None:
+            return snapshot(source, descriptor, directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        pending = pending_name(directory)
+        try:
+            return pack_into(pending, source, descriptor, self.config)
+        except BaseException:
+            pending.unlink(missing_ok=True)
+            raise
 
 
 def hold(weights: Weights, directory: Path) -> Held:
@@ -66,7 +82,11 @@ def hold(weights: Weights, directory: Path) -> Held:
             descriptor = os.open(path, OPENING)
         except FileNotFoundError:
             raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
-        # A Path, or abspath on every path, would cost the training loop as much as the opening.
+        # What is called a file is one, or is found out later: asking would cost the training loop as much as opening.
+        if not path.endswith(".safetensors") and stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return hold_adapter(path)
+        # So would a Path, or abspath on every path.
         return Held(path if path.startswith("/") else os.path.abspath(path), descriptor)  # noqa: PTH100
     if not (callable(weights) or isinstance(weights, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"weights must be a path, a callable or a state dict, not {type(weights).__name__}")
@@ -88,6 +108,20 @@ def save(weights: Callable[[str], object] | Mapping[str, Any], target: Path) -> 
     weights(str(target))
     if not target.is_file():
         raise CheckpointFormat(f"weights={weights!r} wrote no file to the path it was given ({target})")
+
+
+def hold_adapter(directory: str) -> Held:
+    """Secure a PEFT adapter's directory: its configuration is read, its tensors are held open.
+
+    Raises:
+        CheckpointError: the directory holds no adapter, or one that is incomplete or pickled.
+    """
+    config = adapter_config(directory)
+    try:
+        descriptor = os.open(Path(directory) / WEIGHTS_NAME, OPENING)
+    except OSError as error:
+        raise unreadable(Path(directory) / WEIGHTS_NAME, error) from None
+    return Held(os.path.abspath(directory), descriptor, config)  # noqa: PTH100 - resolve() would follow links
 
 
 def save_state_dict(weights: Mapping[str, Any], target: Path) -> None:

@@ -1,0 +1,153 @@
+"""Files of weights: found, read in one go, checked against the hash that was submitted.
+
+A PEFT adapter is a directory, `adapter_model.safetensors` beside `adapter_config.json`. Kept as a snapshot it is one
+file: the same tensors, with the configuration in the header's metadata (see `rushes.adapters`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rushes.adapters import ADAPTER_CONFIG, CONFIG_KEY, WEIGHTS_NAME, adapter_config, is_adapter_directory, packed_header
+from rushes.checkpoints import HEADER_LENGTH_BYTES, read_header, unreadable
+from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
+from rushes.jobs import Checkpoint
+
+SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+
+METADATA = "__metadata__"
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The content of a file. Its tensors share one buffer on the CPU, in the file's own precision.
+
+    `config` is the adapter's configuration if the file has one: PEFT's `adapter_config.json`, or what diffusers
+    writes into the metadata.
+    """
+
+    path: Path
+    sha256: str
+    tensors: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+
+
+def locate(checkpoint: Checkpoint) -> Path:
+    """The file or adapter directory of `checkpoint`: its snapshot, else where the trainer wrote it.
+
+    Whole, going by its header.
+
+    Raises:
+        CheckpointMissing, CheckpointIncomplete, CheckpointFormat: as `rushes.checkpoints.read_header`.
+    """
+    places = [Path(place) for place in (checkpoint.path, checkpoint.source) if place]
+    for place in places:
+        if place.is_file() or is_adapter_directory(place):
+            read_header(weights_of(place))
+            return place
+    tried = " nor at ".join(str(place) for place in dict.fromkeys(places))
+    raise CheckpointMissing(f"no checkpoint at {tried}; was it deleted, or is the directory not mounted here?")
+
+
+def weights_of(place: Path) -> Path:
+    """The file that holds the tensors of a file or an adapter directory."""
+    return place / WEIGHTS_NAME if place.is_dir() else place
+
+
+def read_file(place: Path, *, expected: str | None = None, pin: bool = False) -> WeightsFile:
+    """Read a whole file, or an adapter directory, in one go.
+
+    Args:
+        expected: SHA-256 that the submitter saw. A file with another one has been overwritten since.
+        pin: read into page-locked memory, from which uploads to a GPU are asynchronous.
+
+    Raises:
+        CheckpointError: it is not there, cut short, no safetensors file, or not the one submitted.
+    """
+    path = weights_of(place)
+    header = read_header(path)
+    raw = read_bytes(path, pin)
+    start = HEADER_LENGTH_BYTES + int.from_bytes(bytes(raw[:HEADER_LENGTH_BYTES].numpy()), "little")
+    metadata = {str(key): str(value) for key, value in (header.pop(METADATA, None) or {}).items()}
+    if place.is_dir():
+        metadata[CONFIG_KEY] = adapter_config(place)
+        sha256 = digest(packed_header(header, metadata), raw[start:])
+    else:
+        sha256 = digest(b"", raw)
+    if expected is not None and SHA256_HEX.fullmatch(expected) and expected != sha256:
+        raise CheckpointMissing(f"{place} was overwritten since it was submitted: another file lies there now")
+    tensors = {name: view(path, name, entry, raw[start:]) for name, entry in header.items()}
+    return WeightsFile(place, sha256, tensors, metadata, configuration(place, metadata))
+
+
+def read_bytes(path: Path, pin: bool) -> torch.Tensor:
+    """A file's bytes, uint8 [size]."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = path.stat().st_size
+            raw = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
+            rest = memoryview(raw.numpy())
+            while rest and (count := file.readinto(rest)):
+                rest = rest[count:]
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if rest:
+        raise CheckpointIncomplete(f"{path}: it shrank while it was read; is it still being written?")
+    return raw
+
+
+def digest(head: bytes, data: torch.Tensor) -> str:
+    """SHA-256 of bytes and a tensor's bytes behind them."""
+    hasher = hashlib.sha256(head)
+    hasher.update(memoryview(data.numpy()))
+    return hasher.hexdigest()
+
+
+def view(path: Path, name: str, entry: Mapping[str, Any], data: torch.Tensor) -> torch.Tensor:
+    """One tensor of the file's data section."""
+    try:
+        dtype = DTYPES[entry["dtype"]]
+        start, stop = entry["data_offsets"]
+        part = data[start:stop]
+        if (part.data_ptr() % dtype.itemsize) or (stop - start) % dtype.itemsize:
+            part = part.clone()
+        return part.view(dtype).view(entry["shape"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointFormat(f"{path}: its tensor {name} cannot be read ({error}); the file is damaged") from error
+
+
+def configuration(place: Path, metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """The adapter's configuration, from PEFT or from diffusers; None if there is none."""
+    for key, prefix in ((CONFIG_KEY, ""), ("lora_adapter_metadata", "transformer.")):
+        if key in metadata:
+            try:
+                found = json.loads(metadata[key])
+            except ValueError as error:
+                raise CheckpointFormat(f"{place}: {key} ({ADAPTER_CONFIG}) is no JSON: {error}") from error
+            if isinstance(found, dict):
+                return {name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}
+    return None
