@@ -75,7 +75,7 @@ class HunyuanVideo(Architecture):
             warnings.append(
                 f"--fp8_llm is ignored: the text encoder runs in {name_of(self.side_dtype)} and is freed after use"
             )
-        if not self.transformer.config.guidance_embeds:
+        if not self.guided:
             warnings.append("--g is ignored: this model has no embedded guidance")
         if self.spec.cfg_scale != 1 and not parameters.use_cfg:
             warnings.append(
@@ -105,6 +105,11 @@ class HunyuanVideo(Architecture):
     @property
     def transformer(self) -> nn.Module:
         return self._transformer  # type: ignore[no-any-return]
+
+    @property
+    def guided(self) -> bool:
+        """True if the transformer takes an embedded guidance."""
+        return bool(self.transformer.config.guidance_embeds)
 
     def lora_names(self) -> NameTable:
         return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
@@ -171,7 +176,7 @@ class HunyuanVideo(Architecture):
         return self.transformer(  # type: ignore[no-any-return]
             hidden_states=latents.to(self.dtype),
             timestep=(sigma * TRAIN_TIMESTEPS)[None].to(self.device, self.dtype),
-            guidance=guidance if self.transformer.config.guidance_embeds else None,
+            guidance=guidance if self.guided else None,
             return_dict=False,
             **texts,
         )[0]

@@ -131,7 +131,7 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
             height=parameters.height,
             num_frames=parameters.frame_count + self.spare_frames,
             num_inference_steps=total,
-            guidance_scale=parameters.guidance_scale,
+            guidance_scale=parameters.guidance_scale if self.guided else 1.0,
             true_cfg_scale=parameters.cfg_scale,
             generator=torch.Generator(self.device).manual_seed(parameters.seed),
             output_type="latent",

@@ -13,6 +13,8 @@ RULES = (
     (r"transformer_blocks\.(\d+)\.attn\.add_k_proj", r"double_blocks.\1.txt_attn_qkv#1"),
     (r"transformer_blocks\.(\d+)\.attn\.add_v_proj", r"double_blocks.\1.txt_attn_qkv#2"),
     (r"transformer_blocks\.(\d+)\.attn\.to_add_out", r"double_blocks.\1.txt_attn_proj"),
+    (r"transformer_blocks\.(\d+)\.attn\.norm_([qk])", r"double_blocks.\1.img_attn_\2_norm"),
+    (r"transformer_blocks\.(\d+)\.attn\.norm_added_([qk])", r"double_blocks.\1.txt_attn_\2_norm"),
     (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"double_blocks.\1.img_mlp.fc1"),
     (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"double_blocks.\1.img_mlp.fc2"),
     (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"double_blocks.\1.txt_mlp.fc1"),
@@ -24,6 +26,7 @@ RULES = (
     (r"single_transformer_blocks\.(\d+)\.attn\.to_v", r"single_blocks.\1.linear1#2"),
     (r"single_transformer_blocks\.(\d+)\.proj_mlp", r"single_blocks.\1.linear1#3"),
     (r"single_transformer_blocks\.(\d+)\.proj_out", r"single_blocks.\1.linear2"),
+    (r"single_transformer_blocks\.(\d+)\.attn\.norm_([qk])", r"single_blocks.\1.\2_norm"),
     (r"single_transformer_blocks\.(\d+)\.norm\.linear", r"single_blocks.\1.modulation.linear"),
     (r"REFINER\.attn\.to_q", r"ORIGINAL.self_attn_qkv#0"),
     (r"REFINER\.attn\.to_k", r"ORIGINAL.self_attn_qkv#1"),
@@ -31,6 +34,7 @@ RULES = (
     (r"REFINER\.attn\.to_out\.0", r"ORIGINAL.self_attn_proj"),
     (r"REFINER\.ff\.net\.0\.proj", r"ORIGINAL.mlp.fc1"),
     (r"REFINER\.ff\.net\.2", r"ORIGINAL.mlp.fc2"),
+    (r"REFINER\.norm([12])", r"ORIGINAL.norm\2"),
     (r"REFINER\.norm_out\.linear", r"ORIGINAL.adaLN_modulation.1"),
     (r"context_embedder\.proj_in", "txt_in.input_embedder"),
     (r"context_embedder\.time_text_embed\.timestep_embedder\.linear_1", "txt_in.t_embedder.mlp.0"),
@@ -43,6 +47,7 @@ RULES = (
     (r"time_text_embed\.guidance_embedder\.linear_2", "guidance_in.mlp.2"),
     (r"time_text_embed\.text_embedder\.linear_1", "vector_in.in_layer"),
     (r"time_text_embed\.text_embedder\.linear_2", "vector_in.out_layer"),
+    (r"norm_out\.linear", "final_layer.adaLN_modulation.1#swapped"),  # diffusers has scale before shift
     (r"proj_out", "final_layer.linear"),
 )
 
@@ -53,8 +58,4 @@ ORIGINAL_NAMES = tuple(
     )
     for pattern, name in RULES
 )
-"""Diffusers module name -> original name.
-
-`final_layer.adaLN_modulation.1` is left out: diffusers swaps its halves (`norm_out.linear`), so that a delta under the
-original name is none of the live module's.
-"""
+"""Diffusers module name -> original name; `#` numbers the parts of a fused module (see `rushes_service.lora.targets`)."""
