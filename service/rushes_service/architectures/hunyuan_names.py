@@ -58,4 +58,4 @@ ORIGINAL_NAMES = tuple(
     )
     for pattern, name in RULES
 )
-"""Diffusers module name -> original name; `#` numbers the parts of a fused module (see `rushes_service.lora.targets`)."""
+"""Diffusers module name -> original name; `#` numbers the parts of a fused module (see `lora.targets`)."""
