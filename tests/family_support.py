@@ -1,0 +1,63 @@
+"""What a sample of any family needs, read off the table of families, so that a new one is tested as the others are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rushes.architectures import ARCHITECTURES, ArchitectureSpec
+from rushes.jobs import ModelSpec
+from rushes_service.demo.tiny import build_tiny
+
+FAMILIES = [name for name, spec in ARCHITECTURES.items() if spec.sampled]
+SIZE = 32
+"""Pixels per side."""
+
+CLIP_FRAMES = 5
+WINDOW = 2
+"""Latent frames of a section, for families that make clips in sections: their published one makes long clips."""
+
+
+def makes_pictures(spec: ArchitectureSpec) -> bool:
+    """True if the family can make a single frame."""
+    return not spec.sections
+
+
+def makes_clips(spec: ArchitectureSpec) -> bool:
+    """True for a video family."""
+    return not spec.stills
+
+
+def tiny_model_spec(name: str, directory: Path) -> ModelSpec:
+    """The family's tiny model, below `directory`."""
+    window = {"latent_window_size": WINDOW} if ARCHITECTURES[name].sections else {}
+    return ModelSpec(architecture=name, model=str(build_tiny(name, directory / f"tiny-{name}")), **window)
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    """A colourful picture of twice the size that is sampled, and of another shape."""
+    smooth = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(smooth).resize((2 * SIZE + 16, 2 * SIZE)).save(path)
+    return path
+
+
+def tiny_options(spec: ArchitectureSpec, directory: Path, frames: int | None = None) -> dict[str, Any]:
+    """Options of a prompt that `spec` samples in well under a second, its input pictures made below `directory`."""
+    options: dict[str, Any] = {"width": SIZE, "height": SIZE, "sample_steps": 2, "seed": 3}
+    if frames is not None and not spec.sections:
+        options["frame_count"] = frames
+    inputs = spec.requires | spec.uses
+    for field in ("image_path", "end_image_path"):
+        if field in inputs:
+            options[field] = str(picture(directory / f"{field}.png"))
+    if "control_image_path" in inputs:
+        options["control_image_path"] = (str(picture(directory / "control.png", seed=1)),)
+    if "control_video_path" in inputs:
+        for frame in range(frames or CLIP_FRAMES):
+            picture(directory / "control" / f"{frame:04d}.png", seed=frame)
+        options["control_video_path"] = str(directory / "control")
+    return options
