@@ -26,6 +26,8 @@ WIRE_VERSION = 1
 Dtype = Literal["float32", "bfloat16", "float16"]
 Priority = Literal["interactive", "training"]
 Keep = Literal["all", "latest"]
+Expert = Literal["low", "high"]
+Experts = Literal["low", "high", "both"]
 
 BASE_MODEL = "base"
 """Checkpoint fingerprint of the base model without a LoRA."""
@@ -82,6 +84,12 @@ class ModelSpec(Frozen):
 
     latent_window_size: int = Field(default=9, ge=1, le=256)
     """Latent frames in a section of FramePack; 9 as published."""
+
+    experts: Experts = "low"
+    """Which of Wan2.2's transformers make the clip; the trainers sample with the one for little noise alone."""
+
+    lora_expert: Expert | None = None
+    """Which of them a LoRA was trained on, if both sample and it was not trained on both."""
 
     @property
     def fingerprint(self) -> str:
