@@ -54,6 +54,9 @@ class ArchitectureSpec:
     fps: int
     cfg: CfgRule
     cfg_scale: float = 1.0
+    high_noise_cfg_scale: float | None = None
+    """Of the expert for much noise, in a family of two; `cfg_scale` is the other's."""
+
     guidance_scale: float | None = None
     flow_shift: float | None = DEFAULT_FLOW_SHIFT
     negative_prompt: str | None = None
@@ -126,6 +129,7 @@ WAN22_T2V_A14B = replace(
     title="Wan2.2 text to video, two experts",
     hub_id="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
     cfg_scale=3.0,
+    high_noise_cfg_scale=4.0,
 )
 
 FRAMEPACK = ArchitectureSpec(
@@ -266,6 +270,9 @@ class SampleParameters(Frozen):
     guidance_scale: float | None
     discrete_flow_shift: float | None
     lora_multiplier: float
+    high_noise_cfg_scale: float | None = None
+    """While two experts sample: of the one for much noise; `cfg_scale` is the other's."""
+
     image_path: str | None = None
     end_image_path: str | None = None
     control_video_path: str | None = None
@@ -304,6 +311,7 @@ def resolve(
         ArchitectureError: an input the family needs is absent.
     """
     check_required(prompt, spec)
+    check_experts(model, spec)
     warnings = [
         f"{OPTION_OF_FIELD[field]} is ignored by {spec.name}"
         for field in OPTION_OF_FIELD
@@ -330,6 +338,7 @@ def resolve(
         guidance_scale=default(prompt.guidance_scale, spec.guidance_scale),
         discrete_flow_shift=default(prompt.discrete_flow_shift, spec.flow_shift),
         lora_multiplier=1.0 if prompt.lora_multiplier is None else prompt.lora_multiplier,
+        high_noise_cfg_scale=high_noise_cfg_scale(prompt, spec, model),
         **kept,
     )
     return parameters, tuple(warnings)
@@ -344,6 +353,25 @@ def check_required(prompt: Prompt, spec: ArchitectureSpec) -> None:
         raise ArchitectureError(f"{spec.name} needs {' and '.join(missing)}: add it to the prompt line")
     if "one_frame" in spec.uses:
         parse_one_frame(prompt.one_frame)
+
+
+def check_experts(model: ModelSpec | None, spec: ArchitectureSpec) -> None:
+    """Raise `ArchitectureError` for a choice of experts that `spec` has not, or that contradicts itself."""
+    if model is None:
+        return
+    if spec.high_noise_cfg_scale is None and (model.experts != "low" or model.lora_expert):
+        raise ArchitectureError(f"{spec.name} has one transformer: leave --rushes_experts and --rushes_lora_expert out")
+    if model.lora_expert and model.experts != "both":
+        raise ArchitectureError(
+            f"--rushes_lora_expert {model.lora_expert} needs --rushes_experts both: an expert alone gets every LoRA"
+        )
+
+
+def high_noise_cfg_scale(prompt: Prompt, spec: ArchitectureSpec, model: ModelSpec | None) -> float | None:
+    """CFG scale of the expert for much noise; None unless two experts sample."""
+    if model is None or model.experts != "both":
+        return None
+    return default(prompt.cfg_scale, spec.high_noise_cfg_scale)
 
 
 def floor_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[str]) -> int:
