@@ -31,6 +31,9 @@ MODEL_FLAGS = ("dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "im
 MODEL_SWITCHES = ("fp8_llm", "fp8_t5", "f1", "latent_window_size")
 """Flags of the trainers that say how the base model is to be used, wherever its files are."""
 
+OWN_CHOICES = ("experts", "lora_expert")
+"""Ours that do the same: `--rushes_experts`, `--rushes_lora_expert`."""
+
 WAIT_POLL_S = 0.05
 
 
@@ -337,6 +340,14 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "help": "diffusers directory or hub id of the base model, instead of single files",
     },
     "--rushes_run": {
+    "--rushes_experts": {
+        "choices": ("low", "high", "both"),
+        "help": "Wan2.2: transformers that make the clip (default: low, for little noise, as trainers sample)",
+    },
+    "--rushes_lora_expert": {
+        "choices": ("low", "high"),
+        "help": "Wan2.2 with --rushes_experts both: the one that the LoRA is trained on (default: both)",
+    },
         "metavar": "NAME",
         "help": "name of the run in the gallery (default: from --output_name and --output_dir)",
     },
