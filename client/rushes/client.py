@@ -136,6 +136,10 @@ class Client:
             found: list[Any] = pipeline.execute()
         return {job_id: read_record(job_id, fields) for job_id, fields in zip(job_ids, found, strict=True) if fields}
 
+    def records(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """Records in the order given, those that exist; one round trip for all of them."""
+        return list(self._records(job_ids).values())
+
     def ids(self) -> list[str]:
         """Ids of all samples that have a record."""
         with self._reachable():
