@@ -9,6 +9,12 @@ from pathlib import Path
 from rushes.errors import ArchitectureError
 
 BUILDERS: Mapping[str, str] = {
+    "hunyuan-video": "rushes_service.demo.tiny_hunyuan:build_tiny_hunyuan",
+    "hunyuan-video-i2v": "rushes_service.demo.tiny_hunyuan:build_tiny_hunyuan_i2v",
+    "skyreels-v1-t2v": "rushes_service.demo.tiny_hunyuan:build_tiny_hunyuan",
+    "skyreels-v1-i2v": "rushes_service.demo.tiny_hunyuan:build_tiny_skyreels_i2v",
+    "framepack": "rushes_service.demo.tiny_framepack:build_tiny_framepack",
+    "framepack-one-frame": "rushes_service.demo.tiny_framepack:build_tiny_framepack",
     "flux1-kontext": "rushes_service.demo.tiny_flux:build_tiny_flux",
     "wan2.1-fun-control": "rushes_service.demo.tiny_wan:build_tiny_wan_fun_control",
     "wan2.1-i2v": "rushes_service.demo.tiny_wan:build_tiny_wan_i2v",
