@@ -22,6 +22,7 @@ SAMPLERS = {
     "wan2.1-t2v": "rushes_service.architectures.wan:WanTextToVideo",
     "wan2.1-i2v": "rushes_service.architectures.wan_i2v:WanImageToVideo",
     "wan2.1-fun-control": "rushes_service.architectures.wan_fun:WanFunControl",
+    "wan2.2-t2v-a14b": "rushes_service.architectures.wan22:WanTwoExperts",
 }
 
 

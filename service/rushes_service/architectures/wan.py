@@ -75,7 +75,7 @@ class Wan(Architecture):
 
     def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, device, dtype)
-        self.source: ModelSource = find_source(model, self.spec.hub_id, self.pipelines, ("transformer", "vae"))
+        self.source: ModelSource = find_source(model, self.spec.hub_id, self.pipelines, ("vae",))
         self._text_files: str | None = None
         self._pipe: Any = None
 
@@ -173,8 +173,11 @@ class Wan(Architecture):
                 callback_on_step_end=step_ended,
                 callback_on_step_end_tensor_inputs=["latents"],
             )[0]
-        facts = {"scheduler": "UniPC (flow)", "sigmas": scheduler.sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
-        return Denoised(latents, facts)
+        return Denoised(latents, {"sigmas": scheduler.sigmas.tolist(), **self.facts()})
+
+    def facts(self) -> dict[str, Any]:
+        """What the receipt says about the sampler, besides its schedule."""
+        return {"scheduler": "UniPC (flow)", "vae_dtype": name_of(self.vae_dtype)}
 
     def inputs(self, conditioning: Conditioning) -> AbstractContextManager[None]:
         """Inside, the transformer gets what `conditioning` holds besides text."""
