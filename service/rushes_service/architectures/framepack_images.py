@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor, SiglipVisionModel
+import transformers
+from transformers import SiglipVisionModel
 
 from rushes_service.architectures.conditioning import Conditioning
 from rushes_service.architectures.framepack_source import Source
 from rushes_service.architectures.hunyuan_text import loaded_part
+
+PillowProcessor = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor
+"""The processor that resizes with Pillow, as that of the reference; its name depends on the version of transformers."""
 
 IMAGE_PARTS = ("image_encoder", "feature_extractor")
 """Components that a picture's embedding depends on."""
@@ -43,8 +47,7 @@ class ImageEncoder:
         return {"image": encoder(**inputs).last_hidden_state}
 
     def _load(self) -> tuple[Any, Any]:
-        # The processor that resizes with Pillow is the one that the reference runs.
-        processor = loaded_part(self._source, "feature_extractor", AutoImageProcessor, use_fast=False)
+        processor = loaded_part(self._source, "feature_extractor", PillowProcessor)
         encoder = loaded_part(self._source, "image_encoder", SiglipVisionModel, torch_dtype=self._dtype)
         return processor, encoder.to(self._device).eval()
 
