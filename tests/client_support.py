@@ -1,0 +1,72 @@
+"""A training run without a trainer, and a worker without a model, for the tests of the client."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from queue_support import MODEL, empty_safetensors
+from rushes import Cadence, Run, SampleResult, TrainingSampler
+from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR
+from rushes.jobs import JobError, JobState
+from rushes_service.queue import Queue
+
+AWAY = "redis://127.0.0.1:1/0"
+"""An address where no Redis answers."""
+
+MakeSampler = Callable[..., TrainingSampler]
+
+
+@contextmanager
+def training(directory: Path, url: str) -> Iterator[MakeSampler]:
+    """Makes samplers of one run, whose prompt file has two prompts; closes them."""
+    made: list[TrainingSampler] = []
+    prompts = directory / "prompts.txt"
+    prompts.write_text("a red ball --d 1\ntwo cats --d 2\n")
+
+    def make(url: str = url, *, name: str = "run", output_dir: Path = directory, **options: Any) -> TrainingSampler:
+        run = Run(name=name, model=MODEL, output_dir=str(output_dir), output_name="lora")
+        made.append(TrainingSampler(run, prompts, Cadence(every_n_steps=10), url=url, **options))
+        return made[-1]
+
+    yield make
+    for sampler in made:
+        sampler.close()
+
+
+def lora(directory: Path, step: int = 10) -> Path:
+    """A complete LoRA file, other at every step."""
+    path = empty_safetensors(directory / f"lora-{step:06d}.safetensors")
+    header = f'{{"__metadata__": {{"step": "{step}"}}}}'.encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return path
+
+
+def work(url: str, state: JobState = JobState.DONE) -> list[SampleResult]:
+    """Take every queued sample and end it; returns their results."""
+    queue = Queue(url, worker="w", lease_s=60)
+    ended: list[SampleResult] = []
+    while held := queue.reserve():
+        error = None if state is JobState.DONE else JobError(code="x", message="it was not to be")
+        ended.append(SampleResult.of(held.job(), state, error=error, path="/x.png", worker="w"))
+        queue.finish(held, state, ended[-1])
+    queue.redis.close()
+    return ended
+
+
+def spooled(directory: Path) -> list[Path]:
+    """Parcels that wait for Redis."""
+    return sorted((directory / SPOOL_DIR).glob("*"))
+
+
+def snapshots(directory: Path) -> list[Path]:
+    """Checkpoints that are kept."""
+    return sorted((directory / SNAPSHOT_DIR).glob("*"))
+
+
+def logged(caplog: Any, level: int = logging.WARNING) -> str:
+    """What the client has logged at `level` or above."""
+    return "\n".join(record.getMessage() for record in caplog.records if record.levelno >= level)
