@@ -53,6 +53,15 @@ class Run:
     loras: tuple[ExtraLora, ...] = ()
     allow_partial_lora: bool = False
 
+    def __post_init__(self) -> None:
+        for text in (self.name, self.output_dir, self.output_name or ""):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ConfigError(
+                    f"{text!r} is not Unicode; run and output need names that every machine has"
+                ) from None
+
 
 def run_name(output_dir: str | Path, output_name: str | None) -> str:
     """A name for a run after its output: two runs that write to different places never share it."""
