@@ -33,6 +33,7 @@ LIGHT = {
     "prompts": "check a prompt file and show what it asks for",
     "submit": "sample a checkpoint, or the base model, with a prompt file",
     "jobs": "list, show, cancel and retry samples",
+    "models": "list the model families: what each needs, ignores and takes by default",
 }
 HEAVY = {
     "up": "start Redis, the API and a worker per device; restart what dies; stop all with Ctrl-C",
