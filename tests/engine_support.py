@@ -89,11 +89,12 @@ def lora_tensors(
     alpha: float | None = 2.0,
     style: str = "musubi",
     layers: tuple[str, ...] = WAN_LINEARS,
+    blocks: int = BLOCKS,
 ) -> dict[str, torch.Tensor]:
     """A random LoRA for the tiny transformer, as `style` ("musubi", "diffusers" or "comfyui") names its tensors."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
-    for block in range(BLOCKS):
+    for block in range(blocks):
         for layer in layers:
             rows, columns = lora_shapes(layer)
             if style == "musubi":

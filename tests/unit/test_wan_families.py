@@ -1,0 +1,327 @@
+"""Wan beyond text to video: start images, control clips, two experts, on tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from diffusers import WanImageToVideoPipeline, WanPipeline
+from PIL import Image
+
+from engine_support import Recorder, make_job, tiny_prompt, write_lora
+from rushes.architectures import architecture, resolve
+from rushes.errors import ArchitectureError, ModelError, PromptError
+from rushes.jobs import ModelSpec, SampleJob
+from rushes_service.architectures.clip_vision import image_tokens, prepared
+from rushes_service.architectures.control import control_frames
+from rushes_service.architectures.sources import ModelSource
+from rushes_service.architectures.wan import WanScheduler, initial_noise
+from rushes_service.demo.tiny import build_tiny
+from rushes_service.engine import Engine, Take
+
+CPU = torch.device("cpu")
+I2V, FUN, TWO_EXPERTS = "wan2.1-i2v", "wan2.1-fun-control", "wan2.2-t2v-a14b"
+FRAMES = 5
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("models")
+    return {name: build_tiny(name, directory / name) for name in (I2V, FUN, TWO_EXPERTS)}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return Engine("cpu", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures: `start.png`, `wide.png`, and a directory `control/` of as many frames as a clip has."""
+    directory = tmp_path_factory.mktemp("inputs")
+    picture(directory / "start.png", 32, 32, seed=1)
+    picture(directory / "wide.png", 96, 32, seed=2)
+    for index in range(FRAMES):
+        picture(directory / "control" / f"{index:03d}.png", 48, 40, seed=10 + index)
+    return directory
+
+
+def picture(path: Path, width: int, height: int, seed: int) -> Path:
+    """A smooth random picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def job(models: dict[str, Path], name: str, lora: Path | None = None, prompt: Any = None, **model: Any) -> SampleJob:
+    """A job for the tiny model of `name`; `model` are further fields of its `ModelSpec`."""
+    spec = ModelSpec(architecture=name, model=str(models[name]), **model)
+    return make_job(models[name], lora, **(prompt or {})).model_copy(update={"model": spec})
+
+
+def latents(engine: Engine, wanted: SampleJob) -> torch.Tensor:
+    return engine.denoise(wanted, Recorder()).latents
+
+
+def text_embeddings(pipe: Any, take: Take) -> dict[str, torch.Tensor]:
+    """What the pipeline itself makes of a sample's texts."""
+    texts = {"prompt": take.parameters.prompt, "negative_prompt": take.parameters.negative_prompt}
+    positive, negative = pipe.encode_prompt(**texts, max_sequence_length=512)
+    return {"prompt_embeds": positive, "negative_prompt_embeds": negative}
+
+
+@torch.no_grad()
+def by_diffusers(pipe: Any, take: Take, **options: Any) -> torch.Tensor:
+    """Latents of the same sample by the pipeline of diffusers, with the reference's schedule and noise."""
+    parameters = take.parameters
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = WanScheduler(parameters.discrete_flow_shift)
+    return pipe(
+        **text_embeddings(pipe, take),
+        latents=initial_noise(parameters, CPU),
+        width=parameters.width,
+        height=parameters.height,
+        num_frames=parameters.frame_count,
+        num_inference_steps=parameters.sample_steps,
+        output_type="latent",
+        **{"guidance_scale": parameters.cfg_scale, **options},
+    ).frames
+
+
+def test_image_to_video_is_what_diffusers_makes_of_the_same_tokens(engine, models, inputs):
+    start = inputs / "start.png"
+    take = engine.denoise(job(models, I2V, prompt={"image_path": str(start)}), Recorder())
+    pipe = WanImageToVideoPipeline.from_pretrained(models[I2V], image_processor=None)
+    tokens = image_tokens(ModelSource(models[I2V], None), Image.open(start).convert("RGB"), CPU)
+    pipe.encode_image = lambda *_: tokens
+    wanted = by_diffusers(pipe, take, image=Image.open(start))
+    # Pixels are divided by 127.5 here and by 255 there.
+    assert (take.latents - wanted).abs().max() < 1e-4
+
+
+def test_tokens_are_those_of_the_pipelines_own_encoder(models, inputs):
+    square = Image.open(picture(inputs / "square.png", 224, 224, seed=3)).convert("RGB")
+    pipe = WanImageToVideoPipeline.from_pretrained(
+        models[I2V], image_processor=lambda images, return_tensors: Prepared(pixel_values=prepared(images, 224))
+    )
+    with torch.no_grad():
+        wanted = pipe.encode_image(square, CPU)
+    found = image_tokens(ModelSource(models[I2V], None), square, CPU)
+    assert found.shape == (1, 257, 32)
+    assert torch.equal(found, wanted)
+
+
+class Prepared(dict):
+    """What image processors return."""
+
+    def to(self, _: torch.device) -> Prepared:
+        return self
+
+
+def test_clip_sees_the_whole_of_a_wide_picture(inputs):
+    wide = Image.open(inputs / "wide.png").convert("RGB")
+    margins = wide.copy()
+    margins.paste((255, 0, 0), (0, 0, 8, 32))
+    assert prepared(wide, 224).shape == (1, 3, 224, 224)
+    assert not torch.equal(prepared(wide, 224), prepared(margins, 224))
+
+
+def test_the_start_image_steers_the_clip_by_its_content_and_not_by_its_path(engine, models, inputs, tmp_path):
+    def made(image: Path) -> torch.Tensor:
+        return latents(engine, job(models, I2V, prompt={"image_path": str(image)}))
+
+    copy = shutil.copy(inputs / "start.png", tmp_path / "copy.png")
+    assert torch.equal(made(copy), made(inputs / "start.png"))
+    picture(tmp_path / "copy.png", 32, 32, seed=99)
+    assert not torch.equal(made(copy), made(inputs / "start.png"))
+
+
+def test_a_full_cache_needs_neither_text_nor_image_encoder(models, inputs, tmp_path):
+    model = {I2V: shutil.copytree(models[I2V], tmp_path / "wan")}
+    wanted = job(model, I2V, prompt={"image_path": str(inputs / "start.png")})
+    first = latents(Engine("cpu", tmp_path / "cache"), wanted)
+    for part in ("text_encoder", "image_encoder"):
+        unusable(model[I2V] / part / "model.safetensors")
+    assert torch.equal(latents(Engine("cpu", tmp_path / "cache"), wanted), first)
+    with pytest.raises(ModelError, match="image_encoder"):
+        latents(Engine("cpu", tmp_path / "cache"), job(model, I2V, prompt={"image_path": str(inputs / "wide.png")}))
+
+
+def unusable(file: Path) -> None:
+    """Overwrite a file with zeros; by its name, size and time it stays the same."""
+    facts = file.stat()
+    file.write_bytes(bytes(facts.st_size))
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def test_an_end_image_is_ignored_with_a_warning_as_the_trainers_do(engine, models, inputs):
+    images = {"image_path": str(inputs / "start.png"), "end_image_path": str(inputs / "wide.png")}
+    take = engine.denoise(job(models, I2V, prompt=images), Recorder())
+    assert any("--ei is ignored" in warning for warning in take.warnings)
+
+
+def test_a_model_of_another_kind_of_wan_is_named_before_its_weights_are_read(engine, models, inputs):
+    foreign = {I2V: models[FUN]}
+    with pytest.raises(ModelError, match=r"takes 48 channels \(Fun-Control\).*needs 36 \(image to video\)"):
+        latents(engine, job(foreign, I2V, prompt={"image_path": str(inputs / "start.png")}))
+
+
+def control_job(models: dict[str, Path], control: Path, **options: Any) -> SampleJob:
+    return job(models, FUN, prompt={"control_video_path": str(control), **options})
+
+
+def test_control_start_image_and_text_each_change_the_clip(engine, models, inputs, tmp_path):
+    shutil.copytree(inputs / "control", tmp_path / "other")
+    picture(tmp_path / "other" / "002.png", 48, 40, seed=77)
+    variants = [
+        control_job(models, inputs / "control"),
+        control_job(models, tmp_path / "other"),
+        control_job(models, inputs / "control", image_path=str(inputs / "start.png")),
+        control_job(models, inputs / "control", prompt="a blue cube"),
+        control_job(models, inputs / "control", image_path=str(inputs / "start.png"), prompt="a blue cube"),
+    ]
+    made = [latents(engine, variant) for variant in variants]
+    assert all(not torch.equal(made[i], made[j]) for i in range(len(made)) for j in range(i))
+
+
+def test_sampling_without_a_start_image_leaves_the_model_ready_for_one(engine, models, inputs):
+    with_image = control_job(models, inputs / "control", image_path=str(inputs / "start.png"))
+    wanted = latents(engine, with_image)
+    latents(engine, control_job(models, inputs / "control"))
+    assert torch.equal(latents(engine, with_image), wanted)
+
+
+def lossless_video(path: Path, frames: np.ndarray) -> Path:
+    """A video file that holds exactly `frames`, uint8 [F, H, W, 3]."""
+    size = (frames.shape[2], frames.shape[1])
+    writer = imageio_ffmpeg.write_frames(path, size, codec="ffv1", pix_fmt_out="gbrp", macro_block_size=1)
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    return path
+
+
+def test_a_video_file_controls_as_the_directory_of_its_frames(engine, models, inputs, tmp_path):
+    frames = np.stack([np.asarray(Image.open(file)) for file in sorted((inputs / "control").iterdir())])
+    film = lossless_video(tmp_path / "control.mkv", np.concatenate([frames, frames]))
+    assert np.array_equal(control_frames(str(film), FRAMES, 48, 40), frames)
+    from_file, from_directory = (latents(engine, control_job(models, c)) for c in (film, inputs / "control"))
+    assert torch.equal(from_file, from_directory)
+
+
+def test_other_files_in_a_control_directory_are_passed_over(inputs, tmp_path):
+    directory = shutil.copytree(inputs / "control", tmp_path / "control")
+    (directory / "000.txt").write_text("a caption")
+    (directory / ".DS_Store").write_bytes(b"\0")
+    assert np.array_equal(
+        control_frames(str(directory), FRAMES, 32, 32), control_frames(str(inputs / "control"), FRAMES, 32, 32)
+    )
+
+
+def write_bad_controls(directory: Path, inputs: Path) -> dict[str, str]:
+    """Control inputs of every bad kind, and what the error says."""
+    (directory / "empty").mkdir()
+    (directory / "words.mp4").write_text("no video at all")
+    (directory / "nothing.mp4").write_bytes(b"")
+    frames = np.zeros((3, 32, 32, 3), np.uint8)
+    film = lossless_video(directory / "short.mkv", frames)
+    (directory / "cut.mkv").write_bytes(film.read_bytes()[:60])
+    shutil.copytree(inputs / "control", directory / "damaged")
+    (directory / "damaged" / "003.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return {
+        "absent": "no such file or directory",
+        "empty": "has 0 pictures, but 5 are to be made",
+        "words.mp4": "cannot be read as a video",
+        "nothing.mp4": "cannot be read as a video",
+        "cut.mkv": "cannot be read as a video",
+        "short.mkv": "has 3 frames, but 5 are to be made: use --f 1",
+        "damaged": "003.png",
+    }
+
+
+def test_each_bad_control_is_a_clear_error_before_anything_is_loaded(models, inputs, tmp_path):
+    engine, watch = Engine("cpu", tmp_path / "cache"), Recorder()
+    for name, message in write_bad_controls(tmp_path, inputs).items():
+        with pytest.raises(PromptError, match=message) as caught:
+            engine.denoise(control_job(models, tmp_path / name), watch)
+        assert str(caught.value).startswith("--cn")
+    assert watch.stages == []
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused_unread(models, tmp_path):
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    watch = Recorder()
+    with pytest.raises(PromptError, match=r"--i .*bomb\.png"):
+        Engine("cpu", tmp_path).denoise(job(models, I2V, prompt={"image_path": str(tmp_path / "bomb.png")}), watch)
+    assert watch.stages == []
+
+
+@pytest.mark.parametrize(("experts", "component"), [("low", "transformer_2"), ("high", "transformer")])
+def test_one_expert_is_what_diffusers_makes_of_it_alone(engine, models, experts, component):
+    take = engine.denoise(job(models, TWO_EXPERTS, experts=experts), Recorder())
+    whole = WanPipeline.from_pretrained(models[TWO_EXPERTS])
+    alone = WanPipeline(
+        tokenizer=whole.tokenizer,
+        text_encoder=whole.text_encoder,
+        vae=whole.vae,
+        scheduler=whole.scheduler,
+        transformer=getattr(whole, component),
+    )
+    assert torch.equal(take.latents, by_diffusers(alone, take))
+    assert take.parameters.cfg_scale == 3.0
+    assert any("noise alone" in warning for warning in take.warnings)
+
+
+@pytest.mark.parametrize("asked", [None, 2.0])
+def test_both_experts_are_what_diffusers_makes_of_them(engine, models, asked):
+    prompt = {"sample_steps": 4, "discrete_flow_shift": 3.0, "cfg_scale": asked}
+    take = engine.denoise(job(models, TWO_EXPERTS, prompt=prompt, experts="both"), Recorder())
+    high, low = (asked, asked) if asked else (4.0, 3.0)
+    pipe = WanPipeline.from_pretrained(models[TWO_EXPERTS])
+    assert torch.equal(take.latents, by_diffusers(pipe, take, guidance_scale=high, guidance_scale_2=low))
+    assert take.warnings == ()
+    assert (take.facts()["experts"], take.facts()["boundary"]) == ("both", 0.875)
+
+
+def test_a_lora_goes_into_the_expert_it_is_for_and_out_again(engine, models, tmp_path):
+    lora = write_lora(tmp_path / "lora.safetensors", alpha=8.0, blocks=1)
+
+    def made(lora: Path | None, **model: Any) -> torch.Tensor:
+        prompt = {"sample_steps": 4, "discrete_flow_shift": 3.0}
+        return latents(engine, job(models, TWO_EXPERTS, lora, prompt, experts="both", **model))
+
+    base = made(None)
+    every, high, low = made(lora), made(lora, lora_expert="high"), made(lora, lora_expert="low")
+    assert not any(torch.equal(a, b) for a, b in [(base, every), (base, high), (base, low), (every, high), (high, low)])
+    assert torch.equal(made(None), base)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "message"),
+    [
+        ("wan2.1-t2v", {"experts": "both"}, "has one transformer"),
+        (TWO_EXPERTS, {"experts": "high", "lora_expert": "low"}, "needs --rushes_experts both"),
+        (TWO_EXPERTS, {"lora_expert": "high"}, "needs --rushes_experts both"),
+    ],
+)
+def test_a_choice_of_experts_that_cannot_be_is_refused(name, model, message):
+    with pytest.raises(ArchitectureError, match=message):
+        resolve(tiny_prompt(), architecture(name), ModelSpec(architecture=name, **model))
+
+
+def test_the_boundary_is_the_models_own(models, tmp_path):
+    model = {TWO_EXPERTS: shutil.copytree(models[TWO_EXPERTS], tmp_path / "wan")}
+    index = model[TWO_EXPERTS] / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "boundary_ratio": 0.5}))
+    engine = Engine("cpu", tmp_path / "cache")
+    take = engine.denoise(job(model, TWO_EXPERTS, experts="both"), Recorder())
+    assert take.facts()["boundary"] == 0.5
