@@ -13,7 +13,7 @@ import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
-POOLING = {"half": (2, 2, 2), "quarter": (4, 4, 4)}
+BY_HALF, BY_QUARTER = (2, 2, 2), (4, 4, 4)
 """Tokens of a coarser history stand for this many frames, rows and columns of tokens."""
 
 
@@ -80,20 +80,18 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
 
     def pack(self, noisy: Frames, history: History) -> tuple[torch.Tensor, Rotation]:
         """All tokens [1, n, width], coarsest history first, and their rotary embedding."""
-        parts = {"quarter": history.quarter, "half": history.half, "clean": history.clean}
-        latents = {name: None if part is None else part.latents for name, part in parts.items()}
-        embedded = dict(
-            zip(
-                ("clean", "half", "quarter"),
-                self.clean_x_embedder(latents["clean"], latents["half"], latents["quarter"]),
-                strict=True,
-            )
+        parts = (history.clean, history.half, history.quarter)
+        clean, half, quarter = self.clean_x_embedder(*(part and part.latents for part in parts))
+        sequence = (
+            (history.quarter, quarter, BY_QUARTER),
+            (history.half, half, BY_HALF),
+            (history.clean, clean, None),
+            (noisy, self.x_embedder(noisy.latents), None),
         )
-        present = {name: part for name, part in parts.items() if part is not None}
-        tokens = [*(embedded[name] for name in present), self.x_embedder(noisy.latents)]
-        rotations = [*(self.rotation(part, POOLING.get(name)) for name, part in present.items()), self.rotation(noisy)]
+        present = [(frames, tokens, pooling) for frames, tokens, pooling in sequence if frames is not None]
+        rotations = [self.rotation(frames, pooling) for frames, _, pooling in present]
         cosines, sines = (torch.cat(halves) for halves in zip(*rotations, strict=True))
-        return torch.cat(tokens, dim=1), (cosines, sines)
+        return torch.cat([tokens for _, tokens, _ in present], dim=1), (cosines, sines)
 
     def rotation(self, frames: Frames, pooling: tuple[int, int, int] | None = None) -> Rotation:
         """Rotary embedding of the tokens of `frames`, averaged where a token stands for several."""
