@@ -12,13 +12,14 @@ import contextlib
 import gc
 import platform
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 import torch
 
 from rushes.architectures import SampleParameters, architecture, resolve
@@ -36,7 +37,7 @@ from rushes_service.architectures.devices import (
 )
 from rushes_service.architectures.registry import find
 from rushes_service.decode import to_uint8
-from rushes_service.lora import Lora, LoraMerger, locate, read_lora
+from rushes_service.lora.rack import LoraRack, Wanted, wanted_by
 
 CONDITIONING_DIR = "conditioning"
 PACKAGES = ("rushes", "torch", "diffusers", "transformers")
@@ -70,12 +71,11 @@ class Stopwatch:
 
 @dataclass
 class Warm:
-    """A loaded base model and the LoRA that is in it. `lora` is kept read, so that a new strength needs no file."""
+    """A loaded base model and the LoRAs that are in it."""
 
     fingerprint: str
     base: Architecture
-    merger: LoraMerger
-    lora: Lora | None = None
+    loras: LoraRack
 
 
 @dataclass
@@ -159,6 +159,13 @@ class Engine:
         """Fingerprint of the `ModelSpec` that is loaded."""
         return self._warm.fingerprint if self._warm else None
 
+    @property
+    def memory_bytes(self) -> int:
+        """Memory held: on the GPU, or of the whole process on the CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device)
+        return psutil.Process().memory_info().rss
+
     def unload(self) -> None:
         """Give the base model's memory back."""
         self._warm = None
@@ -177,17 +184,17 @@ class Engine:
         """
         parameters, warnings = resolve(job.prompt, architecture(job.model.architecture), job.model)
         find(job.model.architecture).check(parameters)
-        checkpoint = locate(job.checkpoint) if job.checkpoint else None
+        wanted = wanted_by(job)
         clock = Stopwatch()
         reset_peak_memory(self.device)
         with device_errors(self.device, "loading the model"):
             warm = self._load(job, watch, clock)
         with device_errors(self.device, "merging the LoRA"):
-            self._merge(warm, job, checkpoint, watch, clock)
+            self._merge(warm, wanted, job.allow_partial_lora, watch, clock)
         denoised = self._sample(warm.base, parameters, job.vae, watch, clock)
         return Take(
             parameters,
-            (*warnings, *warm.base.warnings(parameters, job.vae)),
+            (*warnings, *warm.base.warnings(parameters, job.vae), *warm.loras.warnings),
             denoised.latents,
             warm.base,
             job.vae,
@@ -206,26 +213,15 @@ class Engine:
                 dtype = resolve_dtype(job.model.dtype or self._dtype, self.device)
                 base = find(job.model.architecture)(job.model, self.device, dtype)
                 base.load()
-                self._warm = Warm(fingerprint, base, LoraMerger(base.transformer))
+                rack = LoraRack(base.transformer, base.lora_names, job.model.architecture)
+                self._warm = Warm(fingerprint, base, rack)
         return self._warm
 
-    def _merge(self, warm: Warm, job: SampleJob, path: Path | None, watch: Watch, clock: Stopwatch) -> None:
-        """Bring the weights to the job's LoRA and strength."""
+    def _merge(self, warm: Warm, wanted: Sequence[Wanted], allow_partial: bool, watch: Watch, clock: Stopwatch) -> None:
+        """Bring the weights to the job's LoRAs and strengths."""
         watch.stage("lora")
         with clock.timing("lora"):
-            if job.checkpoint is None or path is None:
-                warm.merger.merge(None, 0.0)
-                return
-            if warm.lora is None or warm.lora.fingerprint != job.checkpoint.fingerprint:
-                warm.lora = None
-                warm.lora = read_lora(
-                    path,
-                    warm.base.lora_names(),
-                    warm.merger.shapes,
-                    family=job.model.architecture,
-                    expected=job.checkpoint.fingerprint,
-                )
-            warm.merger.merge(warm.lora, job.strength)
+            warm.loras.apply(wanted, allow_partial=allow_partial)
 
     def _sample(
         self, base: Architecture, parameters: SampleParameters, vae: VaeOptions, watch: Watch, clock: Stopwatch
@@ -249,22 +245,13 @@ class Engine:
         """What the receipt says about model, LoRA and machine."""
         return {
             "model": {"fingerprint": warm.fingerprint, **job.model.model_dump(mode="json", exclude_defaults=True)},
-            "lora": lora_facts(warm, job),
+            **warm.loras.facts(),
             "dtype": name_of(warm.base.dtype),
             "device": device_name(self.device),
             "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
             **denoised.facts,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         }
-
-
-def lora_facts(warm: Warm, job: SampleJob) -> dict[str, Any] | None:
-    """What the receipt says about the LoRA; None for the base model."""
-    if job.checkpoint is None or warm.lora is None:
-        return None
-    merged = warm.merger.mode if job.strength != 0 else "none (strength 0 is the base model)"
-    facts = {"fingerprint": job.checkpoint.fingerprint, "strength": job.strength, "merge": merged}
-    return {**facts, **asdict(warm.lora.report)}
 
 
 def non_finite_message(done: int, total: int, parameters: SampleParameters) -> str:

@@ -234,9 +234,9 @@ def test_a_lora_in_memory_is_merged_again_at_another_strength_without_being_read
     half = make_job(model, path, lora_multiplier=0.5)
     wanted = frames(engine, half)
     engine.denoise(make_job(model, path), Recorder())
-    held = engine._warm.lora
+    (held,) = engine._warm.loras._read.values()
     assert np.array_equal(frames(engine, half), wanted)
-    assert engine._warm.lora is held
+    assert next(iter(engine._warm.loras._read.values())) is held
 
 
 def test_a_diverged_checkpoint_is_told_from_a_broken_machine(engine, model, lora):

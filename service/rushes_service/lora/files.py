@@ -16,7 +16,14 @@ from typing import Any
 
 import torch
 
-from rushes.adapters import ADAPTER_CONFIG, CONFIG_KEY, WEIGHTS_NAME, adapter_config, is_adapter_directory, packed_header
+from rushes.adapters import (
+    ADAPTER_CONFIG,
+    CONFIG_KEY,
+    WEIGHTS_NAME,
+    adapter_config,
+    is_adapter_directory,
+    packed_header,
+)
 from rushes.checkpoints import HEADER_LENGTH_BYTES, read_header, unreadable
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.jobs import Checkpoint

@@ -1,113 +1,204 @@
-"""Merge a LoRA into live weights, and take it out again to the last bit.
+"""Merge LoRAs into live weights, and take them out again to the last bit.
 
-Merged weights cost nothing in the forward pass and keep compiled graphs valid. Subtracting a delta does not give the
-base back (rounding), so a pristine copy is kept of every weight that was ever touched, and each merge is one
-`addmm` from that copy into the live weight.
+Merged weights cost nothing in the forward pass and keep compiled graphs valid: a weight is written in place and stays
+where it is. Subtracting a delta does not give the base back (rounding), so a pristine copy is kept of every weight
+that was ever touched, and each merge is one `addmm` from that copy into the live weight.
+
+Where that cannot be (quantised weights would round the delta away, offloaded ones are somewhere else when they are
+needed), the factors stay beside the weight and are applied at every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import nn
 
 from rushes.errors import LoraValue
-from rushes_service.lora.reading import Delta, Lora
+from rushes_service.lora.changes import LowRank, Patch, Replacement, as_matrix
+from rushes_service.lora.reading import Lora
+from rushes_service.lora.targets import plain_name
+from rushes_service.lora.unmerged import Adapters, why_unmerged
 
 HEADROOM = 2.0
-"""Free device memory that must remain, in multiples of the copy, for the copy to live on the device."""
+"""Free device memory that must remain, in multiples of the copies, for the copies to live on the device."""
+
+MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+Applied = Sequence[tuple[Lora, float]]
+"""LoRAs with their strengths, in the order in which they are added."""
+
+Weighted = tuple[Patch, float]
+"""One change of a parameter, and how strongly."""
+
+State = tuple[tuple[str, float], ...]
+"""Hashes and strengths of what is in a weight."""
 
 
 class LoraMerger:
     """Owner of one model's LoRA state. Not thread-safe: one sample at a time."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._weights: Mapping[str, torch.Tensor] = {
-            name: weight.data
-            for name, module in model.named_modules()
-            if isinstance(weight := getattr(module, "weight", None), torch.Tensor)
+        self._model = model
+        self._parameters: Mapping[str, torch.Tensor] = {
+            plain_name(name): parameter for name, parameter in model.named_parameters()
         }
+        self._modules = {plain_name(name): module for name, module in model.named_modules()}
         self._pristine: dict[str, torch.Tensor] = {}
-        self._touched: set[str] = set()
-        self._state: tuple[str, float] | None = None
+        self._held: dict[str, State] = {}
+        self._adapters = Adapters()
+        self._reason = ""
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
-        """Weight shape of every module, by name."""
-        return {name: weight.shape for name, weight in self._weights.items()}
+        """Shape of every parameter, by name."""
+        return {name: parameter.shape for name, parameter in self._parameters.items()}
 
     @property
     def mode(self) -> str:
-        """How and where weights are kept, for the receipt."""
-        places = {"pinned memory" if copy.is_pinned() else str(copy.device) for copy in self._pristine.values()}
-        return f"merged from a pristine copy ({', '.join(sorted(places))})" if places else "none"
+        """How weights are changed, where the copies are and why, for the receipt."""
+        ways = []
+        if any(self._held.values()):
+            places = sorted(
+                {
+                    "pinned memory" if copy.is_pinned() else str(copy.device)
+                    for name, copy in self._pristine.items()
+                    if self._held.get(name)
+                }
+            )
+            ways.append(f"merged from a pristine copy ({', '.join(places)}{self._reason})")
+        if self._adapters.active:
+            ways.append(f"unmerged ({self._adapters.reason})")
+        return " and ".join(ways) or "none"
 
-    def merge(self, lora: Lora | None, strength: float) -> bool:
-        """Make the weights `base + strength * lora`; True if anything had to be done.
+    @property
+    def precision(self) -> str:
+        """Precision of the weights that are changed."""
+        dtypes = {parameter.dtype for name, parameter in self._parameters.items() if self._held.get(name)}
+        return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
-        None or strength 0 is the base, bit for bit. After any failure the weights are the base.
+    @torch.no_grad()
+    def merge(self, loras: Applied) -> bool:
+        """Make the weights the base with `loras` in it; True if anything had to be done.
+
+        A LoRA of strength 0 is none: without any other the weights are the base, bit for bit. After any failure
+        they are the base, too.
         """
-        wanted = (lora.fingerprint, strength) if lora is not None and strength != 0 else None
-        if wanted == self._state:
+        wanted = by_parameter([(lora, strength) for lora, strength in loras if strength != 0])
+        changed = [name for name in {*self._held, *wanted} if self._held.get(name, ()) != wanted.get(name, ((), ()))[0]]
+        if not changed:
             return False
         try:
-            deltas = by_module(lora.deltas) if lora is not None and wanted is not None else {}
-            self._restore(self._touched - deltas.keys())
-            self._copy_pristine(deltas.keys())
-            for module, parts in deltas.items():
-                self._add(module, parts, strength)
+            apart = {name: why for name in wanted if (why := self._why_unmerged(name))}
+            self._copy_pristine(name for name in wanted if name not in apart)
+            self._restore([name for name in changed if name not in wanted])
+            for name in changed:
+                if name in wanted and name not in apart:
+                    self._write(name, wanted[name][1])
+                    self._held[name] = wanted[name][0]
+            self._adapters.install({name: (self._owner(name), wanted[name][1], why) for name, why in apart.items()})
+            self._held.update({name: wanted[name][0] for name in apart})
         except BaseException:
             self.restore()
             raise
-        self._state = wanted
         return True
 
+    @torch.no_grad()
     def restore(self) -> None:
         """Put the base back, bit for bit."""
-        self._state = None
-        self._restore(set(self._touched))
+        self._adapters.remove()
+        self._restore(list(self._held))
 
-    def _restore(self, modules: set[str]) -> None:
-        for module in modules:
-            self._weights[module].copy_(self._pristine[module], non_blocking=True)
-            self._touched.discard(module)
+    def _restore(self, names: Sequence[str]) -> None:
+        merged = [name for name in names if name in self._pristine]
+        if merged:
+            live = [self._parameters[name].data for name in merged]
+            torch._foreach_copy_(live, [self._pristine[name] for name in merged], non_blocking=True)
+        for name in names:
+            self._held.pop(name, None)
 
-    def _copy_pristine(self, modules: Iterable[str]) -> None:
-        new = [module for module in modules if module not in self._pristine]
-        size = sum(self._weights[module].nbytes for module in new)
-        for module in new:
-            self._pristine[module] = copied(self._weights[module], size)
+    def _owner(self, name: str) -> nn.Module:
+        """The module that a parameter belongs to."""
+        return self._modules[name.rpartition(".")[0]]
 
-    @torch.no_grad()
-    def _add(self, module: str, deltas: list[Delta], strength: float) -> None:
-        weight, base = self._weights[module], self._pristine[module]
-        if base.device != weight.device:
-            base = weight.copy_(base, non_blocking=True)
-        self._touched.add(module)
-        out, base = weight.flatten(1), base.flatten(1)
-        for delta in deltas:
-            if (len(delta.up), delta.down.shape[1]) != out.shape:
+    def _why_unmerged(self, name: str) -> str | None:
+        """Why a parameter cannot be written; None if it can."""
+        return why_unmerged(self._owner(name), self._parameters[name], MERGEABLE)
+
+    def _copy_pristine(self, names: Iterable[str]) -> None:
+        new = [name for name in names if name not in self._pristine]
+        size = sum(self._parameters[name].nbytes for name in new)
+        copies: dict[str, torch.Tensor] = {}
+        for name in new:
+            copies[name], self._reason = copied(self._parameters[name].data, size)
+        self._pristine.update(copies)
+
+    def _write(self, name: str, weighted: Sequence[Weighted]) -> None:
+        """Bring one weight from its pristine copy to what is wanted."""
+        live, base = as_matrix(self._parameters[name].data), as_matrix(self._pristine[name])
+        # Noted before anything is written: a failure half way must know what to put back.
+        self._held[name] = (("unfinished", 0.0),)
+        if base.device != live.device:
+            base = live.copy_(base, non_blocking=True)
+        for patch, _ in weighted:
+            if patch.into is None and patch.change.shape != tuple(live.shape):
                 # `out=` would resize the live weight.
-                raise LoraValue(f"{module} is {list(out.shape)}, its delta {[len(delta.up), delta.down.shape[1]]}")
-            up = delta.up.to(weight.device, weight.dtype)
-            down = delta.down.to(weight.device, weight.dtype)
-            torch.addmm(base, up, down, beta=1, alpha=delta.scale * strength, out=out)
-            base = out
+                raise LoraValue(f"{name} is {list(live.shape)}, its change {list(patch.change.shape)}")
+        if len(weighted) == 1 and weighted[0][0].into is None and isinstance(weighted[0][0].change, LowRank):
+            add_low_rank(live, base, weighted[0][0].change, weighted[0][1])
+        else:
+            live.copy_(changed_weight(base, weighted))
 
 
-def by_module(deltas: tuple[Delta, ...]) -> dict[str, list[Delta]]:
-    """Deltas of each module, in the file's order."""
-    grouped: dict[str, list[Delta]] = {}
-    for delta in deltas:
-        grouped.setdefault(delta.module, []).append(delta)
-    return grouped
+def add_low_rank(live: torch.Tensor, base: torch.Tensor, change: LowRank, strength: float) -> None:
+    """Write `base + strength * change` to `live` in one go; `base` may be `live` itself."""
+    up = change.up.to(live.device, live.dtype, non_blocking=True)
+    down = change.down.to(live.device, live.dtype, non_blocking=True)
+    torch.addmm(base, up, down, beta=1, alpha=change.scale * strength, out=live)
 
 
-def copied(weight: torch.Tensor, total_bytes: int) -> torch.Tensor:
-    """A copy of `weight`: beside it if `total_bytes` fit its device with room to spare, else in pinned host memory."""
-    if weight.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(weight.device)
-        if free < total_bytes * (1 + HEADROOM):
-            return weight.to("cpu").pin_memory()
-    return weight.clone()
+def changed_weight(base: torch.Tensor, weighted: Sequence[Weighted]) -> torch.Tensor:
+    """A weight [out, in] with several changes, or one that is no plain LoRA; computed in float32 at least."""
+    exact = base.to(torch.float64 if base.dtype == torch.float64 else torch.float32, copy=True)
+    for whole in (True, False):
+        parts = [item for item in weighted if isinstance(item[0].change, Replacement) is whole]
+        # Deltas that depend on the weight (DoRA) see the one without the other deltas.
+        start = exact.clone() if len(parts) > 1 else exact
+        for patch, strength in parts:
+            rows = slice(*patch.into) if patch.into else slice(None)
+            if whole and strength == 1:
+                exact[rows] = patch.change.value.to(exact)  # type: ignore[attr-defined]
+                continue
+            delta = patch.change.delta(start[rows])
+            if tuple(delta.shape) != tuple(exact[rows].shape):
+                raise LoraValue(f"{patch.parameter} is {list(exact[rows].shape)}, its change {list(delta.shape)}")
+            exact[rows] += strength * delta
+    return exact
+
+
+def by_parameter(loras: Applied) -> dict[str, tuple[State, list[Weighted]]]:
+    """What becomes of each parameter: hashes with strengths, and the changes themselves."""
+    found: dict[str, tuple[list[tuple[str, float]], list[Weighted]]] = {}
+    for lora, strength in loras:
+        for patch in lora.patches:
+            state, weighted = found.setdefault(patch.parameter, ([], []))
+            weighted.append((patch, strength))
+            if (lora.fingerprint, strength) not in state:
+                state.append((lora.fingerprint, strength))
+    return {name: (tuple(state), weighted) for name, (state, weighted) in found.items()}
+
+
+def copied(weight: torch.Tensor, total_bytes: int) -> tuple[torch.Tensor, str]:
+    """A copy of `weight`: beside it if `total_bytes` fit its device with room to spare, else in pinned host memory.
+
+    Also says why it is not beside it.
+    """
+    if weight.device.type != "cuda":
+        return weight.clone(), ""
+    free, _ = torch.cuda.mem_get_info(weight.device)
+    if free >= total_bytes * (1 + HEADROOM):
+        with suppress(torch.OutOfMemoryError):
+            return weight.clone(), ""
+    return weight.to("cpu").pin_memory(), f": {free >> 20} MiB free on {weight.device}, {total_bytes >> 20} MiB needed"

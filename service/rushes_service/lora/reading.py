@@ -1,68 +1,45 @@
-"""A LoRA file becomes typed deltas, or an error that says what is wrong with it.
+"""A file becomes typed changes of the model's parameters, or an error that says what is wrong with it.
 
-Everything is checked before any weight is touched: the file is whole, every key has its module, shapes fit, all
+Everything is checked before any weight is touched: the file is whole, every key has its place, shapes fit, all
 numbers are finite.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from rushes.checkpoints import fingerprint, read_header
-from rushes.errors import CheckpointFormat, CheckpointMissing, LoraMismatch, LoraValue
-from rushes.jobs import Checkpoint
-from rushes_service.lora.families import guess_family
+from rushes.errors import LoraMismatch, LoraValue
+from rushes_service.lora.changes import Change, Difference, Patch, Replacement, as_matrix
+from rushes_service.lora.families import guess_family, size_hint
+from rushes_service.lora.files import WeightsFile, read_file
+from rushes_service.lora.keys import TEXT_ENCODER, Key, split
+from rushes_service.lora.kinds import weight_change
 from rushes_service.lora.targets import LoraTarget, NameTable
+from rushes_service.lora.whole import is_whole, read_whole
 
 SHOWN_KEYS = 3
 """Keys that a message quotes."""
 
-SUFFIXES = (
-    (re.compile(r"(.+)\.lora_down(?:\.default)?\.weight"), "down"),
-    (re.compile(r"(.+)\.lora_up(?:\.default)?\.weight"), "up"),
-    (re.compile(r"(.+)\.lora_A(?:\.default)?\.weight"), "down"),
-    (re.compile(r"(.+)\.lora_B(?:\.default)?\.weight"), "up"),
-    (re.compile(r"(.+)\.alpha"), "alpha"),
-)
-
-OTHER_KINDS = {"LoHa": ".hada_w", "LoKr": ".lokr_w", "DoRA": "dora_scale", "full difference": ".diff"}
-"""Kinds of adapter that are no plain LoRA, and what gives them away in a key."""
-
-PREFIXES = (
-    ("lora_unet_", "musubi"),
-    ("base_model.model.", "peft"),
-    ("diffusion_model.", "comfyui"),
-    ("transformer.", "diffusers"),
-)
-"""How keys begin, and the name of the format that begins them so; anything else is "diffusers" without a prefix."""
-
-SHA256_HEX = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Delta:
-    """`scale * up @ down` is to be added to one module's weight: down [rank, in], up [out, rank], on the CPU."""
-
-    module: str
-    down: torch.Tensor
-    up: torch.Tensor
-    scale: float
+ALTERED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""PEFT's initialisations that change the base model too, so that the adapter alone means nothing."""
 
 
 @dataclass(frozen=True)
 class LoraReport:
-    """What a file turned out to be; goes into the receipt."""
+    """What a file turned out to be; goes into the receipt.
+
+    `matched` and `unmatched` count keys, `modules` modules of the live model, `ranks` are the different ones found.
+    """
 
     path: str
     sha256: str
     format: str
+    kinds: tuple[str, ...]
     matched: int
     unmatched: int
     modules: int
@@ -74,151 +51,254 @@ class Lora:
     """A file that fits its model. `fingerprint` is the hash of its content."""
 
     fingerprint: str
-    deltas: tuple[Delta, ...]
+    patches: tuple[Patch, ...]
     report: LoraReport
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
-class Factors:
+class Module:
     """Tensors of one module as the file has them."""
 
+    name: str
     targets: tuple[LoraTarget, ...]
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    parts: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def locate(checkpoint: Checkpoint) -> Path:
-    """The file of `checkpoint`: its snapshot, else where the trainer wrote it; whole, going by its header.
+@dataclass
+class Sorted:
+    """Keys of a file: by module, and those that mean nothing."""
 
-    Raises:
-        CheckpointMissing, CheckpointIncomplete, CheckpointFormat: as `rushes.checkpoints.read_header`.
-    """
-    places = [Path(place) for place in (checkpoint.path, checkpoint.source) if place]
-    for place in places:
-        if place.is_file():
-            read_header(place)
-            return place
-    tried = " nor at ".join(str(place) for place in dict.fromkeys(places))
-    raise CheckpointMissing(f"no checkpoint at {tried}; was it deleted, or is the directory not mounted here?")
+    modules: dict[str, Module] = field(default_factory=dict)
+    styles: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+
+    @property
+    def style(self) -> str:
+        """The format of most keys."""
+        return max(set(self.styles), key=self.styles.count)
 
 
 def read_lora(
-    path: Path, names: NameTable, shapes: Mapping[str, torch.Size], *, family: str, expected: str | None = None
+    place: Path,
+    names: NameTable,
+    shapes: Mapping[str, torch.Size],
+    *,
+    family: str,
+    expected: str | None = None,
+    allow_partial: bool = False,
+    pin: bool = False,
 ) -> Lora:
-    """Read a complete LoRA file.
+    """Read a complete file of weights: an adapter of any format, or a whole transformer.
 
     Args:
+        place: a safetensors file, or a PEFT adapter's directory.
         names: which module each name means.
-        shapes: weight shape of each module of the model, by its diffusers name.
+        shapes: shape of each parameter of the model, by its diffusers name.
         family: the model's family, for messages.
         expected: content hash that the submitter saw. A file with another one has been overwritten since.
+        allow_partial: keys that fit nothing are a warning as long as others do.
+        pin: keep the tensors in page-locked memory.
 
     Raises:
         CheckpointError: the file is not there, cut short, no safetensors file, or not the one submitted.
-        LoraMismatch: keys that mean no module of this model.
+        LoraMismatch: keys that mean nothing in this model.
         LoraValue: wrong shapes, missing halves or non-finite numbers.
     """
-    read_header(path)
-    sha256 = fingerprint(path)
-    if expected is not None and SHA256_HEX.fullmatch(expected) and expected != sha256:
-        raise CheckpointMissing(f"{path} was overwritten since it was submitted: another file lies there now")
-    tensors = load_tensors(path)
-    factors, style = group(path, tensors, names, family)
-    deltas = [delta for name, parts in factors.items() for delta in deltas_of(path, name, parts, shapes)]
-    ranks = sorted({delta.down.shape[0] for delta in deltas})
-    report = LoraReport(str(path), sha256, style, len(tensors), 0, len(deltas), tuple(ranks))
-    return Lora(sha256, tuple(deltas), report)
+    file = read_file(place, expected=expected, pin=pin)
+    if not file.tensors:
+        raise LoraMismatch(f"{place}: this file holds no tensors at all")
+    check_finite(file)
+    keys = {key: split(key) for key in file.tensors}
+    if is_whole(file, keys):
+        patches, unmatched, style = read_whole(file, names, shapes)
+        lost = missing(patches, shapes)
+        problem = whole_mismatch(file, unmatched, lost, family)
+        kinds: tuple[str, ...] = (Replacement.kind,)
+        ranks: tuple[int, ...] = ()
+    else:
+        check_config(file)
+        found = sort(file, keys, names)
+        patches = tuple(patch for module in found.modules.values() for patch in patches_of(file, module, shapes))
+        unmatched, style = found.unmatched, found.style if found.modules else "unknown"
+        problem = mismatch(file, unmatched, family)
+        kinds, ranks = kinds_of(patches), ranks_of(patches)
+    if problem and not (allow_partial and patches):
+        raise LoraMismatch(problem)
+    matched = len(file.tensors) - len(unmatched)
+    modules = len({patch.parameter.rpartition(".")[0] for patch in patches})
+    report = LoraReport(str(place), file.sha256, style, kinds, matched, len(unmatched), modules, ranks)
+    return Lora(file.sha256, patches, report, (f"partly used: {problem}",) if problem else ())
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file, on the CPU."""
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointFormat(f"{path}: not a valid safetensors file: {error}") from error
+def check_finite(file: WeightsFile) -> None:
+    """Raise `LoraValue` for the first tensor that holds NaN or infinity."""
+    for key, tensor in file.tensors.items():
+        # A sum is finite unless a term is not (or it overflows): one pass without a mask of the tensor's size.
+        if tensor.is_floating_point() and tensor.numel() and not torch.isfinite(summed(tensor)):
+            if torch.isfinite(tensor.float()).all():
+                continue
+            name, part, _ = split(key)
+            raise LoraValue(
+                f"{file.path}: {name}{f' ({part})' if part else ''} holds NaN or infinity; training has most likely "
+                "diverged"
+            )
 
 
-def group(
-    path: Path, tensors: Mapping[str, torch.Tensor], names: NameTable, family: str
-) -> tuple[dict[str, Factors], str]:
-    """Tensors by module, and the file's format; raises `LoraMismatch` unless every key has a module."""
-    factors: dict[str, Factors] = {}
-    styles: list[str] = []
-    unmatched: list[str] = []
-    for key, tensor in tensors.items():
-        name, part, style = split(key)
-        targets = names.find(name, flat=style == "musubi") if part else ()
-        if not targets:
-            unmatched.append(key)
-            continue
-        factors.setdefault(name, Factors(targets)).tensors[part] = tensor
-        styles.append(style)
-    if unmatched or not tensors:
-        raise LoraMismatch(mismatch_message(path, unmatched, len(tensors), family))
-    return factors, max(set(styles), key=styles.count)
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor in float32; 8-bit floats have no sum of their own."""
+    return (tensor.float() if tensor.dtype.itemsize == 1 else tensor).sum(dtype=torch.float32)
 
 
-def split(key: str) -> tuple[str, str, str]:
-    """Module name, part ("down", "up", "alpha", or "" if it is none of them) and format of one key."""
-    name, part = key, ""
-    for pattern, kind in SUFFIXES:
-        if match := pattern.fullmatch(key):
-            name, part = match[1], kind
-            break
-    style = "diffusers"
-    for prefix, prefix_style in PREFIXES:
-        if name.startswith(prefix):
-            name, style = name[len(prefix) :], prefix_style
-            if style != "peft":
-                break
-    return name, part, style
-
-
-def mismatch_message(path: Path, unmatched: Sequence[str], total: int, family: str) -> str:
-    """Says which keys fit nothing and which family they look like."""
-    if total == 0:
-        return f"{path}: this file holds no tensors at all"
-    shown = ", ".join(unmatched[:SHOWN_KEYS]) + (", ..." if len(unmatched) > SHOWN_KEYS else "")
-    message = f"{path}: {len(unmatched)} of {total} keys match no module of {family}: {shown}"
-    if other := [kind for kind, sign in OTHER_KINDS.items() if any(sign in key for key in unmatched)]:
-        return f"{message}. It is a {other[0]} file; only plain LoRA can be merged so far"
-    likely = guess_family(unmatched)
-    if likely and likely.lower() not in family.lower():
-        message += f". They look like {likely}: was the right architecture given?"
-    return message
-
-
-def deltas_of(path: Path, name: str, factors: Factors, shapes: Mapping[str, torch.Size]) -> list[Delta]:
-    """The deltas of one module of the file, checked."""
-    tensors = factors.tensors
-    for part in ("down", "up"):
-        if part not in tensors:
-            raise LoraValue(f"{path}: {name} has no {part} matrix; the file is incomplete")
-    for part, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise LoraValue(f"{path}: {name} ({part}) holds NaN or infinity; training has most likely diverged")
-    down, up = tensors["down"].flatten(1), tensors["up"].flatten(1)
-    rank = down.shape[0]
-    if up.shape[1] != rank:
-        raise LoraValue(f"{path}: {name} has rank {rank} in its down matrix but {up.shape[1]} in its up matrix")
-    end = factors.targets[-1].rows
-    if end is not None and len(up) != end[1]:
-        raise LoraValue(f"{path}: {name} has {len(up)} rows, its fused module {end[1]}; another size of model?")
-    scale = float(tensors["alpha"]) / rank if "alpha" in tensors else 1.0
-    return [fitted(path, Delta(t.module, down, rows(up, t), scale), shapes[t.module]) for t in factors.targets]
-
-
-def rows(up: torch.Tensor, target: LoraTarget) -> torch.Tensor:
-    """The rows of `up` [out, rank] that belong to `target`."""
-    return up if target.rows is None else up[slice(*target.rows)]
-
-
-def fitted(path: Path, delta: Delta, shape: torch.Size) -> Delta:
-    """`delta`, if it has the shape of its module's weight."""
-    wanted = (shape[0], shape[1:].numel())
-    found = (delta.up.shape[0], delta.down.shape[1])
-    if found != wanted:
-        raise LoraValue(
-            f"{path}: {delta.module} is {list(wanted)} in the model but {list(found)} in the LoRA; "
-            "it was trained on a model of another size"
+def check_config(file: WeightsFile) -> None:
+    """Raise `LoraMismatch` for an adapter that means nothing without a base model of its own."""
+    start = (file.config or {}).get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(ALTERED_BASES):
+        raise LoraMismatch(
+            f"{file.path}: it was initialised with {start}, which also alters the base model; convert it when saving "
+            "(PEFT: path_initial_model_for_weight_conversion)"
         )
-    return delta
+
+
+def sort(file: WeightsFile, keys: Mapping[str, Key], names: NameTable) -> Sorted:
+    """Tensors by module. PEFT also writes modules that were trained as a whole: `name.weight` beside the adapters."""
+    found = Sorted()
+    for key, (name, part, style) in keys.items():
+        if not part and style == "peft" and (leaf := key.rpartition(".")[2]) in ("weight", "bias"):
+            name, part = name.removesuffix(f".{leaf}"), "value" if leaf == "weight" else "value_b"
+        targets = names.find(name, flat=style == "musubi") if part and not TEXT_ENCODER.match(key) else ()
+        if not targets:
+            found.unmatched.append(key)
+            continue
+        found.modules.setdefault(name, Module(name, targets)).parts[part] = file.tensors[key]
+        found.styles.append(style)
+    return found
+
+
+def patches_of(file: WeightsFile, module: Module, shapes: Mapping[str, torch.Size]) -> Iterator[Patch]:
+    """The changes of one module of the file, checked against the live model."""
+    try:
+        changes = {"weight": weight_change(module.name, module.parts, file.config), "bias": bias_change(module, file)}
+        for leaf, change in changes.items():
+            if change is not None:
+                yield from spread(change, leaf, module.targets, shapes)
+    except ValueError as error:
+        raise LoraValue(f"{file.path}: {module.name} {error}") from None
+
+
+def bias_change(module: Module, file: WeightsFile) -> Change | None:
+    """What becomes of a module's bias."""
+    parts = module.parts
+    if "value_b" in parts:
+        return Replacement(as_matrix(parts["value_b"]))
+    if "diff_b" in parts:
+        return Difference(as_matrix(parts["diff_b"]))
+    if "up_bias" in parts:
+        main = weight_change(module.name, {k: v for k, v in parts.items() if k != "magnitude"}, file.config)
+        return Difference(as_matrix(parts["up_bias"]), getattr(main, "scale", 1.0))
+    return None
+
+
+def spread(
+    change: Change, leaf: str, targets: tuple[LoraTarget, ...], shapes: Mapping[str, torch.Size]
+) -> Iterator[Patch]:
+    """A module's change as changes of the parameters it is here.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    rows = sum(shape_of(target, leaf, shapes)[0] for target in targets)
+    columns = shape_of(targets[0], leaf, shapes)[1]
+    if change.shape != (rows, columns):
+        hint = size_hint(change.shape, (rows, columns))
+        raise ValueError(
+            f"is {[rows, columns]} in the model ({targets[0].module}) but {list(change.shape)} in the file; it was "
+            f"trained on a model of another size{hint}"
+        )
+    for target in targets:
+        part = change if target.rows is None else change.part(*target.rows)
+        yield Patch(f"{target.module}.{leaf}", part, target.into)
+
+
+def shape_of(target: LoraTarget, leaf: str, shapes: Mapping[str, torch.Size]) -> tuple[int, int]:
+    """Rows that a target takes, and columns of its parameter."""
+    parameter = f"{target.module}.{leaf}"
+    if parameter not in shapes:
+        raise ValueError(f"has a {leaf} in the file, but {target.module} has none in the model")
+    shape = shapes[parameter]
+    rows = shape[0] if target.rows is None else target.rows[1] - target.rows[0]
+    return rows, shape[1:].numel()
+
+
+def kinds_of(patches: tuple[Patch, ...]) -> tuple[str, ...]:
+    """The kinds of change in a file."""
+    return tuple(sorted({patch.change.kind for patch in patches}))
+
+
+def ranks_of(patches: tuple[Patch, ...]) -> tuple[int, ...]:
+    """The ranks in a file."""
+    return tuple(sorted({rank for patch in patches if (rank := patch.change.rank) is not None}))
+
+
+def missing(patches: tuple[Patch, ...], shapes: Mapping[str, torch.Size]) -> list[str]:
+    """Parameters of the model that a whole checkpoint does not have."""
+    return sorted(shapes.keys() - {patch.parameter for patch in patches})
+
+
+def mismatch(file: WeightsFile, unmatched: list[str], family: str) -> str | None:
+    """Says which keys fit nothing and which family they look like; None if all fit."""
+    if not unmatched:
+        return None
+    total = len(file.tensors)
+    message = f"{file.path}: {len(unmatched)} of {total} keys match no module of {family}: {quoted(unmatched)}"
+    if text := [key for key in unmatched if TEXT_ENCODER.match(key)]:
+        message += f". {len(text)} of them train a text encoder, which is not merged"
+    if len(text) < len(unmatched):
+        message += looks(file, family)
+    return f"{message}. --allow_partial_lora samples without them" if len(unmatched) < total else message
+
+
+def whole_mismatch(file: WeightsFile, unmatched: list[str], lost: list[str], family: str) -> str | None:
+    """Says what a whole checkpoint has too many or too few of; None if it is complete."""
+    total = len(file.tensors)
+    if unmatched:
+        return (
+            f"{file.path}: {len(unmatched)} of {total} keys match no weight of {family}: {quoted(unmatched)}"
+            f"{looks(file, family)}"
+        )
+    if lost:
+        return (
+            f"{file.path}: a whole checkpoint, but {len(lost)} weights of {family} are not in it: {quoted(lost)}; is "
+            "it one part of several?"
+        )
+    return None
+
+
+def looks(file: WeightsFile, family: str) -> str:
+    """What to say about the family that a file seems to be of."""
+    guess = guess_family({key: tuple(tensor.shape) for key, tensor in file.tensors.items()})
+    if guess is None or guess.fits(family):
+        return ""
+    return f". This file looks like {guess}: was the right architecture given?"
+
+
+def quoted(keys: list[str]) -> str:
+    """The first keys of a list."""
+    return ", ".join(keys[:SHOWN_KEYS]) + (", ..." if len(keys) > SHOWN_KEYS else "")
+
+
+def facts_of(lora: Lora, strength: float) -> dict[str, Any]:
+    """What the receipt says about one file."""
+    report = lora.report
+    return {
+        "fingerprint": lora.fingerprint,
+        "strength": strength,
+        "path": report.path,
+        "sha256": report.sha256,
+        "format": report.format,
+        "kinds": list(report.kinds),
+        "matched": report.matched,
+        "unmatched": report.unmatched,
+        "modules": report.modules,
+        "ranks": list(report.ranks),
+    }

@@ -1,0 +1,132 @@
+"""From the tensors a file has for one module to the change they mean."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from rushes_service.lora.changes import (
+    Change,
+    Decomposed,
+    Difference,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Replacement,
+    as_matrix,
+)
+
+Parts = Mapping[str, torch.Tensor]
+
+HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+
+
+def weight_change(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Change | None:
+    """What becomes of a module's weight; None if the file only has a bias for it.
+
+    Args:
+        name: the module as the file calls it.
+        config: PEFT's configuration, if the file has one.
+
+    Raises:
+        ValueError: tensors are missing, or do not fit each other; the message names them.
+    """
+    if "tucker" in parts:
+        raise ValueError("is a Tucker decomposition, which is for large convolutions and is not supported")
+    if "value" in parts:
+        return Replacement(as_matrix(parts["value"]))
+    found = adapter(name, parts, config)
+    if found is not None and "magnitude" in parts:
+        return Decomposed(found, magnitude(parts["magnitude"], found.shape))
+    if found is None and "diff" in parts:
+        return Difference(as_matrix(parts["diff"]))
+    if found is None and not parts.keys() & {"diff_b", "value_b"}:
+        raise ValueError(f"has no weights, only {', '.join(parts)}")
+    return found
+
+
+def adapter(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Change | None:
+    """LoRA, LoHa or LoKr, whichever the tensors are; None if they are none of these."""
+    if parts.keys() & {"down", "up"}:
+        return low_rank(name, parts, config)
+    if any(part in parts for part in HADAMARD):
+        w1_a, w1_b, w2_a, w2_b = (as_matrix(wanted(parts, part)) for part in HADAMARD)
+        if len({w1_a.shape[1], w1_b.shape[0], w2_a.shape[1], w2_b.shape[0]}) > 1 or w1_a.shape[0] != w2_a.shape[0]:
+            raise ValueError("has LoHa factors that do not fit each other")
+        return Hadamard(w1_a, w1_b, w2_a, w2_b, scale(name, w1_b.shape[0], parts, config))
+    if any(part.startswith("lokr") for part in parts):
+        return kronecker(name, parts, config)
+    return None
+
+
+def low_rank(name: str, parts: Parts, config: Mapping[str, Any] | None) -> LowRank:
+    """A plain LoRA."""
+    down, up = as_matrix(wanted(parts, "down")), as_matrix(wanted(parts, "up"))
+    rank = down.shape[0]
+    if up.shape[1] != rank:
+        raise ValueError(f"has rank {rank} in its down matrix but {up.shape[1]} in its up matrix")
+    return LowRank(down, up, scale(name, rank, parts, config))
+
+
+def kronecker(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Kronecker:
+    """A LoKr. With both factors whole there is no rank, and its `alpha` means nothing."""
+    w1, w2 = factor(parts, "lokr_w1"), factor(parts, "lokr_w2")
+    ranks = [pair[1].shape[0] for pair in (w2, w1) if len(pair) == 2]
+    if ranks:
+        return Kronecker(w1, w2, scale(name, ranks[0], parts, config))
+    return Kronecker(w1, w2, 1.0 if config is None else scale(name, int(config.get("r", 1)), parts, config))
+
+
+def factor(parts: Parts, name: str) -> tuple[torch.Tensor, ...]:
+    """One factor of a LoKr: whole, or two matrices to be multiplied."""
+    if name in parts:
+        return (as_matrix(parts[name]),)
+    first, second = as_matrix(wanted(parts, f"{name}_a")), as_matrix(wanted(parts, f"{name}_b"))
+    if first.shape[1] != second.shape[0]:
+        raise ValueError(f"has {name}_a of rank {first.shape[1]} but {name}_b of rank {second.shape[0]}")
+    return first, second
+
+
+def wanted(parts: Parts, part: str) -> torch.Tensor:
+    """A part that must be there."""
+    if part not in parts:
+        raise ValueError(f"has no {part} matrix; the file is incomplete")
+    if parts[part].dim() == 0:
+        raise ValueError(f"has a single number for its {part} matrix; the file is damaged")
+    return parts[part]
+
+
+def magnitude(value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """A DoRA scale as [out, 1] or [1, in]; PEFT writes [out]."""
+    rows, columns = shape
+    if value.numel() == rows and (value.dim() == 1 or value.shape[0] == rows):
+        return value.reshape(rows, 1)
+    if value.numel() == columns and value.dim() > 1 and value.shape[0] == 1:
+        return value.reshape(1, columns)
+    raise ValueError(f"has a DoRA scale {list(value.shape)} for a weight {list(shape)}")
+
+
+def scale(name: str, rank: int, parts: Parts, config: Mapping[str, Any] | None) -> float:
+    """What a product of factors is multiplied by: alpha / rank, 1 where no alpha is known."""
+    if "alpha" in parts:
+        if parts["alpha"].numel() != 1:
+            raise ValueError(f"has an alpha of shape {list(parts['alpha'].shape)}, which must be one number")
+        return float(parts["alpha"]) / rank
+    if config is None:
+        return 1.0
+    alpha = by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", config.get("alpha")))
+    if alpha is None:
+        return 1.0
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def by_pattern(patterns: Any, name: str, default: Any) -> Any:
+    """The value of the first of PEFT's patterns that fits the end of `name`."""
+    for pattern, value in (patterns or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", name):
+            return value
+    return default
