@@ -50,8 +50,9 @@ def work(url: str, state: JobState = JobState.DONE) -> list[SampleResult]:
     queue = Queue(url, worker="w", lease_s=60)
     ended: list[SampleResult] = []
     while held := queue.reserve():
-        error = None if state is JobState.DONE else JobError(code="x", message="it was not to be")
-        ended.append(SampleResult.of(held.job(), state, error=error, path="/x.png", worker="w"))
+        wrong = {"error": JobError(code="x", message="it was not to be")}
+        outcome = {"path": "/x.png"} if state is JobState.DONE else wrong
+        ended.append(SampleResult.of(held.job(), state, worker="w", **outcome))
         queue.finish(held, state, ended[-1])
     queue.redis.close()
     return ended

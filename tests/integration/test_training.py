@@ -282,10 +282,8 @@ def test_mistakes_are_found_before_training_begins(tmp_path: Path) -> None:
 
 
 def test_a_text_that_is_no_unicode_is_found_before_training_begins(tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("fine\n")
-    run = Run(name="run", model=ModelSpec(architecture="wan2.1-t2v"), output_dir=str(tmp_path) + "/\udcff")
     with pytest.raises(ConfigError, match="not Unicode"):
-        TrainingSampler(run, tmp_path / "prompts.txt", Cadence())
+        Run(name="run", model=ModelSpec(architecture="wan2.1-t2v"), output_dir=str(tmp_path) + "/\udcff")
 
 
 def flags(*given: str) -> argparse.Namespace:
