@@ -17,6 +17,7 @@ from engine_support import Recorder
 from rushes.errors import ArchitectureError, ModelError, PromptError, SampleCancelled
 from rushes.jobs import ModelSpec, Prompt, SampleJob
 from rushes_service.architectures import framepack_source
+from rushes_service.architectures.framepack import FramePack
 from rushes_service.demo.tiny import build_tiny
 from rushes_service.engine import Engine
 from rushes_service.media import sample_path, write_media
@@ -196,6 +197,7 @@ def write_cut_short(path: Path) -> None:
         (lambda path: path.write_text("no picture"), "no picture"),
         (write_cut_short, "cannot be read|no picture"),
         (write_huge, "20000 x 20000|too large"),
+        (lambda path: Image.new("RGB", (10_000, 2)).save(path), "too narrow"),
     ],
 )
 @pytest.mark.parametrize("field", ["image_path", "control_image_path"])
@@ -249,6 +251,18 @@ def test_another_familys_transformer_is_refused(sampler, tmp_path):
         job = job.model_copy(update={"model": job.model.model_copy(update={"model": str(tmp_path / name)})})
         with pytest.raises(ModelError, match=r"AutoencoderKLWan, but FramePack needs|cannot be read"):
             sampler.engine.denoise(job, Recorder())
+
+
+def test_loras_of_hunyuan_video_fit_with_their_fused_modules(sampler):
+    base = FramePack(sampler.job("framepack").model, torch.device("cpu"), torch.float32)
+    base.load()
+    table = base.lora_names()
+    fused = table.find("double_blocks_0_img_attn_qkv", flat=True)
+    assert [target.module for target in fused] == [f"transformer_blocks.0.attn.to_{part}" for part in "qkv"]
+    single = table.find("single_blocks.0.linear1", flat=False)
+    assert [target.module.rpartition(".")[2] for target in single] == ["to_q", "to_k", "to_v", "proj_mlp"]
+    own = table.find("single_transformer_blocks_0_proj_mlp", flat=True)
+    assert [target.module for target in own] == ["single_transformer_blocks.0.proj_mlp"]
 
 
 def test_bfloat16_works_on_the_cpu_too(sampler, tmp_path):

@@ -21,6 +21,9 @@ from rushes.errors import PromptError
 MAX_PIXELS = 100_000_000
 """Pixels a picture may have. A few kilobytes of PNG can unfold to gigabytes; 10000 x 10000 is ample."""
 
+MAX_ASPECT = 100
+"""How many times longer than wide: a line of pixels, scaled to cover a sample, would take gigabytes."""
+
 LIKELY_CAUSES = (OSError, ValueError, SyntaxError, EOFError, MemoryError)
 """What Pillow raises over damaged files, besides its own errors."""
 
@@ -55,8 +58,13 @@ def open_image(path: str | Path, field: str, mode: str = "RGB") -> Image.Image:
 
 
 def check_size(size: tuple[int, int], path: str | Path, field: str) -> None:
-    """Raise `PromptError` for a picture of more than `MAX_PIXELS`; `size` is width and height."""
+    """Raise `PromptError` for a picture of more than `MAX_PIXELS`, or next to a line; `size` is width and height."""
     width, height = size
+    if max(size) > MAX_ASPECT * min(size):
+        raise PromptError(
+            f"{OPTION_OF_FIELD[field]} {path} has {width} x {height} pixels: too narrow to be cut to a sample's size",
+            key=field,
+        )
     if width * height > MAX_PIXELS:
         raise PromptError(
             f"{OPTION_OF_FIELD[field]} {path} has {width} x {height} pixels; at most {MAX_PIXELS:,} are opened",
