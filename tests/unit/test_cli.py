@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_a_prompt_that_the_terminal_cannot_show_is_shown_in_escapes(prompts: Pat
     prompts.write_text("ein Bär 🐻\n")
     done = subprocess.run(
         [sys.executable, "-m", "rushes.cli", "prompts", str(prompts)],
-        env={"PYTHONIOENCODING": "ascii"},
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
         check=True,
