@@ -17,6 +17,7 @@ from rushes_service.demo.tiny_model import (
     VELOCITY_STD,
     blur,
     byte_tokenizer,
+    replace_text,
     rescale,
     save,
     write_once,
@@ -38,7 +39,13 @@ def build_tiny_flux(directory: Path, *, seed: int = 0) -> Path:
         ConfigError: `directory` exists and holds something else.
     """
     recipe = json.dumps({"recipe": RECIPE, "family": "flux1-kontext", "seed": seed})
-    return write_once(directory, recipe, lambda temporary: save(pipeline(seed), temporary))
+    return write_once(directory, recipe, lambda temporary: save_all(pipeline(seed), temporary))
+
+
+def save_all(pipe: FluxKontextPipeline, directory: Path) -> None:
+    """Save `pipe`; its second tokenizer too gets a class that every transformers version knows."""
+    save(pipe, directory)
+    replace_text(directory / "tokenizer_2" / "tokenizer_config.json", "TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def pipeline(seed: int) -> FluxKontextPipeline:
