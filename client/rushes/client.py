@@ -272,7 +272,9 @@ def submission(job: SampleJob, result: SampleResult | None = None) -> list[str]:
     """Arguments of submit.lua."""
     lane = keys.lane(job.model.fingerprint, job.priority)
     model = job.model.model_dump_json(exclude_defaults=True)
-    return [job.id, job.run, lane, model, job.encode(), snapshot_of(job), result.encode() if result else ""]
+    latest = "1" if job.keep == "latest" else ""
+    shared = [job.id, job.run, lane, model, job.encode(), snapshot_of(job), str(job.step), latest]
+    return [*shared, result.encode() if result else ""]
 
 
 def snapshot_of(job: SampleJob) -> str:

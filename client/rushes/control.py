@@ -1,14 +1,16 @@
-"""Orders to workers: pause, resume, drain. A worker looks for its order every few seconds."""
+"""Bulk operations on the queue: orders to workers, cancelling whole runs, forgetting old records."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Literal
 
 from rushes import keys
 from rushes.client import Client
 from rushes.connection import reachable
-from rushes.errors import QueueError
+from rushes.errors import JobNotFound, QueueError
+from rushes.jobs import JobState
 
 Order = Literal["pause", "resume", "drain"]
 
@@ -17,7 +19,7 @@ ORDER_TTL_S = 24 * 3600
 
 
 def order(client: Client, names: Iterable[str], what: Order) -> list[str]:
-    """Order workers to take no more samples for now, to go on, or to finish and end.
+    """Order workers to take no more samples for now, to go on, or to finish and end; they look every few seconds.
 
     Args:
         names: names, or their beginnings.
@@ -43,3 +45,47 @@ def order(client: Client, names: Iterable[str], what: Order) -> list[str]:
             else:
                 client.redis.set(keys.order(name), what, ex=ORDER_TTL_S)
     return chosen
+
+
+def cancel_all(client: Client, *, run: str | None = None, submission: str | None = None) -> list[str]:
+    """Cancel every open sample of a run, or of one submission; returns their ids.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached.
+    """
+    cancelled: list[str] = []
+    for record in client.list(run=run, limit=keys.RESULTS_MAXLEN):
+        wanted = submission is None or (record.job is not None and record.job.submission.startswith(submission))
+        if wanted and not record.state.terminal:
+            with contextlib.suppress(JobNotFound):
+                client.cancel(record.id)
+                cancelled.append(record.id)
+    return cancelled
+
+
+def purge(client: Client, *, state: JobState | None = None, run: str | None = None, older_than_s: float = 0) -> int:
+    """Forget the records of ended samples; their files stay. Returns how many.
+
+    Args:
+        state: only those in this (terminal) state; None for every ended one.
+        older_than_s: only those that ended at least this long ago, by the server's clock.
+
+    Raises:
+        QueueUnavailable: Redis cannot be reached.
+    """
+    with reachable(client.url):
+        seconds, microseconds = client.redis.time()
+    before = seconds + microseconds / 1e6 - older_than_s
+    gone = [
+        record
+        for record in client.list(run=run, state=state, limit=keys.RESULTS_MAXLEN)
+        if record.state.terminal and (record.finished_at or 0) <= before
+    ]
+    with reachable(client.url):
+        pipeline = client.redis.pipeline(transaction=False)
+        for record in gone:
+            pipeline.delete(keys.job(record.id))
+            pipeline.zrem(keys.INDEX, record.id)
+            pipeline.zrem(keys.run(record.run), record.id)
+        pipeline.execute()
+    return len(gone)

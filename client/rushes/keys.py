@@ -43,7 +43,7 @@ RECORD_TTL_S = 30 * 24 * 3600
 """How long the record of an ended sample stays. The receipt on disk stays for good."""
 
 ABOUT_TTL_S = 365 * 24 * 3600
-"""How long titles, notes and favourites stay after the last change: longer than records, which can be imported again."""
+"""How long titles, notes and favourites stay after the last change; records can be imported again, these cannot."""
 
 ANSWER_TTL_S = 24 * 3600
 """How long a request can be repeated under its idempotency key."""

@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     """How long a worker may finish its sample after SIGTERM before it hands it back."""
     max_attempts: int = Field(default=3, ge=1)
     """Tries of a sample that fails for a reason that may pass (out of memory, disk full)."""
+    patience_s: float = Field(default=600.0, gt=0)
+    """A sample of another base model that has waited for this long goes before those of the model that is loaded."""
     max_deliveries: int = Field(default=5, ge=1)
     """Workers that may die over one sample before it is set aside as dead."""
     retry_delay_s: float = Field(default=5.0, ge=0)

@@ -16,6 +16,7 @@ from engine_support import write_lora
 from queue_support import make_job
 from rushes.checkpoints import fingerprint
 from rushes.client import Client
+from rushes.control import order
 from rushes.jobs import Checkpoint, JobState, ModelSpec, SampleJob, SampleResult
 from support import wait_until
 
@@ -238,3 +239,35 @@ def pickled(tmp_path: Path) -> Checkpoint:
     path = tmp_path / "lora.pt"
     path.write_bytes(pickle.dumps({"a": 1}))
     return Checkpoint(path=str(path), fingerprint=fingerprint(path))
+
+
+def test_a_paused_worker_takes_nothing_until_resumed_and_a_drained_one_ends(
+    client: Client, pool: Workers, tmp_path: Path, model: ModelSpec
+) -> None:
+    worker = pool.start("--rehearse")
+    name = wait_until(lambda: [info["name"] for info in client.workers()], START_S, "the worker")[0]
+    order(client, [name], "pause")
+    wait_until(lambda: client.workers()[0]["state"] == "paused", SAMPLE_S, "the pause")
+    [job_id] = client.submit([sample_job(tmp_path, model)])
+    wait_until(lambda: "paused" in {info["state"] for info in client.workers()}, SAMPLE_S, "another heartbeat")
+    assert client.get(job_id).state is JobState.QUEUED
+    order(client, [name], "resume")
+    assert ended(client, job_id).state is JobState.DONE
+    order(client, [name], "drain")
+    assert worker.wait(SAMPLE_S) == 0
+    assert client.workers() == []
+
+
+def test_a_worker_that_lags_behind_skips_checkpoints_when_the_run_keeps_the_latest(
+    client: Client, pool: Workers, tmp_path: Path, model: ModelSpec
+) -> None:
+    jobs = [
+        make_job(model=model, output_dir=tmp_path / "out", step=step, sample_steps=2).model_copy(
+            update={"keep": "latest"}
+        )
+        for step in (0, 100, 200, 300)
+    ]
+    ids = client.submit(jobs)
+    assert pool.start("--rehearse", "--until-empty").wait(START_S) == 0
+    states = [client.get(job_id).state.value for job_id in ids]
+    assert states == ["done", "superseded", "superseded", "done"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,8 @@ from queue_support import empty_safetensors, make_job
 from rushes import keys
 from rushes.checkpoints import SNAPSHOT_DIR
 from rushes.client import Client
-from rushes.errors import LeaseLost
+from rushes.control import cancel_all, order, purge
+from rushes.errors import LeaseLost, QueueError
 from rushes.jobs import Checkpoint, JobError, JobState, ModelSpec, SampleResult
 from rushes_service.queue import Queue
 from support import wait_until
@@ -351,3 +353,97 @@ def test_every_transition_is_an_event(client: Client, make_queue: MakeQueue) -> 
     assert [event["type"] for event in events] == ["queued", "started", "progress", "done"]
     assert {event["id"] for event in events} == {job_id}
     assert {event["run"] for event in events} == {"run"}
+
+
+def submit_step(client: Client, step: int, keep: str = "latest") -> str:
+    [job_id] = client.submit([make_job(step=step).model_copy(update={"keep": keep})])
+    return job_id
+
+
+def test_older_checkpoints_of_a_run_that_keeps_the_latest_are_superseded(client: Client, make_queue: MakeQueue) -> None:
+    base, old, newest = (submit_step(client, step) for step in (0, 100, 200))
+    queue = make_queue()
+    taken = [held for held in (queue.reserve() for _ in range(3)) if held]
+    assert [(held.id, held.superseded_by) for held in taken] == [(base, None), (old, 200), (newest, None)]
+
+
+def test_a_run_that_keeps_all_supersedes_nothing(client: Client, make_queue: MakeQueue) -> None:
+    for step in (100, 200):
+        submit_step(client, step, keep="all")
+    queue = make_queue()
+    assert [held.superseded_by for held in (queue.reserve(), queue.reserve()) if held] == [None, None]
+
+
+def test_a_training_that_resumes_from_an_earlier_step_is_sampled(client: Client, make_queue: MakeQueue) -> None:
+    submit_step(client, 500)
+    resumed = submit_step(client, 300)
+    queue = make_queue()
+    first, second = queue.reserve(), queue.reserve()
+    assert first and second
+    assert (first.superseded_by, second.id, second.superseded_by) == (300, resumed, None)
+
+
+OTHER = ModelSpec(architecture="wan2.1-t2v", model="/models/other")
+
+
+def test_a_sample_of_another_model_does_not_wait_for_ever(client: Client, make_queue: MakeQueue) -> None:
+    """The warm lane is never empty here; the other one still gets its turn after the patience has run out."""
+    queue = make_queue(patience_s=0.2)
+    waiting = make_job(index=500, model=OTHER)
+    client.submit([waiting])
+    serial = iter(range(500))
+
+    def next_model() -> bool:
+        client.submit([make_job(index=next(serial))])
+        held = queue.reserve(make_job().model.fingerprint)
+        return held is not None and held.id == waiting.id
+
+    wait_until(next_model, 10, "the other model's turn")
+
+
+def test_two_full_lanes_do_not_make_a_worker_change_models_at_every_sample(
+    client: Client, make_queue: MakeQueue
+) -> None:
+    client.submit([make_job(index=index, model=model) for index in range(10) for model in (OTHER, make_job().model)])
+    queue = make_queue(patience_s=60.0)
+    models = []
+    warm = None
+    while held := queue.reserve(warm):
+        warm = held.job().model.fingerprint
+        models.append(warm)
+    changes = sum(1 for before, after in itertools.pairwise(models) if before != after)
+    assert (len(models), changes) == (20, 1)
+
+
+def test_orders_reach_the_worker_with_its_heartbeat(client: Client, make_queue: MakeQueue) -> None:
+    queue = make_queue("box1-cuda0-17-ab")
+    assert queue.announce({"state": "idle"}) is None
+    assert order(client, ["box1"], "pause") == ["box1-cuda0-17-ab"]
+    assert queue.announce({"state": "idle"}) == "pause"
+    order(client, ["box1-cuda0"], "resume")
+    assert queue.announce({"state": "idle"}) is None
+    with pytest.raises(QueueError, match="box2"):
+        order(client, ["box2"], "drain")
+    queue.leave()
+
+
+def test_a_whole_run_or_submission_is_cancelled_at_once(client: Client, make_queue: MakeQueue) -> None:
+    client.submit([make_job(index=index) for index in range(3)])
+    [other] = client.submit([make_job(run="other")])
+    held = make_queue().reserve()
+    assert held
+    assert len(cancel_all(client, run="run")) == 3
+    states = [record.state for record in client.list(run="run")]
+    assert sorted(states) == [JobState.CANCELLED, JobState.CANCELLED, JobState.RUNNING]
+    assert client.get(held.id).cancelling
+    submission = client.get(other).job.submission  # type: ignore[union-attr]
+    assert cancel_all(client, submission=submission) == [other]
+
+
+def test_purging_forgets_ended_samples_only(client: Client, make_queue: MakeQueue) -> None:
+    first, second = client.submit([make_job(index=index) for index in range(2)])
+    client.cancel(first)
+    assert purge(client, older_than_s=3600) == 0
+    assert purge(client, state=JobState.FAILED) == 0
+    assert purge(client) == 1
+    assert [record.id for record in client.list()] == [second]

@@ -3,7 +3,9 @@
 rushes jobs list --state failed
 rushes jobs show 3f2a                  the beginning of an id is enough
 rushes jobs cancel 3f2a 77b0
+rushes jobs cancel --run my-lora-3fa2b1          every open sample of a run
 rushes jobs retry 3f2a
+rushes jobs purge --state failed --older-than 7  forget records (files stay)
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from datetime import datetime, timezone
 
 from rushes.cli import redis_argument
 from rushes.client import Client
-from rushes.errors import InputError, JobNotFound
+from rushes.control import cancel_all, purge
+from rushes.errors import ConfigError, InputError, JobNotFound
 from rushes.jobs import JobRecord, JobState
 
+DAY_S = 24 * 3600.0
 SHOWN_ID = 10
 """Digits of an id in a table; enough to be unique among the records of a month."""
 
@@ -42,9 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     ):
         sub = actions.add_parser(name, help=summary, description=summary)
-        sub.add_argument("ids", nargs="+", metavar="ID", help="id, or its beginning")
+        bulk = name == "cancel"
+        sub.add_argument("ids", nargs="*" if bulk else "+", metavar="ID", help="id, or its beginning")
+        if bulk:
+            sub.add_argument("--run", dest="run_name", metavar="NAME", help="every open sample of this run")
+            sub.add_argument("--submission", metavar="ID", help="every open sample of this submission (see `show`)")
         redis_argument(sub)
         sub.set_defaults(action=action)
+    forget = actions.add_parser("purge", help="forget the records of ended samples; their files stay")
+    forget.add_argument("--state", choices=[state.value for state in JobState if state.terminal], help="only these")
+    forget.add_argument("--run", dest="run_name", metavar="NAME", help="only of this run")
+    forget.add_argument("--older-than", type=float, default=0, metavar="DAYS", help="only those that ended before")
+    redis_argument(forget)
+    forget.set_defaults(action=purge_jobs)
 
 
 def above_zero(text: str) -> int:
@@ -78,8 +92,21 @@ def show_jobs(args: argparse.Namespace, client: Client) -> int:
     return 0
 
 
+def purge_jobs(args: argparse.Namespace, client: Client) -> int:
+    """Forget records."""
+    state = JobState(args.state) if args.state else None
+    count = purge(client, state=state, run=args.run_name, older_than_s=args.older_than * DAY_S)
+    print(f"{count} records forgotten; the files stay, and `rushes import` reads them again")
+    return 0
+
+
 def cancel_jobs(args: argparse.Namespace, client: Client) -> int:
     """Cancel samples and say what became of them."""
+    if not (args.ids or args.run_name or args.submission):
+        raise ConfigError("name the samples to cancel by ID, or all of a --run or --submission")
+    if args.run_name or args.submission:
+        cancelled = cancel_all(client, run=args.run_name, submission=args.submission)
+        print(f"{len(cancelled)} samples cancelled; those that run stop at their next step")
     for job_id in find(client, args.ids):
         state = client.cancel(job_id)
         print(f"{job_id[:SHOWN_ID]}  {'stops at its next step' if state is JobState.RUNNING else state.value}")

@@ -1,17 +1,19 @@
 -- Record jobs and queue them; or those with a result, record them as failed before they were ever queued.
 -- Asking again for a job that is queued, running or done changes nothing: ids are made from content.
--- ARGV, for each job: id, run, lane, model, payload, snapshot path or '', result or ''
+-- ARGV, for each job: id, run, lane, model, payload, snapshot path or '', training step, '1' if its run keeps the
+-- latest checkpoint only, result or ''
 -- Returns {the state that each is in ('done' means that it was done before), snapshots that no job needs}.
-local FIELDS = 7
+local FIELDS = 9
 
-local function submit(id, run, lane, model, payload, snapshot, result)
+local function submit(id, run, lane, model, payload, snapshot, at_step, latest, result)
   local key = JOB_PREFIX .. id
   local state = redis.call('HGET', key, 'state')
   if state == 'queued' or state == 'running' or state == 'done' then return state end
 
   local time = unique_now()
   if state then redis.call('DEL', key) end
-  redis.call('HSET', key, 'payload', payload, 'run', run, 'snapshot', snapshot, 'created_at', time)
+  redis.call('HSET', key, 'payload', payload, 'run', run, 'snapshot', snapshot, 'created_at', time,
+    'at_step', at_step)
   redis.call('ZADD', INDEX, time, id)
   redis.call('ZADD', RUNS, time, run)
   redis.call('ZADD', RUN_PREFIX .. run, time, id)
@@ -20,6 +22,10 @@ local function submit(id, run, lane, model, payload, snapshot, result)
   if result ~= '' then
     close(id, 'failed', result)
     return 'failed'
+  end
+  if latest == '1' then
+    redis.call('HSET', key, 'latest', '1')
+    redis.call('SET', NEWEST_PREFIX .. run, at_step, 'EX', RECORD_TTL_S)
   end
   if snapshot ~= '' then
     redis.call('SADD', SNAPSHOT_PREFIX .. snapshot, id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Reservation:
     deliveries: int
     attempt: int
     cancelling: bool
+    superseded_by: int | None = None
+    """Training step of a newer checkpoint, for a run that wants the latest only: this sample is not to be made."""
 
     def job(self) -> SampleJob:
         """The job.
@@ -55,6 +58,8 @@ class Queue:
         url: Redis URL.
         worker: name of this worker, unique among the living.
         lease_s: seconds without renewal after which another worker may take the sample.
+        patience_s: a sample of another model that has waited for longer goes first, once this worker has been with its
+            own model for as long.
         only: predicate on the ModelSpec of a lane; None serves every model.
 
     Every method raises `QueueUnavailable` when Redis cannot be reached.
@@ -66,6 +71,7 @@ class Queue:
         *,
         worker: str,
         lease_s: float,
+        patience_s: float = 600.0,
         only: Callable[[ModelSpec], bool] | None = None,
     ) -> None:
         self.url = url
@@ -73,6 +79,9 @@ class Queue:
         self.lease_ms = max(1, round(lease_s * 1000))
         self.only = only
         self.redis = connect(url)
+        self._patience_s = patience_s
+        self._warm: str | None = None
+        self._warm_since = time.monotonic()
         self._bell = "0-0"
         self._served: dict[str, bool] = {}
         self._reserve = self.redis.register_script(script("owner", "reserve", package=PACKAGE))
@@ -94,18 +103,29 @@ class Queue:
             wait_s: stay up to this long for one to come.
         """
         with self._reachable():
-            lanes = self._lanes(warm)
-            found = self._reserve(args=[self.worker, self.lease_ms, *lanes])
+            arguments = [self.worker, self.lease_ms, self._patience_ms(warm), *self._lanes(warm)]
+            found = self._reserve(args=arguments)
             if not found and wait_s > 0:
-                found = self._reserve_at_bell(lanes, wait_s)
+                found = self._reserve_at_bell(arguments, wait_s)
                 if found is None:  # it rang for a lane that is new, or somebody was quicker
                     return self.reserve(warm)
         if not found:
             return None
-        job_id, payload, lane, entry, deliveries, attempt, cancelling = found
-        return Reservation(job_id, payload, lane, entry, int(deliveries), int(attempt), cancelling == "1")
+        job_id, payload, lane, entry, deliveries, attempt, cancelling, newer = found
+        counts = int(deliveries), int(attempt)
+        return Reservation(job_id, payload, lane, entry, *counts, cancelling == "1", int(newer) if newer else None)
 
-    def _reserve_at_bell(self, lanes: list[str], wait_s: float) -> list[Any] | None:
+    def _patience_ms(self, warm: str | None) -> int:
+        """How long other models' samples may wait; any time while this model has only just been loaded.
+
+        Without that, two full lanes would make a worker load a model for every sample.
+        """
+        if warm != self._warm:
+            self._warm, self._warm_since = warm, time.monotonic()
+        settled = time.monotonic() - self._warm_since >= self._patience_s
+        return max(1, round(self._patience_s * 1000)) if settled else 0
+
+    def _reserve_at_bell(self, arguments: list[Any], wait_s: float) -> list[Any] | None:
         """Block until a lane gets work, or for `wait_s`, and reserve; None when it rang, but not for us.
 
         Both commands leave together. The server keeps the second until the first returns, so the sample comes with the
@@ -113,7 +133,7 @@ class Queue:
         """
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.xread({keys.BELL: self._bell}, block=max(1, round(wait_s * 1000)))
-        pipeline.evalsha(self._reserve.sha, 0, self.worker, self.lease_ms, *lanes)
+        pipeline.evalsha(self._reserve.sha, 0, *arguments)
         rung, found = pipeline.execute(raise_on_error=False)
         if isinstance(rung, redis.RedisError):
             raise rung
@@ -209,8 +229,12 @@ class Queue:
         error = JobError(code="dead", message=reason)
         self.finish(held, JobState.DEAD, SampleResult.of(job, JobState.DEAD, error=error, worker=self.worker))
 
-    def announce(self, info: dict[str, str]) -> None:
-        """Tell everybody what this worker is doing; forgotten when it is not told again."""
+    def announce(self, info: dict[str, str]) -> str | None:
+        """Tell everybody what this worker is doing; forgotten when it is not told again.
+
+        Returns:
+            What it has been ordered to do ("pause" or "drain"), if anything.
+        """
         with self._reachable():
             pipeline = self.redis.pipeline(transaction=True)
             pipeline.delete(keys.worker(self.worker))
@@ -219,12 +243,13 @@ class Queue:
             seconds, _ = self.redis.time()
             pipeline.zadd(keys.WORKERS, {self.worker: seconds})
             pipeline.zremrangebyscore(keys.WORKERS, "-inf", seconds - keys.WORKER_TTL_S)
-            pipeline.execute()
+            pipeline.get(keys.order(self.worker))
+            return pipeline.execute()[-1]
 
     def leave(self) -> None:
         """Take this worker off the list."""
         with self._reachable():
             pipeline = self.redis.pipeline(transaction=True)
-            pipeline.delete(keys.worker(self.worker))
+            pipeline.delete(keys.worker(self.worker), keys.order(self.worker))
             pipeline.zrem(keys.WORKERS, self.worker)
             pipeline.execute()

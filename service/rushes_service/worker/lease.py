@@ -26,9 +26,13 @@ class Shutdown:
     asked: threading.Event = field(default_factory=threading.Event)
     deadline: float = float("inf")
 
+    def drain(self) -> None:
+        """Stop after the current sample, however long it takes."""
+        self.asked.set()
+
     def ask(self) -> None:
         """Stop after the current sample, or after the grace period; asked twice, at the next step."""
-        grace_s = 0.0 if self.asked.is_set() else self.grace_s
+        grace_s = 0.0 if self.deadline < float("inf") else self.grace_s
         self.deadline = time.monotonic() + grace_s
         self.asked.set()
 
@@ -40,11 +44,12 @@ class Shutdown:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sample is: `step` of `total` within `stage`."""
+    """How far a sample is: `step` of `total` within `stage`, and how many of them it makes a second."""
 
     stage: str = "load"
     step: int = 0
     total: int = 0
+    rate: float = 0.0
 
 
 class Lease:
@@ -71,6 +76,7 @@ class Lease:
         self._heartbeat_s = heartbeat_s
         self._shutdown = shutdown
         self._beat = beat
+        self._stage_began = time.monotonic()
         self._reported: Progress | None = None
         self._state: str = "ok"
         self._done = threading.Event()
@@ -89,11 +95,12 @@ class Lease:
     def stage(self, name: str, total: int = 0) -> None:
         """Note that a stage begins, and raise if the sample is to stop."""
         self.progress = Progress(name, 0, total)
+        self._stage_began = time.monotonic()
         self.check()
 
     def step(self, done: int, total: int) -> None:
         """Note that a step is done, and raise if the sample is to stop."""
-        self.progress = Progress(self.progress.stage, done, total)
+        self.progress = Progress(self.progress.stage, done, total, done / (time.monotonic() - self._stage_began + 1e-9))
         self.check()
 
     def check(self) -> None:

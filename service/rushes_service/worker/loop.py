@@ -29,7 +29,7 @@ from rushes_service.worker.sample import Sampler, make_sample
 
 logger = logging.getLogger("rushes.worker")
 
-ANNOUNCE_EVERY_S = 5.0
+ANNOUNCE_EVERY_S = 2.0
 IDLE_WAIT_S = 1.0
 FIRST_PAUSE_S = 0.5
 LAST_PAUSE_S = 10.0
@@ -67,6 +67,8 @@ class Worker:
         self.until_empty = until_empty
         self.shutdown = Shutdown(settings.grace_s)
         self._announced = 0.0
+        self._order: str | None = None
+        self._label = ""
         self._pause_s = FIRST_PAUSE_S
 
     def run(self) -> None:
@@ -91,7 +93,10 @@ class Worker:
 
     def _turn(self) -> bool:
         """Make one sample, or wait a moment for one; False when there was none."""
-        self._announce("idle")
+        self._announce("paused" if self._order == "pause" else "idle")
+        if self._order is not None:
+            self.shutdown.asked.wait(IDLE_WAIT_S)
+            return False
         held = self.queue.reserve(self.engine.warm_model, wait_s=IDLE_WAIT_S)
         if held is None:
             return False
@@ -110,6 +115,9 @@ class Worker:
             logger.error("sample %s is set aside: %s", held.id, error)
             unreadable = str(error)
             return lambda: self.queue.bury(held, unreadable)
+        if held.superseded_by is not None:
+            logger.info("step %d, prompt %d: superseded by step %d", job.step, job.prompt_index, held.superseded_by)
+            return lambda: self.queue.finish(held, JobState.SUPERSEDED, superseded(job, held.superseded_by))
         logger.info("step %d, prompt %d: %s", job.step, job.prompt_index, job.prompt.prompt[:60])
         outcome = self._try(held, job)
         logger.log(outcome.level, "step %d, prompt %d: %s", job.step, job.prompt_index, outcome.said)
@@ -117,13 +125,14 @@ class Worker:
 
     def _try(self, held: Reservation, job: SampleJob) -> Outcome:
         began = time.monotonic()
+        self._label = job.model.label
         lease = Lease(
             self.queue,
             held,
             job.run,
             heartbeat_s=self.settings.heartbeat_s,
             shutdown=self.shutdown,
-            beat=lambda progress: self._announce("sampling", job, progress),
+            beat=lambda progress: self._announce("sampling", sampling_info(job, progress, began)),
         )
         try:
             if held.cancelling:
@@ -185,16 +194,35 @@ class Worker:
                 self.shutdown.asked.wait(self._pause_s)
                 self._pause_s = min(self._pause_s * 2, LAST_PAUSE_S)
 
-    def _announce(self, state: str, job: SampleJob | None = None, progress: Progress | None = None) -> None:
-        """Tell everybody what this worker is doing, every few seconds at most."""
+    def _announce(self, state: str, more: dict[str, str] | None = None) -> None:
+        """Tell everybody what this worker is doing, every few seconds at most, and hear what it is to do."""
         if time.monotonic() < self._announced + ANNOUNCE_EVERY_S:
             return
         self._announced = time.monotonic()
-        info = {"state": state, "device": str(self.engine.device), "model": self.engine.warm_model or ""}
-        if job and progress:
-            info |= {"sample": job.id, "run": job.run, "stage": progress.stage}
-            info |= {"step": str(progress.step), "total": str(progress.total)}
-        self.queue.announce(info)
+        model = {"model": self.engine.warm_model or "", "label": self._label}
+        facts = {"state": state, "device": str(self.engine.device), "memory": str(self.engine.memory_bytes)}
+        self._order = self.queue.announce({**facts, **model, **(more or {})})
+        if self._order == "drain":
+            self.shutdown.drain()
+
+
+def sampling_info(job: SampleJob, progress: Progress, began: float) -> dict[str, str]:
+    """What a worker says about the sample it makes; `began` is by the monotonic clock."""
+    return {
+        "sample": job.id,
+        "run": job.run,
+        "stage": progress.stage,
+        "step": str(progress.step),
+        "total": str(progress.total),
+        "rate": f"{progress.rate:.2f}" if progress.stage == "denoise" else "",
+        "busy_s": f"{time.monotonic() - began:.0f}",
+    }
+
+
+def superseded(job: SampleJob, newer_step: int) -> SampleResult:
+    """The result of a sample that is not made because a newer checkpoint waits."""
+    error = JobError(code="superseded", message=f"step {newer_step} was submitted before this one was sampled")
+    return SampleResult.of(job, JobState.SUPERSEDED, error=error)
 
 
 def described(error: Exception) -> JobError:

@@ -50,6 +50,11 @@ class Sampler(Protocol):
         """Fingerprint of the `ModelSpec` that is loaded."""
         ...
 
+    @property
+    def memory_bytes(self) -> int:
+        """Memory it holds on its device."""
+        ...
+
     def denoise(self, job: SampleJob, watch: Lease) -> Take:
         """Make the latents of a job, telling `watch` at each step."""
         ...

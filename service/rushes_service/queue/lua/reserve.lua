@@ -1,7 +1,9 @@
 -- Give one job to a worker: first a stale one of a dead worker, then the next one, lane by lane in the order given.
--- ARGV: worker, lease in milliseconds, lanes...
--- Returns {id, payload, lane, entry, deliveries, attempt, cancelling} or {}.
-local worker, lease_ms = ARGV[1], tonumber(ARGV[2])
+-- A lane whose next job has waited for too long comes before all others.
+-- ARGV: worker, lease in milliseconds, patience in milliseconds (0: any), lanes...
+-- Returns {id, payload, lane, entry, deliveries, attempt, cancelling, step that supersedes it or ''} or {}.
+local worker, lease_ms, patience_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local lanes = {unpack(ARGV, 4)}
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now(), 'LIMIT', 0, 16)) do
   redis.call('ZREM', DELAYED, id)
@@ -27,10 +29,32 @@ local function fresh(lane)
   return read and read[1] and read[1][2][1]
 end
 
+-- Milliseconds for which the next undelivered job of a lane has waited.
+local function waited_ms(lane)
+  local last = '0-0'
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', lane)) do
+    for i = 1, #group, 2 do
+      if group[i] == 'last-delivered-id' then last = group[i + 1] end
+    end
+  end
+  local head = redis.call('XRANGE', lane, '(' .. last, '+', 'COUNT', 1)
+  if #head == 0 then return 0 end
+  return tonumber(now()) * 1000 - tonumber(string.match(head[1][1], '^%d+'))
+end
+
+-- The step of a newer checkpoint that makes this job needless, for a run that keeps the latest only. The base model
+-- (step 0) is never needless, and neither is the newest checkpoint.
+local function superseded_by(run, at_step, latest)
+  if latest ~= '1' or at_step == '0' then return '' end
+  local newest = redis.call('GET', NEWEST_PREFIX .. run)
+  return newest and newest ~= at_step and newest or ''
+end
+
 local function start(lane, found)
   local entry, id = found[1], found[2][2]
   local key = JOB_PREFIX .. id
-  local record = redis.call('HMGET', key, 'state', 'entry', 'run', 'payload', 'attempt', 'cancelling', 'deliveries')
+  local record = redis.call('HMGET', key, 'state', 'entry', 'run', 'payload', 'attempt', 'cancelling', 'deliveries',
+    'at_step', 'latest')
   local open = record[1] == 'queued' or record[1] == 'running'
   if not open or record[2] ~= entry then
     drop(lane, entry) -- cancelled, expired, or queued again under another entry
@@ -39,12 +63,21 @@ local function start(lane, found)
   local deliveries = tonumber(record[7] or 0) + 1
   redis.call('HSET', key, 'state', 'running', 'worker', worker, 'started_at', now(), 'deliveries', deliveries,
     'step', 0, 'total', 0, 'stage', '')
-  event('started', id, record[3], cjson.encode({worker = worker}))
-  return {id, record[4], lane, entry, deliveries, tonumber(record[5] or 0), record[6] or ''}
+  local needless = superseded_by(record[3], record[8], record[9])
+  if needless == '' then event('started', id, record[3], cjson.encode({worker = worker})) end
+  return {id, record[4], lane, entry, deliveries, tonumber(record[5] or 0), record[6] or '', needless}
 end
 
-for i = 3, #ARGV do
-  local lane = ARGV[i]
+if patience_ms > 0 and #lanes > 1 then
+  local oldest, longest = nil, patience_ms
+  for i, lane in ipairs(lanes) do
+    local waited = waited_ms(lane)
+    if waited > longest then oldest, longest = i, waited end
+  end
+  if oldest then table.insert(lanes, 1, table.remove(lanes, oldest)) end
+end
+
+for _, lane in ipairs(lanes) do
   local found = stale(lane) or fresh(lane)
   while found do
     local started = start(lane, found)
