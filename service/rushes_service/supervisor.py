@@ -18,6 +18,9 @@ from rushes_service.child import READ_BYTES, Child, Program, Say
 WRONG_USAGE = 2
 """Exit code of a command with wrong flags or settings: starting it again changes nothing."""
 
+ENDED_AS_ASKED = 0
+"""Exit code of a worker that was drained: somebody wants it gone."""
+
 DOUBLE_SIGNAL_S = 0.5
 """Wrappers (`uv run`, `npm`) pass on a Ctrl-C that the terminal sent to us as well: that is one Ctrl-C, not two."""
 
@@ -100,6 +103,8 @@ class Supervisor:
         if code == WRONG_USAGE:
             self._gave_up = True
             self._say(child.name, "cannot run with these flags and settings (see above); stopping everything")
+        elif code == ENDED_AS_ASKED:
+            self._say(child.name, "has ended as it was asked to, and is not started again")
         else:
             child.schedule_restart(code)
 
