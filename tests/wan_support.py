@@ -26,16 +26,27 @@ TEXT_TOKENS = 512
 
 def recorded_model(case: Case, architecture: str, directory: Path) -> ModelSpec:
     """A diffusers directory of the recorded weights, which bear their original names; it has no encoders."""
-    transformer = WanTransformer3DModel(**case.arguments("transformer"))
-    transformer.load_state_dict(convert_wan_transformer_to_diffusers(case.tensors("dit")))
-    vae = AutoencoderKLWan(**case.arguments("vae"))
-    vae.load_state_dict(convert_wan_vae_to_diffusers(load_file(SHARED / "wan_vae.safetensors")))
+    transformer, vae = recorded_transformer(case, case.tensors("dit")), recorded_vae(case)
     images = transformer.config.in_channels > vae.config.z_dim
     pipe = (WanImageToVideoPipeline if images else WanPipeline)(
         tokenizer=None, text_encoder=None, transformer=transformer, vae=vae, scheduler=UniPCMultistepScheduler()
     )
     pipe.save_pretrained(directory)
     return ModelSpec(architecture=architecture, model=str(directory))
+
+
+def recorded_transformer(case: Case, weights: dict[str, torch.Tensor]) -> WanTransformer3DModel:
+    """A transformer of the case's size with `weights` under their original names."""
+    transformer = WanTransformer3DModel(**case.arguments("transformer"))
+    transformer.load_state_dict(convert_wan_transformer_to_diffusers(dict(weights)))
+    return transformer
+
+
+def recorded_vae(case: Case) -> AutoencoderKLWan:
+    """The VAE that all of Wan's cases share."""
+    vae = AutoencoderKLWan(**case.arguments("vae"))
+    vae.load_state_dict(convert_wan_vae_to_diffusers(load_file(SHARED / "wan_vae.safetensors")))
+    return vae
 
 
 def recorded_engine(case: Case, model: ModelSpec, cache: Path) -> Engine:
