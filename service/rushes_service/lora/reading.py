@@ -207,26 +207,26 @@ def spread(
     Raises:
         ValueError: the shapes do not fit.
     """
-    rows = sum(shape_of(target, leaf, shapes)[0] for target in targets)
-    columns = shape_of(targets[0], leaf, shapes)[1]
-    if change.shape != (rows, columns):
-        hint = size_hint(change.shape, (rows, columns))
-        raise ValueError(
-            f"is {[rows, columns]} in the model ({targets[0].module}) but {list(change.shape)} in the file; it was "
-            f"trained on a model of another size{hint}"
-        )
     for target in targets:
+        wanted = shape_of(targets, target, leaf, shapes)
+        if change.shape != wanted:
+            raise ValueError(
+                f"is {list(wanted)} in the model ({target.module}) but {list(change.shape)} in the file; it was "
+                f"trained on a model of another size{size_hint(change.shape, wanted)}"
+            )
         part = change if target.rows is None else change.part(*target.rows)
         yield Patch(f"{target.module}.{leaf}", part, target.into)
 
 
-def shape_of(target: LoraTarget, leaf: str, shapes: Mapping[str, torch.Size]) -> tuple[int, int]:
-    """Rows that a target takes, and columns of its parameter."""
+def shape_of(
+    targets: tuple[LoraTarget, ...], target: LoraTarget, leaf: str, shapes: Mapping[str, torch.Size]
+) -> tuple[int, int]:
+    """Shape that a file's module has if it is for `target`, which may be one part of several."""
     parameter = f"{target.module}.{leaf}"
     if parameter not in shapes:
         raise ValueError(f"has a {leaf} in the file, but {target.module} has none in the model")
     shape = shapes[parameter]
-    rows = shape[0] if target.rows is None else target.rows[1] - target.rows[0]
+    rows = shape[0] if target.rows is None else max(part.rows[1] for part in targets if part.rows)
     return rows, shape[1:].numel()
 
 
