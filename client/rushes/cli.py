@@ -33,6 +33,7 @@ LIGHT = {
     "prompts": "check a prompt file and show what it asks for",
     "submit": "sample a checkpoint, or the base model, with a prompt file",
     "jobs": "list, show, cancel and retry samples",
+    "spool": "look at hand-offs that Redis has not accepted, and hand them over",
     "workers": "see what each worker does; pause, resume or drain one",
     "models": "list the model families: what each needs, ignores and takes by default",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rushes import keys
@@ -139,6 +140,15 @@ class Client:
     def records(self, job_ids: Sequence[str]) -> list[JobRecord]:
         """Records in the order given, those that exist; one round trip for all of them."""
         return list(self._records(job_ids).values())
+
+    def unneeded(self, snapshots: Sequence[Path]) -> list[Path]:
+        """Those checkpoint snapshots that no open sample needs."""
+        with self._reachable():
+            pipeline = self.redis.pipeline(transaction=False)
+            for path in snapshots:
+                pipeline.exists(keys.snapshot(str(path)))
+            needed: list[int] = pipeline.execute()
+        return [path for path, count in zip(snapshots, needed, strict=True) if not count]
 
     def ids(self) -> list[str]:
         """Ids of all samples that have a record."""

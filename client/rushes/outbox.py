@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR
+from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR, release
 from rushes.client import Client
 from rushes.errors import QueueUnavailable, WireError
 from rushes.jobs import JobState, SampleResult
@@ -39,6 +39,11 @@ FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 15.0
 ABANDONED_S = 24 * 3600
 """Age at which a snapshot that was never completed is taken for abandoned."""
+
+UNNEEDED_S = 3600.0
+"""Age from which a snapshot without samples is removed; younger ones may be on their way to Redis."""
+
+RELEASE_EVERY_S = 600.0
 
 EXIT_FLUSH_S = 5.0
 """How long a process that ends waits for its hand-offs to reach Redis or, failing that, the spool."""
@@ -85,6 +90,7 @@ class Outbox:
         self._retry_s = FIRST_RETRY_S
         self._next_try = 0.0
         self._next_results = 0.0
+        self._next_release = 0.0
         self._outage_logged = False
         self._failed_tries = 0
         flush_at_end_of_child()
@@ -160,7 +166,7 @@ class Outbox:
         for directory, pattern in ((self.snapshots, "*.pending*"), (self.spool.directory, ".*.tmp")):
             with contextlib.suppress(OSError):
                 for path in directory.glob(pattern):
-                    if time.time() - path.stat().st_ctime > ABANDONED_S:
+                    if aged(path, ABANDONED_S):
                         path.unlink()
 
     def _turn(self) -> None:
@@ -173,6 +179,8 @@ class Outbox:
             self._hand_over()
         if time.monotonic() >= self._next_results:
             self._collect()
+        if time.monotonic() >= self._next_release:
+            self._release_unneeded()
 
     def _take(self, step: int, epoch: int | None, weights: Held | Exception | None) -> None:
         """Make a parcel of a hand-off and write it ahead; from memory alone where the disk refuses."""
@@ -243,6 +251,21 @@ class Outbox:
             return  # the next turn asks again; hand-offs report the outage
         self._results.extend(found)
         self.expected.difference_update(result.id for result in found)
+
+    def _release_unneeded(self) -> None:
+        """Remove snapshots that no sample needs: of workers killed between their last word and the removal."""
+        self._next_release = time.monotonic() + RELEASE_EVERY_S
+        if self._unsent or self.spool.waiting():
+            return  # their samples are not in Redis yet
+        with contextlib.suppress(QueueUnavailable, OSError):
+            old = [path for path in self.snapshots.glob("*.safetensors") if aged(path, UNNEEDED_S)]
+            for path in self._client.unneeded(old):
+                release(path)
+
+
+def aged(path: Path, seconds: float) -> bool:
+    """True when a file was linked or written at least so long ago."""
+    return time.time() - path.stat().st_ctime > seconds
 
 
 _open: weakref.WeakSet[Outbox] = weakref.WeakSet()
