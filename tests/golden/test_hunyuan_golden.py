@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from golden_support import GOLDEN, Case, distance, sample, video
+from golden_support import Case, distance, sample, video
 from hunyuan_support import recorded_engine, recorded_model
 from rushes.jobs import ModelSpec, Prompt, VaeOptions
 from rushes_service.architectures.hunyuan import initial_noise
-from rushes_service.architectures.hunyuan_text import HunyuanText
 from rushes_service.architectures.skyreels_i2v import SkyReelsImageToVideo
-from rushes_service.architectures.sources import ModelSource
 from rushes_service.engine import Engine
 
 LATENTS_TOLERANCE = 1e-4
@@ -110,17 +107,3 @@ def test_bfloat16_follows_the_reference_as_far_as_its_rounding_does(ready, name,
     take = sample(it.engine, model, it.prompt)
     wanted = it.case.tensors("bfloat16")["final_latents"]
     assert (take.latents - wanted).abs().mean() <= tolerance
-
-
-TEXTS = {"short": "a cat --- {in braces}", "long": "a very long story " * 30, "empty": ""}
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_text_embeddings_are_the_references(name):
-    directory = GOLDEN / "hunyuan_text"
-    expected = load_file(directory / "expected.safetensors")
-    encoder = HunyuanText(ModelSource(directory, None), torch.device("cpu"), torch.float32)
-    found = encoder.encode(TEXTS[name])
-    assert torch.equal(found["prompt_attention_mask"], expected[f"{name}.llm_mask"])
-    for ours, theirs in {"prompt_embeds": "llm_embeds", "pooled_prompt_embeds": "clipL_embeds"}.items():
-        assert distance(found[ours], expected[f"{name}.{theirs}"]) <= 1e-5
