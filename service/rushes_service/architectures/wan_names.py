@@ -25,10 +25,19 @@ ORIGINAL_NAMES = tuple(
         (r"condition_embedder\.time_proj", "time_projection.1"),
         (r"condition_embedder\.image_embedder\.ff\.net\.0\.proj", "img_emb.proj.1"),
         (r"condition_embedder\.image_embedder\.ff\.net\.2", "img_emb.proj.3"),
+        (r"condition_embedder\.image_embedder\.norm1", "img_emb.proj.0"),
+        (r"condition_embedder\.image_embedder\.norm2", "img_emb.proj.4"),
+        (r"condition_embedder\.image_embedder\.pos_embed", "img_emb.emb_pos"),
+        (r"blocks\.(\d+)\.attn1\.norm_([qk])", r"blocks.\1.self_attn.norm_\2"),
+        (r"blocks\.(\d+)\.attn2\.norm_([qk])", r"blocks.\1.cross_attn.norm_\2"),
+        (r"blocks\.(\d+)\.attn2\.norm_added_k", r"blocks.\1.cross_attn.norm_k_img"),
+        (r"blocks\.(\d+)\.norm2", r"blocks.\1.norm3"),
+        (r"blocks\.(\d+)\.scale_shift_table", r"blocks.\1.modulation"),
+        (r"scale_shift_table", "head.modulation"),
         (r"proj_out", "head.head"),
     )
 )
-"""Diffusers module name -> name in Wan's own release."""
+"""Diffusers name of a module, or of a parameter without one -> name in Wan's own release."""
 
 
 def wan_names(transformer: nn.Module) -> NameTable:

@@ -73,9 +73,12 @@ def locate(checkpoint: Checkpoint) -> Path:
     """
     places = [Path(place) for place in (checkpoint.path, checkpoint.source) if place]
     for place in places:
-        if place.is_file() or is_adapter_directory(place):
-            read_header(weights_of(place))
-            return place
+        if is_adapter_directory(place):
+            adapter_config(place)
+        elif not place.is_file():
+            continue
+        read_header(weights_of(place))
+        return place
     tried = " nor at ".join(str(place) for place in dict.fromkeys(places))
     raise CheckpointMissing(f"no checkpoint at {tried}; was it deleted, or is the directory not mounted here?")
 
@@ -95,13 +98,14 @@ def read_file(place: Path, *, expected: str | None = None, pin: bool = False) ->
     Raises:
         CheckpointError: it is not there, cut short, no safetensors file, or not the one submitted.
     """
+    config = adapter_config(place) if place.is_dir() else None
     path = weights_of(place)
     header = read_header(path)
     raw = read_bytes(path, pin)
     start = HEADER_LENGTH_BYTES + int.from_bytes(bytes(raw[:HEADER_LENGTH_BYTES].numpy()), "little")
     metadata = {str(key): str(value) for key, value in (header.pop(METADATA, None) or {}).items()}
-    if place.is_dir():
-        metadata[CONFIG_KEY] = adapter_config(place)
+    if config is not None:
+        metadata[CONFIG_KEY] = config
         sha256 = digest(packed_header(header, metadata), raw[start:])
     else:
         sha256 = digest(b"", raw)

@@ -114,7 +114,7 @@ class LoraMerger:
     def _restore(self, names: Sequence[str]) -> None:
         merged = [name for name in names if name in self._pristine]
         if merged:
-            live = [self._parameters[name].data for name in merged]
+            live = [self._parameters[name].detach() for name in merged]
             torch._foreach_copy_(live, [self._pristine[name] for name in merged], non_blocking=True)
         for name in names:
             self._held.pop(name, None)
@@ -132,12 +132,12 @@ class LoraMerger:
         size = sum(self._parameters[name].nbytes for name in new)
         copies: dict[str, torch.Tensor] = {}
         for name in new:
-            copies[name], self._reason = copied(self._parameters[name].data, size)
+            copies[name], self._reason = copied(self._parameters[name].detach(), size)
         self._pristine.update(copies)
 
     def _write(self, name: str, weighted: Sequence[Weighted]) -> None:
         """Bring one weight from its pristine copy to what is wanted."""
-        live, base = as_matrix(self._parameters[name].data), as_matrix(self._pristine[name])
+        live, base = as_matrix(self._parameters[name].detach()), as_matrix(self._pristine[name])
         # Noted before anything is written: a failure half way must know what to put back.
         self._held[name] = (("unfinished", 0.0),)
         if base.device != live.device:

@@ -107,7 +107,11 @@ def swapped_halves(model: nn.Module, module: str) -> tuple[LoraTarget, ...]:
 
 def weighted_modules(model: nn.Module) -> Iterator[str]:
     """Names of the modules that have a weight of their own: linears, convolutions, norms, embeddings."""
-    return (plain_name(name) for name, module in model.named_modules() if name and "weight" in module._parameters)
+    return (
+        plain_name(name)
+        for name, module in model.named_modules()
+        if name and module._parameters.get("weight") is not None
+    )
 
 
 def bare_parameters(model: nn.Module) -> Iterable[str]:
