@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders import autoencoder_kl_hunyuan_video
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoCausalConv3d
 
 import engine_support  # noqa: F401  # one thread, no network
 from rushes.jobs import VaeOptions
-from rushes_service.decode import decode_hunyuan, encode_hunyuan
+from rushes_service.decode import decode_hunyuan, encode_hunyuan, hunyuan_attention
 from rushes_service.decode.hunyuan import configured
 from rushes_service.demo.tiny_hunyuan import vae as tiny_vae
 
@@ -73,6 +74,21 @@ def test_a_tile_is_its_part_of_the_latents_decoded_alone(vae, size, stride):
     tiled = decode_hunyuan(vae, z, VaeOptions(spatial_tile_sample_min_size=size))
     alone = decode_hunyuan(vae, z[..., : size // 8, : size // 8].contiguous(), EXACT)
     assert torch.equal(tiled[..., :stride, :stride], alone[..., :stride, :stride])
+
+
+def test_large_clips_are_attended_frame_by_frame_with_the_same_result(vae, monkeypatch):
+    z = latents(4)
+    wanted = decode_hunyuan(vae, z, EXACT)
+    made = []
+    original = autoencoder_kl_hunyuan_video.prepare_causal_attention_mask
+    monkeypatch.setattr(
+        autoencoder_kl_hunyuan_video,
+        "prepare_causal_attention_mask",
+        lambda *arguments, **options: made.append(arguments) or original(*arguments, **options),
+    )
+    monkeypatch.setattr(hunyuan_attention, "MASKED_POSITIONS", 100)
+    assert torch.allclose(decode_hunyuan(vae, z, EXACT), wanted, atol=1e-5)
+    assert not made
 
 
 def test_nothing_of_the_options_stays_in_the_vae(vae):

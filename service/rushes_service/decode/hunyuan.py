@@ -19,6 +19,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from rushes.jobs import VaeOptions
+from rushes_service.decode.hunyuan_attention import attend_by_frames
 from rushes_service.decode.tiles import TilePlan, plan_tiles
 
 
@@ -46,10 +47,13 @@ def encode_hunyuan(
 
 @contextlib.contextmanager
 def configured(vae: AutoencoderKLHunyuanVideo, tiles: TilePlan | None, chunk_size: int | None) -> Iterator[None]:
-    """Inside, `vae` is exact in time, and tiled and chunked as given; afterwards it is neither."""
+    """Inside, `vae` is exact in time and needs no large masks, and is tiled and chunked as given; not so afterwards."""
     vae.use_framewise_decoding = vae.use_framewise_encoding = False
     convolutions = [module for module in vae.modules() if isinstance(module, HunyuanVideoCausalConv3d)]
+    middles = (vae.encoder.mid_block, vae.decoder.mid_block)
     try:
+        for block in middles:
+            block.forward = partial(attend_by_frames, block)
         if tiles is not None:
             vae.enable_tiling(tiles.size, tiles.size, None, tiles.stride, tiles.stride, None)
         if chunk_size is not None:
@@ -58,8 +62,8 @@ def configured(vae: AutoencoderKLHunyuanVideo, tiles: TilePlan | None, chunk_siz
         yield
     finally:
         vae.use_tiling = False
-        for layer in convolutions:
-            vars(layer).pop("forward", None)
+        for module in (*convolutions, *middles):
+            vars(module).pop("forward", None)
 
 
 def convolve_in_strips(layer: HunyuanVideoCausalConv3d, columns: int, features: torch.Tensor) -> torch.Tensor:
