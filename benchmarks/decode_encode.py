@@ -1,7 +1,7 @@
 """Decoding a clip and writing it as an mp4, against decoding it alone; and when the first frame is there.
 
-The writer is the worker's own: ffmpeg, receipt, rename. The VAE is a sixth as wide as Wan2.1's (a 36th of its work), so that a CPU
-is done in seconds; the wider a VAE, the less encoding weighs.
+The writer is the worker's own: ffmpeg, receipt, rename. The VAE is a sixth as wide as Wan2.1's (a 36th of its work),
+so that a CPU is done in seconds; the wider a VAE, the less encoding weighs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.utils import export_to_video
-from harness import Report, Round, medians, new_round, parser, publish, ratios, rounds_of, timed
-from wan_vae import build_vae, random_latents
 
+from harness import Report, Round, medians, new_round, parser, publish, ratios, rounds_of, timed
 from rushes_service.decode import stream_wan, to_uint8
 from rushes_service.media import write_media
+from wan_vae import build_vae, random_latents
 
 FRAMES, SIZE = 81, (128, 208)
 """Frames; height and width in pixels."""

@@ -1,7 +1,7 @@
 """From enqueue to start: how long a sample waits for an idle worker, against a bare stream read.
 
-Every queue has one idle worker process of its own and one producer here, on one server. They take turns: in each round a task goes through
-each of them, after a random pause, `TASKS` times. All clocks are the machine's monotonic one.
+Every queue has one idle worker process of its own and one producer here, on one server. They take turns: in each round
+a task goes through each of them, after a random pause, `TASKS` times. All clocks are the machine's monotonic one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 
 from harness import Report, Round, medians, new_round, parser, percentile, pooled, publish, ratios, rounds_of
 from queue_peers.signals import SOCKET_VARIABLE, URL_VARIABLE
-
 from rushes_service.embedded import EmbeddedRedis
 
 TASKS = 60

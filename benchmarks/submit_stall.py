@@ -1,13 +1,12 @@
 """How long `TrainingSampler.submit` holds a training loop up, against one XADD over a bare socket.
 
-A loop works for a millisecond or two per step, as training does between launches. Every `CYCLE` steps it hands a
-checkpoint over; at other steps of the same cycle each peer gets its turn, so that all of them see the same caches, the same idle
+A loop makes real training steps of a small model, a millisecond or two each. Every `CYCLE` steps it hands a checkpoint
+over; at other steps of the same cycle each peer gets its turn, so that all of them see the same caches, the same idle
 background thread and the same noise. Then Redis is stopped and the loop goes on; afterwards every sample must be there.
 """
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from queue import SimpleQueue
 from time import perf_counter_ns
 
 import redis
+import torch
+
 from harness import Report, Round, medians, new_round, parser, percentile, pooled, publish, ratios, rounds_of, timed
 from raw_redis import RawRedis, encoded
-
 from rushes import Cadence, Client, ModelSpec, Prompt, Run, TrainingSampler
 from rushes.submission import build_jobs
 from rushes_service.embedded import EmbeddedRedis
@@ -28,9 +28,6 @@ SUBMITS = 60
 
 CYCLE = 120
 """Training steps from one submit to the next, some 150 ms: the outbox has done its work by then, as it has in life."""
-
-WORK = bytes(1 << 21)
-"""Hashed at every step: about 1.5 ms without the interpreter lock, through more memory than the caches hold."""
 
 LORA_BYTES = 4 << 20
 PROMPTS = ("a red fox in the snow --w 480 --h 832 --f 81 --d 1", "a paper boat on a river --w 480 --h 832 --f 81 --d 2")
@@ -68,6 +65,7 @@ class Bench:
         prompts = scratch / "prompts.txt"
         prompts.write_text("\n".join(PROMPTS))
         self.run = Run("benchmark", ModelSpec(architecture="wan2.1-t2v", model="/models/wan"), str(scratch))
+        self.train = training_step()
         self.sampler = TrainingSampler(self.run, prompts, Cadence(every_n_steps=1), url=url)
         self.contestants = {SUBJECT: self._submit, **peers(url, self.run)}
 
@@ -82,7 +80,7 @@ class Bench:
         for _ in range(submits):
             for phase in range(self.cycle):
                 self.step += 1
-                hashlib.sha256(WORK).digest()
+                self.train()
                 if name := turns.get(phase):
                     contestant = self.contestants[name]
                     began = perf_counter_ns()
@@ -95,6 +93,21 @@ class Bench:
         """Samples that were handed over and are not in Redis after the outbox has emptied itself."""
         self.sampler.close()
         return self.submitted * len(PROMPTS) - len(Client(self.url).ids())
+
+
+def training_step() -> Callable[[], None]:
+    """One optimizer step of a small model, about 1 ms; its weights and gradients fill the nearer caches."""
+    torch.set_num_threads(1)
+    model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(4)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    batch = torch.randn(32, 256)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+
+    return step
 
 
 def peers(url: str, run: Run) -> Contestants:
@@ -119,12 +132,10 @@ def peers(url: str, run: Run) -> Contestants:
 
 def in_process_seconds(scratch: Path, times: int) -> list[float]:
     """What a trainer pays that samples by itself: the tiny model, 17 frames of 64x64, 4 steps, warm."""
-    import torch
     from diffusers import WanPipeline
 
     from rushes_service.demo.tiny_model import build_tiny_wan
 
-    torch.set_num_threads(1)
     pipe = WanPipeline.from_pretrained(build_tiny_wan(scratch / "tiny"))
     pipe.set_progress_bar_config(disable=True)
     options = {"prompt": "a fox", "height": 64, "width": 64, "num_frames": 17, "num_inference_steps": 4}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic_ns
 
-from queue_peers.signals import started, this_module, url
 from redis import Redis
 from rq import Queue, SimpleWorker
+
+from queue_peers.signals import started, this_module, url
 
 PACKAGES = ("rq",)
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
-from queue_peers.signals import started, this_module, url
 from saq import Queue, Worker
+
+from queue_peers.signals import started, this_module, url
 
 PACKAGES = ("saq",)
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic_ns
 
-from queue_peers.signals import started, url
 from taskiq_redis import RedisStreamBroker
+
+from queue_peers.signals import started, url
 
 PACKAGES = ("taskiq", "taskiq-redis")
 
