@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from engine_support import Recorder, make_job, tiny_prompt, write_lora
 from rushes.architectures import architecture, resolve
 from rushes.errors import ArchitectureError, ModelError, PromptError
 from rushes.jobs import ModelSpec, SampleJob
+from rushes.training import add_sampling_arguments, model_from_args
 from rushes_service.architectures.clip_vision import image_tokens, prepared
 from rushes_service.architectures.control import control_frames
 from rushes_service.architectures.sources import ModelSource
@@ -174,6 +176,18 @@ def test_a_model_of_another_kind_of_wan_is_named_before_its_weights_are_read(eng
         latents(engine, job(foreign, I2V, prompt={"image_path": str(inputs / "start.png")}))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"image_dim": None}, "no attention for image tokens"), ({"pos_embed_seq_len": 514}, "first and last frame")],
+)
+def test_a_relative_of_the_model_is_named_before_it_is_read(engine, models, inputs, tmp_path, change, message):
+    model = {I2V: shutil.copytree(models[I2V], tmp_path / "wan")}
+    config = model[I2V] / "transformer" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(ModelError, match=message):
+        latents(engine, job(model, I2V, prompt={"image_path": str(inputs / "start.png")}))
+
+
 def control_job(models: dict[str, Path], control: Path, **options: Any) -> SampleJob:
     return job(models, FUN, prompt={"control_video_path": str(control), **options})
 
@@ -316,6 +330,18 @@ def test_a_lora_goes_into_the_expert_it_is_for_and_out_again(engine, models, tmp
 def test_a_choice_of_experts_that_cannot_be_is_refused(name, model, message):
     with pytest.raises(ArchitectureError, match=message):
         resolve(tiny_prompt(), architecture(name), ModelSpec(architecture=name, **model))
+
+
+def test_the_trainers_flags_choose_the_experts():
+    parser = argparse.ArgumentParser()
+    add_sampling_arguments(parser)
+
+    def chosen(*flags: str) -> tuple[str, str | None]:
+        model = model_from_args(vars(parser.parse_args(flags)), TWO_EXPERTS, "a/model")
+        return model.experts, model.lora_expert
+
+    assert chosen() == ("low", None)
+    assert chosen("--rushes_experts", "both", "--rushes_lora_expert", "high") == ("both", "high")
 
 
 def test_the_boundary_is_the_models_own(models, tmp_path):

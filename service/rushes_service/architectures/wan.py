@@ -8,7 +8,7 @@ generator's second draw.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,9 @@ from rushes_service.lora.targets import NameTable
 
 SIGMA_MAX = 0.999
 LATENT_CHANNELS = 16
+KINDS = {16: "text to video", 36: "image to video", 48: "Fun-Control"}
+"""What a transformer is for, by the channels it takes."""
+
 TEXT_ARGUMENTS = ("prompt_embeds", "negative_prompt_embeds")
 
 
@@ -103,10 +106,24 @@ class Wan(Architecture):
 
     def load_transformer(self, path: Path) -> WanTransformer3DModel:
         """A transformer of this family from its directory, on the device."""
-        check_channels(path, self.in_channels)
+        with loading(path):
+            config = json.loads((path / "config.json").read_text())
+        self.check_config(path, config)
         with loading(path):
             model = WanTransformer3DModel.from_pretrained(path, torch_dtype=self.dtype)
         return model.to(self.device).eval().requires_grad_(False)
+
+    def check_config(self, transformer: Path, config: Mapping[str, Any]) -> None:
+        """Raise `ModelError` unless a transformer of this configuration is of this family.
+
+        Wan's families differ in little else, and weights of the wrong one fail late and obscurely.
+        """
+        found = config.get("in_channels", LATENT_CHANNELS)
+        if found != self.in_channels:
+            raise ModelError(
+                f"{transformer} takes {found} channels ({KINDS.get(found, 'an unknown kind of Wan')}), but this "
+                f"architecture needs {self.in_channels} ({KINDS[self.in_channels]})"
+            )
 
     def pipeline(self, **parts: Any) -> WanPipeline:
         """The pipeline around loaded transformers, without text encoder."""
@@ -200,21 +217,6 @@ class WanTextToVideo(Wan):
     spec: ClassVar[ArchitectureSpec] = WAN21_T2V
     pipelines = ("WanPipeline",)
     in_channels = LATENT_CHANNELS
-
-
-def check_channels(transformer: Path, expected: int) -> None:
-    """Raise `ModelError` unless the transformer in this directory takes `expected` latent channels.
-
-    Wan's families differ in little else, and weights of the wrong one fail late and obscurely.
-    """
-    with loading(transformer):
-        found = json.loads((transformer / "config.json").read_text()).get("in_channels", LATENT_CHANNELS)
-    if found != expected:
-        families = {16: "text to video", 36: "image to video", 48: "Fun-Control"}
-        raise ModelError(
-            f"{transformer} takes {found} channels ({families.get(found, 'an unknown kind of Wan')}), but this "
-            f"architecture needs {expected} ({families[expected]})"
-        )
 
 
 def initial_noise(parameters: SampleParameters, device: torch.device) -> torch.Tensor:

@@ -52,15 +52,10 @@ class WanFunControl(WanWithStartImage):
 
     def inputs(self, conditioning: Conditioning) -> AbstractContextManager[None]:
         with ExitStack() as stack:
-            if IMAGE_TOKENS not in conditioning and self.has_image_attention:
+            if IMAGE_TOKENS not in conditioning:
                 stack.enter_context(text_as_image(self._pipe.transformer))
             stack.enter_context(super().inputs(conditioning))
             return stack.pop_all()
-
-    @property
-    def has_image_attention(self) -> bool:
-        """True if the transformer's cross-attention has projections of its own for image tokens."""
-        return self._pipe.transformer.config.added_kv_proj_dim is not None
 
 
 def frames_of(parameters: SampleParameters) -> np.ndarray:

@@ -6,12 +6,15 @@ says which frames are given, and both passes of guidance see the image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from rushes.architectures import WAN21_I2V, ArchitectureSpec, SampleParameters
 from rushes.checkpoints import fingerprint
+from rushes.errors import ModelError
 from rushes_service.architectures.clip_vision import COMPONENT, image_tokens
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of
@@ -37,6 +40,15 @@ class WanWithStartImage(Wan):
         super().check(parameters)
         if parameters.image_path is not None:
             check_images((parameters.image_path,), FIELD)
+
+    def check_config(self, transformer: Path, config: Mapping[str, Any]) -> None:
+        super().check_config(transformer, config)
+        if config.get("image_dim") is None:
+            raise ModelError(
+                f"{transformer} has no attention for image tokens: it is not of Wan2.1 (Wan2.2's have none)"
+            )
+        if config.get("pos_embed_seq_len") is not None:
+            raise ModelError(f"{transformer} is a first and last frame model (FLF2V), which cannot be sampled yet")
 
     def vae_key(self, kind: str, parameters: SampleParameters, **more: Any) -> dict[str, Any]:
         """Cache key of what the VAE makes of an input at the size of the clip: tensor `latents` [1, 16, T, h, w]."""
