@@ -43,7 +43,13 @@ def run(args: argparse.Namespace) -> int:
 
     engine = make_engine(settings, args)
     name = worker_name(str(engine.device))
-    queue = Queue(settings.redis_url, worker=name, lease_s=settings.lease_s, patience_s=settings.patience_s, only=serves(args.only))
+    queue = Queue(
+        settings.redis_url,
+        worker=name,
+        lease_s=settings.lease_s,
+        patience_s=settings.patience_s,
+        only=serves(args.only),
+    )
     try:
         Worker(queue, engine, settings, until_empty=args.until_empty).run()
     except WorkerUnfit as error:
