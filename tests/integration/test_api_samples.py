@@ -160,7 +160,7 @@ def test_samples_are_listed_by_run_and_by_state(api: Api) -> None:
     assert listed(run="dog") == [jobs[2].id]
     assert listed(state="failed") == [jobs[1].id]
     assert listed(run="dog", state="failed") == []
-    assert api.http.get("/v1/runs").json() == {"runs": ["dog", "cat"]}
+    assert [run["name"] for run in api.http.get("/v1/runs").json()["runs"]] == ["dog", "cat"]
 
 
 @pytest.mark.parametrize("query", [{"limit": "201"}, {"limit": "0"}, {"state": "lost"}, {"cursor": "x"}])
@@ -168,7 +168,7 @@ def test_a_wrong_query_names_its_parameter(api: Api, query: dict[str, str]) -> N
     answer = api.http.get("/v1/samples", params=query)
 
     assert answer.status_code == 422
-    assert answer.json()["field"] in query
+    assert answer.json()["field"].split(".")[0] in query
 
 
 def test_a_queued_sample_is_cancelled_at_once_and_a_running_one_is_told(api: Api) -> None:

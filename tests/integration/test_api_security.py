@@ -12,7 +12,8 @@ from fastapi.routing import APIRoute
 
 from api_support import Api, done, job, picture, serving
 from rushes.errors import ConfigError
-from rushes_service.api import create_app, events, health, media, page, runs, samples
+from rushes_service.api import create_app
+from rushes_service.api.app import ROOMS
 from rushes_service.api.security import MAX_BODY_BYTES, OPEN_PATHS
 from rushes_service.embedded import EmbeddedRedis
 from rushes_service.settings import Settings
@@ -41,12 +42,14 @@ def local(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory)
 
 def every_route() -> list[tuple[str, str]]:
     """Method and address of every route of the app and of its OpenAPI document."""
-    rooms = (samples, media, runs, events, health, page)
-    routes = [route for room in rooms for route in room.router.routes if isinstance(route, APIRoute)]
+    routes = [route for room in ROOMS for route in room.router.routes if isinstance(route, APIRoute)]
     documented = create_app(Settings()).openapi()["paths"]
-    assert set(documented) <= {route.path for route in routes}, "a router is missing in this list"
-    found = [(method, route.path) for route in routes for method in sorted(route.methods)]
-    return [("GET", "/openapi.json"), *((method, path.format(id="x", name="app.js")) for method, path in found)]
+    assert set(documented) <= {route.path_format for route in routes}, "a router is missing in this list"
+    found = [(method, route.path_format) for route in routes for method in sorted(route.methods)]
+    return [
+        ("GET", "/openapi.json"),
+        *((method, path.format(id="x", name="app.js", run="r")) for method, path in found),
+    ]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}])

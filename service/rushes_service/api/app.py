@@ -10,15 +10,22 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from rushes.client import Client
 from rushes.errors import ConfigError
-from rushes_service.api import events, health, media, page, runs, samples
+from rushes_service.api import events, grids, health, media, page, queue, resampling, runs, samples, uploads
 from rushes_service.api.context import Context
 from rushes_service.api.paths import Roots
 from rushes_service.api.problems import Problem, add_problem_handlers
 from rushes_service.api.security import Guard, check_exposure, token_of
+from rushes_service.api.thumbnails import Thumbnails
 from rushes_service.settings import Settings
+
+THUMBNAIL_DIR = "thumbnails"
+"""Below the cache directory."""
+
+ROOMS = (samples, resampling, grids, media, runs, queue, uploads, events, health, page)
 
 DESCRIPTION = """
 Samples of LoRA checkpoints, made by workers on other GPUs while training goes on.
@@ -36,10 +43,12 @@ def create_app(settings: Settings) -> FastAPI:
     check_exposure(settings)
     if not settings.roots:
         raise ConfigError("RUSHES_ROOTS is empty: name at least one directory that requests may use")
-    context = Context(settings, Client(settings.redis_url), Roots(settings.roots))
+    thumbnails = Thumbnails(settings.cache_dir / THUMBNAIL_DIR)
+    context = Context(settings, Client(settings.redis_url), Roots(settings.roots), thumbnails)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(thumbnails.prune)
         yield
         context.client.close()
 
@@ -55,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = context
     app.add_middleware(Guard, token=token_of(settings))
     add_problem_handlers(app)
-    for room in (samples, media, runs, events, health, page):
+    for room in ROOMS:
         app.include_router(room.router)
     describe(app, bearer=token_of(settings) is not None)
     return app

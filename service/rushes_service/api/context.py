@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from rushes.client import Client
 from rushes_service.api.paths import Roots
+from rushes_service.api.thumbnails import Thumbnails
 from rushes_service.settings import Settings
 
 
@@ -23,6 +24,7 @@ class Context:
     settings: Settings
     client: Client
     roots: Roots
+    thumbnails: Thumbnails
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -12,11 +12,10 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
-from redis.asyncio import Redis
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from rushes import keys
-from rushes.connection import BLOCK_MS, CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, Connection, reachable
+from rushes.connection import BLOCK_MS, Connection, connect_async, reachable
 from rushes.errors import QueueUnavailable
 from rushes_service.api.context import Context, InContext
 from rushes_service.api.problems import documented
@@ -73,12 +72,7 @@ async def events(
 
 def connect(context: Context) -> Connection:
     """A connection of its own: a blocking read would hold up everybody who shares it."""
-    return Redis.from_url(
-        context.settings.redis_url,
-        decode_responses=True,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_timeout=SOCKET_TIMEOUT_S,
-    )
+    return connect_async(context.settings.redis_url)
 
 
 async def start(redis: Connection, after: str | None) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""The page at `/` and its two files. Plain HTML, CSS and modules; nothing from elsewhere."""
+"""The page at `/` and its files. Plain HTML, CSS and modules; nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ router = APIRouter(include_in_schema=False)
 
 WEB = Path(__file__).parent.parent / "web"
 
-FILES = {"style.css": "text/css", "app.js": "text/javascript", "icon.svg": "image/svg+xml"}
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+FILES = {path.name: TYPES[path.suffix] for path in sorted(WEB.iterdir()) if path.suffix in TYPES}
+"""What may be asked for, by name: a request never becomes a path."""
 
 HEADERS = {
     "Content-Security-Policy": (

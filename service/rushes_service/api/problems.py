@@ -130,7 +130,7 @@ async def wrong_input(_: Request, error: Exception) -> JSONResponse:
 
 
 async def unknown_sample(_: Request, error: Exception) -> JSONResponse:
-    """404: there is no record of that sample."""
+    """404: there is no record of that sample or run."""
     return rushes_problem(404, error)
 
 
@@ -184,6 +184,7 @@ EXAMPLES: Mapping[int, dict[str, Any]] = {
     ),
     409: example(409, "conflict", "Conflict", "the sample is running: it has no picture yet"),
     413: example(413, "request_entity_too_large", "Request Entity Too Large", "the body is larger than 1048576 bytes"),
+    415: example(415, "unsupported_media_type", "Unsupported Media Type", "this is not a PNG, JPEG, WebP or MP4 file"),
     416: example(416, "range_not_satisfiable", "Requested Range Not Satisfiable", "the file has 4096 bytes"),
     422: example(
         422,
@@ -192,6 +193,7 @@ EXAMPLES: Mapping[int, dict[str, Any]] = {
         "column 7: unknown option --wide; did you mean --w?",
         "prompt",
     ),
+    429: example(429, "too_many_requests", "Too Many Requests", "more than 600 requests a minute: wait 2 s"),
     503: example(
         503,
         "queue_unavailable",

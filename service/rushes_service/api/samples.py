@@ -1,58 +1,68 @@
-"""Samples: ask for one, look at them, cancel one."""
+"""Samples: ask for one, look at them, cancel one, bring one back, mark one."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from rushes.client import Client
-from rushes.jobs import JobRecord, JobState
+from rushes.jobs import JobState
 from rushes_service.api.context import InContext, Queue
+from rushes_service.api.idempotency import IdempotencyKey, once
 from rushes_service.api.problems import documented, invalid
 from rushes_service.api.requests import job_of
 from rushes_service.api.schemas import Sample, SamplePage, SampleRequest
+from rushes_service.catalogue.about import mark
+from rushes_service.catalogue.listing import page_of
 
 router = APIRouter(prefix="/v1/samples", tags=["samples"])
 
 MAX_PAGE = 200
 
-CURSOR = re.compile(r"(?P<time>\d{1,12}\.\d{6})-(?P<id>\w{1,64})")
+CURSOR = re.compile(r"\d{1,12}\.\d{6}")
 
-CLOCK_TICK_S = 1e-6
-"""Resolution of submission times."""
+ACCEPTED = {
+    202: {"headers": {"Location": {"description": "Address of the sample", "schema": {"type": "string"}}}},
+}
 
 
 @router.post(
     "",
     status_code=202,
     summary="Ask for a sample",
-    responses={
-        202: {"headers": {"Location": {"description": "Address of the sample", "schema": {"type": "string"}}}},
-        **documented(401, 403, 413, 422, 503),
-    },
+    response_model=Sample,
+    responses={**ACCEPTED, **documented(401, 403, 409, 413, 422, 429, 503)},
 )
-def submit(request: SampleRequest, context: InContext, response: Response) -> Sample:
+def submit(
+    asked: SampleRequest, request: Request, context: InContext, response: Response, key: IdempotencyKey = None
+) -> Response:
     """Queue one sample at interactive priority. Asking again for the very same one changes nothing."""
-    job = job_of(request, context.roots)
-    context.client.submit([job])
-    response.headers["Location"] = f"/v1/samples/{job.id}"
-    return Sample.of(context.client.get(job.id))
+
+    def make() -> Sample:
+        job = job_of(asked, context.roots)
+        context.client.submit([job])
+        return Sample.of(context.client.get(job.id))
+
+    return once(context, request, key, asked, make, location=lambda sample: f"/v1/samples/{sample.id}")
 
 
 @router.get("", summary="List samples", responses=documented(401, 422, 503))
 def index(
     queue: Queue,
     run: Annotated[str | None, Query(description="Only samples of this run.")] = None,
-    state: Annotated[JobState | None, Query(description="Only samples in this state.")] = None,
+    state: Annotated[list[JobState] | None, Query(description="Only samples in one of these states.")] = None,
+    order: Annotated[Literal["newest", "oldest"], Query(description="Which come first.")] = "newest",
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> SamplePage:
-    """Samples, newest first."""
-    records = page_of(queue, run, state, limit, None if cursor is None else place_of(cursor))
-    more = f"{records[-1].created_at:.6f}-{records[-1].id}" if len(records) == limit else None
-    return SamplePage(samples=tuple(map(Sample.of, records)), next=more)
+    """Samples by the time they were asked for."""
+    if cursor is not None and CURSOR.fullmatch(cursor) is None:
+        raise invalid("cursor", f"{cursor!r} is not the `next` of a page")
+    states = frozenset(found.value for found in state or ())
+    ids, following = page_of(queue, run, states, order == "oldest", limit, cursor)
+    return SamplePage(samples=samples_of(queue, ids), next=following)
 
 
 @router.get("/{id}", summary="Look at a sample", responses=documented(401, 404, 503))
@@ -68,28 +78,25 @@ def cancel(id: str, queue: Queue) -> Sample:
     return Sample.of(queue.get(id))
 
 
-def page_of(
-    queue: Client, run: str | None, state: JobState | None, limit: int, after: tuple[float, str] | None
-) -> list[JobRecord]:
-    """Up to `limit` records behind the place `after`.
-
-    All samples of one submission have the same time, so a time alone cannot say where a page ended: records of
-    that time are read again, and those shown before are left out.
-    """
-    if after is None:
-        return queue.list(run=run, state=state, limit=limit)
-    asked = limit
-    while True:
-        asked += MAX_PAGE
-        found = queue.list(run=run, state=state, limit=asked, before=after[0] + CLOCK_TICK_S)
-        rest = [record for record in found if (record.created_at, record.id) < after]
-        if len(rest) >= limit or len(found) < asked:
-            return rest[:limit]
+@router.post("/{id}/retry", summary="Try a sample again", responses=documented(401, 403, 404, 422, 429, 503))
+def retry(id: str, queue: Queue) -> Sample:
+    """Queue a sample that has ended again, as it was; one that is queued or running stays as it is."""
+    queue.retry(id)
+    return Sample.of(queue.get(id))
 
 
-def place_of(cursor: str) -> tuple[float, str]:
-    """Submission time and id that a cursor stands for."""
-    match = CURSOR.fullmatch(cursor)
-    if match is None:
-        raise invalid("cursor", f"{cursor!r} is not the `next` of a page")
-    return float(match["time"]), match["id"]
+@router.put("/{id}/favourite", status_code=204, summary="Mark a sample", responses=documented(401, 403, 404, 503))
+def favour(id: str, queue: Queue) -> None:
+    """Mark a sample as one to come back to. Everybody who uses this server sees the mark."""
+    mark(queue, queue.get(id).run, id, favourite=True)
+
+
+@router.delete("/{id}/favourite", status_code=204, summary="Unmark a sample", responses=documented(401, 403, 404, 503))
+def unfavour(id: str, queue: Queue) -> None:
+    """Take the mark away."""
+    mark(queue, queue.get(id).run, id, favourite=False)
+
+
+def samples_of(queue: Queue, ids: Sequence[str]) -> tuple[Sample, ...]:
+    """The samples with these ids, those that still have a record."""
+    return tuple(map(Sample.of, queue.records(ids)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticSerializationError
+from typing_extensions import Self
 
 from rushes.jobs import Frozen, JobRecord, ModelSpec, Prompt, VaeOptions
+
+M = TypeVar("M", bound=BaseModel)
 
 MAX_STEP = 10**9
 """Far beyond any training run; the file's name has room for it."""
@@ -29,10 +32,19 @@ EXAMPLE_FIELDS = {
     "prompt": {"prompt": "a cat walking on a fence", "width": 480, "height": 272, "frame_count": 17},
 }
 
+EXAMPLE_GRID_REQUEST = {
+    "run": "cat",
+    "checkpoints": "all",
+    "prompts": ["a cat in the snow --w 480 --h 272 --f 17"],
+    "strengths": [0.5, 1.0],
+    "seeds": [42],
+}
+
 EXAMPLE_SAMPLE: dict[str, Any] = {
     "id": EXAMPLE_ID,
     "run": "cat",
     "media": f"/v1/samples/{EXAMPLE_ID}/media",
+    "thumbnail": f"/v1/samples/{EXAMPLE_ID}/thumbnail",
     "job": {
         "id": EXAMPLE_ID,
         "run": "cat",
@@ -90,31 +102,38 @@ ModelOrSource = Annotated[
 ]
 
 
-class SampleRequest(Frozen):
-    """One sample to be made now, before anything a training run has queued.
+class LoraRequest(Frozen):
+    """A LoRA to merge beside the checkpoint, with a strength of its own."""
+
+    path: str
+    strength: float = Field(default=1.0, allow_inf_nan=False)
+
+
+class RunFields(Frozen):
+    """What all samples of a run have in common.
 
     Paths may be relative to one of the server's roots and must lie under one of them.
     """
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_LINE, EXAMPLE_FIELDS]})
-
+    run: str = Field(
+        default="interactive",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="Run it is listed under.",
+    )
     architecture: str | None = Field(default=None, description="Model family; left out when `model` is an object.")
     model: ModelOrSource | None = Field(
         default=None,
         description="Base model: a diffusers directory, a hub id, or a whole model object. Left out: the family's own.",
     )
     vae: VaeOptions = Field(default=VaeOptions(), description="How latents are decoded.")
-    checkpoint: str | None = Field(default=None, description="LoRA file; null samples the base model.")
-    prompt: PromptOrLine = Field(
-        description="A prompt line with its options, or its fields. Without a seed one is drawn, so that asking again "
-        "makes another picture."
+    loras: tuple[LoraRequest, ...] = Field(
+        default=(), max_length=16, description="Other LoRAs, merged beside the checkpoint (and into the base model)."
     )
-    strength: float | None = Field(
-        default=None, allow_inf_nan=False, description="LoRA multiplier; wins over the prompt's own `--m`."
+    allow_partial_lora: bool = Field(
+        default=False, description="Keys of a LoRA that fit nothing in the model are a warning, not an error."
     )
-    run: str = Field(default="interactive", min_length=1, max_length=200, description="Run it is listed under.")
-    step: int = Field(default=0, ge=0, le=MAX_STEP, description="Training step of the checkpoint; names the file.")
-    epoch: int | None = Field(default=None, ge=0, le=MAX_STEP, description="Epoch of the checkpoint; names the file.")
     output_name: str | None = Field(
         default=None,
         max_length=100,
@@ -126,13 +145,102 @@ class SampleRequest(Frozen):
     )
 
     @model_validator(mode="after")
-    def refuse_broken_text(self) -> SampleRequest:
+    def refuse_broken_text(self) -> Self:
         """JSON can hold half a surrogate pair (`"\\ud800"`), which no file name and no record can."""
-        try:
-            self.model_dump_json()
-        except PydanticSerializationError:
-            raise ValueError("a text in it is not Unicode: it has half a surrogate pair (\\ud800 to \\udfff)") from None
-        return self
+        return readable(self)
+
+
+class SampleRequest(RunFields):
+    """One sample to be made now, before anything a training run has queued.
+
+    Paths may be relative to one of the server's roots and must lie under one of them.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_LINE, EXAMPLE_FIELDS]})
+
+    checkpoint: str | None = Field(default=None, description="LoRA file; null or `base` samples the base model.")
+    prompt: PromptOrLine = Field(
+        description="A prompt line with its options, or its fields. Without a seed one is drawn, so that asking again "
+        "makes another picture."
+    )
+    strength: float | None = Field(
+        default=None, allow_inf_nan=False, description="LoRA multiplier; wins over the prompt's own `--m`."
+    )
+    step: int = Field(default=0, ge=0, le=MAX_STEP, description="Training step of the checkpoint; names the file.")
+    epoch: int | None = Field(default=None, ge=0, le=MAX_STEP, description="Epoch of the checkpoint; names the file.")
+
+
+class PromptChanges(Prompt):
+    """Fields of a prompt that are to change. What is left out stays; null is the family's default, for the seed
+    another one."""
+
+    prompt: str | None = None  # type: ignore[assignment]
+
+
+class ResampleRequest(Frozen):
+    """What is to be different from the sample that is made again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": {"seed": 7}, "strength": 0.8}]})
+
+    prompt: PromptChanges = Field(default=PromptChanges(), description="Fields of the prompt that change.")
+    strength: float | None = Field(default=None, allow_inf_nan=False, description="LoRA multiplier.")
+    checkpoint: str | None = Field(default=None, description="Another LoRA file, or `base`; left out: the same.")
+    step: int | None = Field(default=None, ge=0, le=MAX_STEP, description="Training step of the other checkpoint.")
+
+    @model_validator(mode="after")
+    def refuse_broken_text(self) -> Self:
+        """As in a request for a new sample."""
+        return readable(self)
+
+
+class GridRequest(RunFields):
+    """Checkpoints x prompts x strengths x seeds, and the base model once per prompt and seed.
+
+    Only what is not there yet is made. Model and output of a run that has samples are theirs.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_GRID_REQUEST]})
+
+    checkpoints: Literal["sampled", "all"] | Annotated[tuple[str, ...], Field(max_length=1000)] = Field(
+        default="sampled", description="`sampled` ones of the run, `all` of its directory, or a list of files."
+    )
+    samples: tuple[str, ...] = Field(
+        default=(), max_length=200, description="Take the prompts of these samples, with their seeds."
+    )
+    prompts: tuple[PromptOrLine, ...] = Field(
+        default=(), max_length=200, description="Prompts of your own. With neither: every prompt the run has."
+    )
+    strengths: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(
+        default=(1.0,), min_length=1, max_length=50
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(
+        default=(), max_length=50, description="Left out: each prompt's own, or one drawn for all of its checkpoints."
+    )
+    base: bool = Field(default=True, description="Sample the base model too.")
+
+
+class GridAnswer(Frozen):
+    """What a grid still needed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"run": "cat", "samples": [EXAMPLE_ID], "existing": 4}]})
+
+    run: str
+    samples: tuple[str, ...] = Field(description="Ids of the samples that were queued.")
+    existing: int = Field(description="Samples that were there, or on their way, already.")
+    skipped: tuple[str, ...] = Field(default=(), description="Checkpoints that are gone, and why.")
+
+
+def readable(asked: M) -> M:
+    """`asked`, if all its texts are Unicode.
+
+    Raises:
+        ValueError: one is not.
+    """
+    try:
+        asked.model_dump_json()
+    except PydanticSerializationError:
+        raise ValueError("a text in it is not Unicode: it has half a surrogate pair (\\ud800 to \\udfff)") from None
+    return asked
 
 
 class Sample(JobRecord):
@@ -141,20 +249,24 @@ class Sample(JobRecord):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_SAMPLE]})
 
     media: str | None = Field(default=None, description="Address of the picture or video, once there is one.")
+    thumbnail: str | None = Field(default=None, description="Address of a still of it.")
 
     @classmethod
     def of(cls, record: JobRecord) -> Sample:
         """A record as the API shows it."""
         there = record.result is not None and record.result.path is not None
         fields = {name: getattr(record, name) for name in JobRecord.model_fields}
-        return cls(media=f"/v1/samples/{record.id}/media" if there else None, **fields)
+        address = f"/v1/samples/{record.id}"
+        return cls(
+            media=f"{address}/media" if there else None, thumbnail=f"{address}/thumbnail" if there else None, **fields
+        )
 
 
 class SamplePage(Frozen):
-    """Samples, newest first. `next` is the `cursor` of the page after this one, null on the last."""
+    """Samples by time. `next` is the `cursor` of the page after this one, null on the last."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"samples": [EXAMPLE_SAMPLE], "next": f"1767225600.000000-{EXAMPLE_ID}"}]}
+        json_schema_extra={"examples": [{"samples": [EXAMPLE_SAMPLE], "next": "1767225600.000000"}]}
     )
 
     samples: tuple[Sample, ...]

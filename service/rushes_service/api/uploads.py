@@ -1,0 +1,90 @@
+"""Pictures and clips that prompts are conditioned on (`--i`, `--ei`, `--ci`, `--cn`), put below the first root."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import secrets
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from pydantic import ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from rushes.jobs import Frozen
+from rushes_service.api.context import InContext
+from rushes_service.api.problems import documented
+
+router = APIRouter(prefix="/v1", tags=["uploads"])
+
+UPLOAD_DIR = ".rushes/uploads"
+
+MAX_PIXELS = 64_000_000
+"""Twice an 8K frame; more would be a decompression bomb to whoever opens it."""
+
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+MP4_MARK = b"ftyp"
+"""At the fifth byte of every mp4."""
+
+BODY = {
+    kind: {"schema": {"type": "string", "format": "binary"}}
+    for kind in ("image/png", "image/jpeg", "image/webp", "video/mp4")
+}
+
+
+class Uploaded(Frozen):
+    """Where an upload is, for `image_path`, `control_image_path` and their like."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"path": ".rushes/uploads/9a7d.png", "bytes": 81920}]})
+
+    path: str = Field(description="Relative to the server's first root.")
+    bytes: int
+
+
+@router.post(
+    "/uploads",
+    status_code=201,
+    summary="Upload a picture or clip",
+    openapi_extra={"requestBody": {"required": True, "content": BODY}},
+    responses=documented(401, 403, 413, 415, 429, 503),
+)
+async def upload(request: Request, context: InContext) -> Uploaded:
+    """Keep a PNG, JPEG, WebP or MP4 that a prompt can then name. The same file is kept once."""
+    data = await request.body()
+    suffix = await run_in_threadpool(kind_of, data)
+    if suffix is None:
+        raise HTTPException(415, "this is not a PNG, JPEG, WebP or MP4 file that can be read")
+    path = context.roots.first / UPLOAD_DIR / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
+    await run_in_threadpool(keep, data, path)
+    return Uploaded(path=str(path.relative_to(context.roots.first)), bytes=len(data))
+
+
+def kind_of(data: bytes) -> str | None:
+    """File name suffix of what `data` is, told by its content; None for anything else."""
+    if data[4:8] == MP4_MARK:
+        return ".mp4"
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=list(SUFFIXES)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            image.verify()
+            return SUFFIXES[image.format or ""]
+    # Pillow's readers raise whatever a broken file makes them: all of it means "not a picture".
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def keep(data: bytes, path: Path) -> None:
+    """Write the file whole, unless it is there."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    private = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        private.write_bytes(data)
+        private.replace(path)
+    finally:
+        private.unlink(missing_ok=True)

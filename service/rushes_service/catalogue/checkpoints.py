@@ -1,0 +1,112 @@
+"""Checkpoints of a run: those that were sampled, and the files beside them that never were."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from rushes.checkpoints import read_header
+from rushes.client import Client
+from rushes.errors import CheckpointError
+from rushes.jobs import Frozen
+from rushes_service.catalogue.reading import Entry, read_entries
+
+MAX_FILES = 1000
+"""Files of a directory that are looked at."""
+
+STEP_IN_NAME = re.compile(r"(?:step|-)(\d{4,})$")
+"""`cat-step00000100`, `cat-000100`: how trainers number what they write."""
+
+STEP_KEYS = ("ss_steps", "step", "global_step")
+EPOCH_KEYS = ("ss_epoch", "epoch")
+
+
+class Known(Frozen):
+    """One checkpoint file."""
+
+    path: str = Field(description="Where the file is, or was when it was sampled.")
+    step: int = 0
+    epoch: int | None = None
+    fingerprint: str | None = Field(default=None, description="SHA-256 of the content, once it has been sampled.")
+    samples: int = Field(default=0, description="Samples made or to be made of it.")
+    kept: bool = Field(description="True while the file is there, so that it can be sampled again.")
+
+
+def checkpoints_of(client: Client, run: str, allowed: Callable[[Path], bool]) -> list[Known]:
+    """Checkpoints of a run by step. Only directories that `allowed` accepts are searched for others."""
+    entries = list(read_entries(client, run))
+    sampled = list(sampled_checkpoints(entries))
+    seen = {Path(known.path) for known in sampled}
+    directories = {Path(entry.job["output_dir"]) for entry in entries if entry.job.get("output_dir")}
+    directories |= {path.parent for path in seen if ".rushes" not in path.parts}
+    found = [
+        on_disk(path)
+        for directory in sorted(directories)
+        if allowed(directory.resolve())
+        for path in files_in(directory)
+        if path not in seen
+    ]
+    return sorted([*sampled, *found], key=lambda known: (known.step, known.path))
+
+
+def sampled_checkpoints(entries: list[Entry]) -> Iterator[Known]:
+    """Each checkpoint that samples were asked for, once."""
+    found: dict[tuple[str, int], Known] = {}
+    for entry in entries:
+        checkpoint = entry.job.get("checkpoint")
+        if not checkpoint:
+            continue
+        key = (checkpoint["fingerprint"], entry.job.get("step", 0))
+        before = found.get(key)
+        if before is None:
+            path = existing(checkpoint)
+            found[key] = Known(
+                path=path or checkpoint.get("source") or checkpoint["path"],
+                step=entry.job.get("step", 0),
+                epoch=entry.job.get("epoch"),
+                fingerprint=checkpoint["fingerprint"],
+                samples=1,
+                kept=path is not None,
+            )
+        else:
+            found[key] = before.model_copy(update={"samples": before.samples + 1})
+    yield from found.values()
+
+
+def existing(checkpoint: dict[str, Any]) -> str | None:
+    """The first of a checkpoint's paths that leads to a file."""
+    candidates = (checkpoint.get("source"), checkpoint.get("path"))
+    return next((path for path in candidates if path and Path(path).is_file()), None)
+
+
+def files_in(directory: Path) -> list[Path]:
+    """Checkpoint files directly in a directory, at most `MAX_FILES`."""
+    try:
+        return sorted(path for path in directory.glob("*.safetensors") if path.is_file())[:MAX_FILES]
+    except OSError:
+        return []
+
+
+def on_disk(path: Path) -> Known:
+    """A file that was never sampled; its step by its metadata, else by its name."""
+    try:
+        metadata = read_header(path).get("__metadata__") or {}
+    except CheckpointError:
+        return Known(path=str(path), step=0, kept=False)
+    named = STEP_IN_NAME.search(path.stem)
+    step = number(metadata, STEP_KEYS)
+    return Known(
+        path=str(path),
+        step=step if step is not None else int(named[1]) if named else 0,
+        epoch=number(metadata, EPOCH_KEYS),
+        kept=True,
+    )
+
+
+def number(metadata: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first of these entries that is a whole number."""
+    return next((int(text) for name in names if (text := str(metadata.get(name, ""))).isdecimal()), None)

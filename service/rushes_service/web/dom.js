@@ -1,0 +1,87 @@
+// Small helpers over the DOM. Text from the server goes in as text nodes and properties, never as HTML.
+
+export const $ = (id) => document.getElementById(id);
+
+// An element with properties, `data-*`, `aria-*` and `on*` handlers, and children (text or nodes; null is left out).
+export function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name in element && !name.includes("-") && name !== "list") element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+// One of the symbols of index.html.
+export function icon(name) {
+  const svg = document.createElementNS(SVG, "svg");
+  const use = document.createElementNS(SVG, "use");
+  use.setAttribute("href", `#i-${name}`);
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(use);
+  return svg;
+}
+
+export function setIcon(button, name) {
+  button.querySelector("use").setAttribute("href", `#i-${name}`);
+}
+
+export function clamp(value, lowest, highest) {
+  return Math.min(highest, Math.max(lowest, value));
+}
+
+// `work` once per animation frame, however often it is asked for.
+export function perFrame(work) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      work();
+    });
+  };
+}
+
+export function debounce(work, wait) {
+  let timer = 0;
+  return (...args) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => work(...args), wait);
+  };
+}
+
+let toastTimer = 0;
+
+export function toast(text) {
+  $("toast").textContent = text;
+  $("toast").hidden = false;
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => ($("toast").hidden = true), 4000);
+}
+
+export function notice(text) {
+  $("notice").textContent = text;
+  $("notice").hidden = !text;
+}
+
+// A label with its control.
+export function field(label, control, hint) {
+  return h("label", { className: "field" }, h("span", {}, label), control, hint ? h("small", {}, hint) : null);
+}
+
+// Opens a dialog over the page and calls `closed` when it goes, however that happens.
+export function open(dialog, closed) {
+  dialog.onclose = closed ?? null;
+  if (!dialog.open) dialog.showModal();
+}
+
+// A click beside a dialog closes it.
+export function closesOnBackdrop(dialog) {
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+}
