@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rushes.adapters import adapter_fingerprint
-from rushes.architectures import ArchitectureSpec, architecture, resolve
+from rushes.architectures import ArchitectureSpec, architecture
 from rushes.checkpoints import fingerprint
 from rushes.errors import ArchitectureError, CheckpointMissing, ConfigError, PromptError
 from rushes.jobs import (
@@ -27,6 +27,7 @@ from rushes.jobs import (
     digest,
     job_id,
 )
+from rushes.parameters import resolve
 from rushes.prompts import PromptLine
 
 SEED_LIMIT = 2**32

@@ -22,9 +22,10 @@ import numpy as np
 import psutil
 import torch
 
-from rushes.architectures import SampleParameters, architecture, resolve
+from rushes.architectures import architecture
 from rushes.errors import NonFiniteLatents
 from rushes.jobs import Dtype, SampleJob, VaeOptions
+from rushes.parameters import SampleParameters, resolve
 from rushes_service.architectures.base import Architecture, Denoised
 from rushes_service.architectures.conditioning import ConditioningCache
 from rushes_service.architectures.devices import (

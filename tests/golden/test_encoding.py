@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from golden_support import GOLDEN, distance
-from rushes.architectures import WAN21_T2V, resolve
+from rushes.architectures import WAN21_T2V
 from rushes.jobs import Prompt
+from rushes.parameters import resolve
 from rushes.prompts import load_prompts
 from rushes_service.architectures.framepack import unpadded
 from rushes_service.architectures.framepack_images import ImageEncoder

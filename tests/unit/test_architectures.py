@@ -14,12 +14,11 @@ from rushes.architectures import (
     WAN21_T2V,
     WAN_NEGATIVE_PROMPT,
     ArchitectureSpec,
-    SampleParameters,
     architecture,
-    resolve,
 )
 from rushes.errors import ArchitectureError, PromptError
 from rushes.jobs import Prompt
+from rushes.parameters import SampleParameters, resolve
 
 
 def wan(**options: Any) -> SampleParameters:

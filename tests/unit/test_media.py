@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rushes.architectures import WAN21_T2V, resolve
+from rushes.architectures import WAN21_T2V
 from rushes.errors import ConfigError, LeaseLost, NonFiniteLatents, OutputError
 from rushes.jobs import ModelSpec, Prompt, SampleJob
+from rushes.parameters import resolve
 from rushes_service.media import Written, read_receipt, sample_path, write_media
 
 RECEIPT = {"prompt": 'a "red" ball = #1; \\ ünï 🎬\nsecond line', "seed": 5, "sigmas": [0.1] * 1000}

@@ -11,8 +11,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from rushes.architectures import ARCHITECTURES, ArchitectureSpec, CfgRule, architecture, resolve
+from rushes.architectures import ARCHITECTURES, ArchitectureSpec, CfgRule, architecture
 from rushes.jobs import Prompt
+from rushes.parameters import resolve
 from rushes.prompt_lines import OPTION_OF_FIELD
 
 DEFAULTS = ("width", "height", "frame_count", "sample_steps", "guidance_scale", "discrete_flow_shift")

@@ -24,7 +24,8 @@ import json
 import sys
 from typing import Any
 
-from rushes.architectures import ARCHITECTURES, ArchitectureSpec, architecture, resolve
+from rushes.architectures import ARCHITECTURES, ArchitectureSpec, architecture
+from rushes.parameters import resolve
 from rushes.prompt_lines import OPTION_OF_FIELD
 from rushes.prompts import PromptLine, read_prompts
 from rushes.submission import problem

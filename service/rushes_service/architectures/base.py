@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from rushes.architectures import ArchitectureSpec, SampleParameters
+from rushes.architectures import ArchitectureSpec
 from rushes.jobs import ModelSpec, VaeOptions
+from rushes.parameters import SampleParameters
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.lora.targets import NameTable
 

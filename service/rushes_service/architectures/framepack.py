@@ -18,8 +18,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import nn
 
-from rushes.architectures import FRAMEPACK, ArchitectureSpec, SampleParameters
+from rushes.architectures import FRAMEPACK, ArchitectureSpec
 from rushes.jobs import ModelSpec, VaeOptions
+from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of

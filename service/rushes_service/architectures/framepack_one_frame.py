@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rushes.architectures import FRAMEPACK_ONE_FRAME, ArchitectureSpec, SampleParameters
+from rushes.architectures import FRAMEPACK_ONE_FRAME, ArchitectureSpec
 from rushes.jobs import VaeOptions
 from rushes.one_frame import OneFrame, parse_one_frame
+from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning
 from rushes_service.architectures.framepack import FramePackModel, latents_shape

@@ -16,9 +16,10 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
 from torch import nn
 
-from rushes.architectures import HUNYUAN_VIDEO, SKYREELS_V1_T2V, ArchitectureSpec, SampleParameters
+from rushes.architectures import HUNYUAN_VIDEO, SKYREELS_V1_T2V, ArchitectureSpec
 from rushes.errors import ModelError, PromptError
 from rushes.jobs import ModelSpec, VaeOptions
+from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of

@@ -15,9 +15,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoImageToVideoP
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPTextModel, LlavaForConditionalGeneration
 
-from rushes.architectures import HUNYUAN_VIDEO_I2V, ArchitectureSpec, SampleParameters
+from rushes.architectures import HUNYUAN_VIDEO_I2V, ArchitectureSpec
 from rushes.errors import PromptError
 from rushes.jobs import VaeOptions
+from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of

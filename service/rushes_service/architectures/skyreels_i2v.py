@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from rushes.architectures import SKYREELS_V1_I2V, ArchitectureSpec, SampleParameters
+from rushes.architectures import SKYREELS_V1_I2V, ArchitectureSpec
 from rushes.jobs import VaeOptions
+from rushes.parameters import SampleParameters
 from rushes_service.architectures.conditioning import Conditioning
 from rushes_service.architectures.hunyuan import LATENT_CHANNELS, HunyuanVideo
 from rushes_service.architectures.images import check_images, fit, open_image, to_signed

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from rushes.architectures import WAN22_T2V_A14B, ArchitectureSpec, SampleParameters
+from rushes.architectures import WAN22_T2V_A14B, ArchitectureSpec
 from rushes.jobs import VaeOptions
+from rushes.parameters import SampleParameters
 from rushes_service.architectures.sources import INDEX, loading, quiet_loading_bars
 from rushes_service.architectures.wan import LATENT_CHANNELS, Wan
 from rushes_service.architectures.wan_names import wan_names

@@ -12,8 +12,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from rushes.architectures import WAN21_FUN_CONTROL, ArchitectureSpec, SampleParameters
+from rushes.architectures import WAN21_FUN_CONTROL, ArchitectureSpec
 from rushes.checkpoints import fingerprint
+from rushes.parameters import SampleParameters
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.control import control_files, control_frames
 from rushes_service.architectures.images import to_signed

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from rushes.architectures import WAN21_I2V, ArchitectureSpec, SampleParameters
+from rushes.architectures import WAN21_I2V, ArchitectureSpec
 from rushes.checkpoints import fingerprint
 from rushes.errors import ModelError
+from rushes.parameters import SampleParameters
 from rushes_service.architectures.clip_vision import COMPONENT, image_tokens
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of

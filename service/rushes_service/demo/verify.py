@@ -9,8 +9,9 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from rushes.architectures import architecture, resolve
+from rushes.architectures import architecture
 from rushes.jobs import JobState, SampleResult
+from rushes.parameters import resolve
 
 
 def read_frames(path: Path) -> list[np.ndarray]:

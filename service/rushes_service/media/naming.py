@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rushes.architectures import SampleParameters
 from rushes.errors import ConfigError
 from rushes.jobs import SampleJob
+from rushes.parameters import SampleParameters
 
 SAMPLE_DIR = "sample"
 

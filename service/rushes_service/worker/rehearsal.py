@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from rushes.architectures import SampleParameters, architecture, resolve
+from rushes.architectures import architecture
 from rushes.jobs import SampleJob
+from rushes.parameters import SampleParameters, resolve
 from rushes_service.worker.lease import Lease
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rushes.architectures import SampleParameters
 from rushes.jobs import JobState, SampleJob, SampleResult
+from rushes.parameters import SampleParameters
 from rushes_service.media import sample_path, write_media
 from rushes_service.queue import Reservation
 from rushes_service.worker.lease import Lease
