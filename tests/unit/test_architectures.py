@@ -10,7 +10,6 @@ import pytest
 from rushes.architectures import (
     ARCHITECTURES,
     IMAGE_INPUTS,
-    OPTION_OF_FIELD,
     WAN21_T2V,
     WAN_NEGATIVE_PROMPT,
     ArchitectureSpec,
@@ -19,6 +18,7 @@ from rushes.architectures import (
 from rushes.errors import ArchitectureError, PromptError
 from rushes.jobs import Prompt
 from rushes.parameters import SampleParameters, resolve
+from rushes.prompt_lines import OPTION_OF_FIELD
 
 
 def wan(**options: Any) -> SampleParameters:
