@@ -150,6 +150,15 @@ class Client:
             needed: list[int] = pipeline.execute()
         return [path for path, count in zip(snapshots, needed, strict=True) if not count]
 
+    def forgotten(self, job_ids: Sequence[str]) -> list[str]:
+        """Those samples that have no record."""
+        with self._reachable():
+            pipeline = self.redis.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.exists(keys.job(job_id))
+            counts: list[int] = pipeline.execute()
+        return [job_id for job_id, count in zip(job_ids, counts, strict=True) if not count]
+
     def ids(self) -> list[str]:
         """Ids of all samples that have a record."""
         with self._reachable():

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import OutOfMemoryError
 from redis.retry import Retry
 
 from rushes.errors import ConfigError, QueueUnavailable
+from rushes.sentinels import is_sentinel, sentinel_primary
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 URL_VARIABLE = "RUSHES_REDIS_URL"
@@ -24,6 +28,8 @@ BLOCK_MS = 1000
 """How long one blocking read waits."""
 
 
+SECRET_OPTION = re.compile(r"((?:^|[?&])(?:sentinel_)?password=)[^&]*")
+
 Connection = Any
 """A `redis.Redis`; its own annotations are too loose for a strict checker."""
 
@@ -31,28 +37,73 @@ Connection = Any
 def connect(url: str | None = None, *, retries: int = 2) -> Connection:
     """A Redis client for `url`, else `RUSHES_REDIS_URL`, else a local server. Nothing is sent yet.
 
+    The URL is `redis://`, `rediss://` (TLS, with `?ssl_ca_certs=FILE` for a certificate authority of your own),
+    `unix://`, or `redis+sentinel://HOST:PORT,HOST:PORT/NAME/0` for the primary that Sentinels call NAME.
+
+    Raises:
+        ConfigError: the URL is not one.
+    """
+    from redis.sentinel import Sentinel
+
+    return opened(url, redis.Redis, Sentinel, retry_policy(Retry, retries))
+
+
+def connect_async(url: str | None = None) -> Connection:
+    """The same for asyncio, without retries."""
+    import redis.asyncio
+    from redis.asyncio.retry import Retry as AsyncRetry
+    from redis.asyncio.sentinel import Sentinel
+
+    return opened(url, redis.asyncio.Redis, Sentinel, retry_policy(AsyncRetry, 0))
+
+
+def retry_policy(kind: Any, retries: int) -> Any:
+    """How often a command is sent again when the connection breaks, and after what pause (seconds)."""
+    return kind(ExponentialBackoff(cap=1.0, base=0.05), retries)
+
+
+def opened(url: str | None, redis_class: Any, sentinel_class: Any, retry: Any) -> Connection:
+    """A client of one of redis-py's two kinds, blocking or asyncio.
+
     Raises:
         ConfigError: the URL is not one.
     """
     url = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "protocol": 2,  # answers to XREAD have another shape in RESP3, which newer clients speak by default
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "health_check_interval": 30,
+        "retry": retry,
+        "retry_on_error": [redis.ConnectionError, redis.TimeoutError],
+    }
     try:
-        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url,
-            decode_responses=True,
-            protocol=2,  # answers to XREAD have another shape in RESP3, which newer clients speak by default
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            health_check_interval=30,
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
-            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
-        )
-    except ValueError as error:
+        if is_sentinel(url):
+            client = sentinel_primary(url, redis_class, sentinel_class, options)
+        else:
+            client = redis_class.from_url(url, **options)
+        client.connection_pool.make_connection()  # not connected yet, but an option that does not exist is found
+    except (ValueError, TypeError) as error:
         why = "" if "@" in url else f" ({error})"  # it may quote a piece of the password
-        raise ConfigError(f"{shown(url)} is not a Redis URL{why}; write redis://HOST:PORT/0 or rediss://…") from None
+        raise ConfigError(
+            f"{shown(url)} is not a Redis URL{why}; write redis://HOST:PORT/0, rediss://… or "
+            "redis+sentinel://HOST:PORT,HOST:PORT/NAME/0"
+        ) from None
+    check_authority(url, client)
+    return client
+
+
+def check_authority(url: str, client: Connection) -> None:
+    """Raise `ConfigError` if the file of `?ssl_ca_certs=` is not there: redis-py says so only at each connection."""
+    file = client.connection_pool.connection_kwargs.get("ssl_ca_certs")
+    if file and not Path(file).is_file():
+        raise ConfigError(f"{shown(url)}: there is no file {file} with the certificates of the authority")
 
 
 def shown(url: str) -> str:
-    """A URL for messages: without its password."""
+    """A URL for messages: without its passwords."""
+    url = SECRET_OPTION.sub(r"\1***", url)
     scheme, _, rest = url.partition("://")
     login, _, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")
@@ -69,6 +120,11 @@ def reachable(url: str | None) -> Generator[None]:
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise QueueUnavailable(
             f"Redis at {address(url)} cannot be reached ({error}); start it with `rushes up`, or set {URL_VARIABLE}"
+        ) from error
+    except OutOfMemoryError as error:
+        raise QueueUnavailable(
+            f"Redis at {address(url)} is full ({error}); raise its maxmemory, or forget old records with "
+            "`rushes jobs purge`"
         ) from error
     except redis.RedisError as error:
         raise QueueUnavailable(f"Redis at {address(url)} refuses: {error}") from error

@@ -45,6 +45,8 @@ UNNEEDED_S = 3600.0
 
 RELEASE_EVERY_S = 600.0
 
+RECOUNT_EVERY_S = 30.0
+
 EXIT_FLUSH_S = 5.0
 """How long a process that ends waits for its hand-offs to reach Redis or, failing that, the spool."""
 
@@ -91,6 +93,7 @@ class Outbox:
         self._next_try = 0.0
         self._next_results = 0.0
         self._next_release = 0.0
+        self._next_recount = 0.0
         self._outage_logged = False
         self._failed_tries = 0
         flush_at_end_of_child()
@@ -251,6 +254,22 @@ class Outbox:
             return  # the next turn asks again; hand-offs report the outage
         self._results.extend(found)
         self.expected.difference_update(result.id for result in found)
+        if time.monotonic() >= self._next_recount:
+            self._recount()
+
+    def _recount(self) -> None:
+        """Stop expecting samples that Redis has forgotten: it was restarted without its data, or emptied."""
+        self._next_recount = time.monotonic() + RECOUNT_EVERY_S
+        expected = list(self.expected)
+        try:
+            lost = self._client.forgotten(expected)
+        except QueueUnavailable:
+            return
+        if lost:
+            logger.error(
+                "rushes: Redis has lost %d samples that were queued; submit their checkpoints again", len(lost)
+            )
+        self.expected.difference_update(lost)
 
     def _release_unneeded(self) -> None:
         """Remove snapshots that no sample needs: of workers killed between their last word and the removal."""

@@ -13,7 +13,11 @@ end
 
 -- XAUTOCLAIM looks at a bounded piece of the pending list and may miss a stale entry behind fresh ones.
 local function stale(lane)
-  local pending = redis.call('XPENDING', lane, GROUP, 'IDLE', lease_ms, '-', '+', 1)
+  local pending = pending_of(lane, 'IDLE', lease_ms, '-', '+', 1)
+  if not pending then -- the stream or its group was lost: what the stream has is to be made from its beginning
+    redis.call('XGROUP', 'CREATE', lane, GROUP, '0', 'MKSTREAM')
+    return nil
+  end
   if #pending == 0 then return nil end
   local entry = pending[1][1]
   local claimed = redis.call('XCLAIM', lane, GROUP, worker, lease_ms, entry)
@@ -32,7 +36,9 @@ end
 -- Milliseconds for which the next undelivered job of a lane has waited.
 local function waited_ms(lane)
   local last = '0-0'
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', lane)) do
+  local groups = redis.pcall('XINFO', 'GROUPS', lane)
+  if groups.err then return 0 end -- there is no such stream (any more)
+  for _, group in ipairs(groups) do
     for i = 1, #group, 2 do
       if group[i] == 'last-delivered-id' then last = group[i + 1] end
     end
