@@ -18,7 +18,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from harness import Report, Round, medians, new_round, parser, percentile, pooled, publish, ratios, rounds_of
+from harness import (
+    Report,
+    Round,
+    medians,
+    new_round,
+    parser,
+    percentile,
+    pooled,
+    publish,
+    ratios,
+    rounds_of,
+    undisturbed,
+)
 from queue_peers.signals import SOCKET_VARIABLE, URL_VARIABLE
 from rushes_service.embedded import EmbeddedRedis
 
@@ -137,6 +149,7 @@ def reported(rounds: list[Round], names: list[str]) -> Report:
     """The table."""
     report = Report("queue_latency", "Enqueue to start on an idle worker / raw XADD -> XREADGROUP BLOCK")
     report.add("rushes", ratios(rounds, SUBJECT, RAW), goal=2.0)
+    report.add("rushes, undisturbed (10th percentiles)", [undisturbed(rounds, SUBJECT, RAW)], goal=2.0)
     peers = [name for name in names if name not in (RAW, SUBJECT)]
     for name in peers:
         report.add(name, ratios(rounds, name, RAW))

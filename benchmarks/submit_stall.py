@@ -17,7 +17,20 @@ from time import perf_counter_ns
 import redis
 import torch
 
-from harness import Report, Round, medians, new_round, parser, percentile, pooled, publish, ratios, rounds_of, timed
+from harness import (
+    Report,
+    Round,
+    medians,
+    new_round,
+    parser,
+    percentile,
+    pooled,
+    publish,
+    ratios,
+    rounds_of,
+    timed,
+    undisturbed,
+)
 from raw_redis import RawRedis, encoded
 from rushes import Cadence, Client, ModelSpec, Prompt, Run, TrainingSampler
 from rushes.submission import build_jobs
@@ -148,6 +161,7 @@ def reported(up: list[Round], down: list[Round], lost: int, sampling: list[float
     report = Report("submit_stall", "Stall of the training loop per hand-off / one raw-socket XADD")
     raw = statistics.median(pooled(up, RAW))
     report.add("submit(path), median", ratios(up, SUBJECT, RAW), goal=0.1)
+    report.add("submit(path), undisturbed (10th percentiles)", [undisturbed(up, SUBJECT, RAW)], goal=0.1)
     report.add("submit(path), p99 / median XADD", [percentile(pooled(up, SUBJECT), 0.99) / raw], goal=1.0)
     report.add("submit(path), Redis stopped, median", [value / raw for value in medians(down, SUBJECT)], goal=0.1)
     report.add("submit(path), Redis stopped, p99", [percentile(pooled(down, SUBJECT), 0.99) / raw], goal=1.0)
