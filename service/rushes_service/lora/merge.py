@@ -25,6 +25,9 @@ from rushes_service.lora.unmerged import Adapters, why_unmerged
 HEADROOM = 2.0
 """Free device memory that must remain, in multiples of the copies, for the copies to live on the device."""
 
+CPU_ROWS = 256
+"""Rows of a weight that are merged at a time on a CPU: half a megabyte to two, for the widths there are."""
+
 MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 Applied = Sequence[tuple[Lora, float]]
@@ -60,15 +63,10 @@ class LoraMerger:
     def mode(self) -> str:
         """How weights are changed, where the copies are and why, for the receipt."""
         ways = []
-        if any(self._held.values()):
-            places = sorted(
-                {
-                    "pinned memory" if copy.is_pinned() else str(copy.device)
-                    for name, copy in self._pristine.items()
-                    if self._held.get(name)
-                }
-            )
-            ways.append(f"merged from a pristine copy ({', '.join(places)}{self._reason})")
+        copies = [copy for name, copy in self._pristine.items() if self._held.get(name)]
+        if copies:
+            places = {"pinned memory" if copy.is_pinned() else str(copy.device) for copy in copies}
+            ways.append(f"merged from a pristine copy ({', '.join(sorted(places))}{self._reason})")
         if self._adapters.active:
             ways.append(f"unmerged ({self._adapters.reason})")
         return " and ".join(ways) or "none"
@@ -146,17 +144,37 @@ class LoraMerger:
             if patch.into is None and patch.change.shape != tuple(live.shape):
                 # `out=` would resize the live weight.
                 raise LoraValue(f"{name} is {list(live.shape)}, its change {list(patch.change.shape)}")
-        if len(weighted) == 1 and weighted[0][0].into is None and isinstance(weighted[0][0].change, LowRank):
-            add_low_rank(live, base, weighted[0][0].change, weighted[0][1])
+        if factors := low_rank_factors(weighted, live):
+            add_product(live, base, *factors)
         else:
             live.copy_(changed_weight(base, weighted))
 
 
-def add_low_rank(live: torch.Tensor, base: torch.Tensor, change: LowRank, strength: float) -> None:
-    """Write `base + strength * change` to `live` in one go; `base` may be `live` itself."""
-    up = change.up.to(live.device, live.dtype, non_blocking=True)
-    down = change.down.to(live.device, live.dtype, non_blocking=True)
-    torch.addmm(base, up, down, beta=1, alpha=change.scale * strength, out=live)
+def low_rank_factors(
+    weighted: Sequence[Weighted], live: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+    """Up [out, ranks], down [ranks, in] and scale of plain LoRAs, all in one product; None if one is something else."""
+    changes = [(patch.change, strength) for patch, strength in weighted]
+    if any(patch.into or not isinstance(patch.change, LowRank) for patch, _ in weighted):
+        return None
+    where = {"device": live.device, "dtype": live.dtype, "non_blocking": True}
+    if len(changes) == 1:
+        (change, strength) = changes[0]
+        return change.up.to(**where), change.down.to(**where), change.scale * strength  # type: ignore[attr-defined]
+    ups = [change.up.to(live.device).float() * (change.scale * strength) for change, strength in changes]  # type: ignore[attr-defined]
+    downs = [change.down.to(**where) for change, _ in changes]  # type: ignore[attr-defined]
+    return torch.cat(ups, dim=1).to(**where), torch.cat(downs), 1.0
+
+
+def add_product(live: torch.Tensor, base: torch.Tensor, up: torch.Tensor, down: torch.Tensor, scale: float) -> None:
+    """Write `base + scale * up @ down` to `live`; `base` may be `live` itself.
+
+    On a CPU in blocks of rows that stay in its cache: `addmm` copies the base before it multiplies.
+    """
+    rows = CPU_ROWS if live.device.type == "cpu" else len(live)
+    for start in range(0, len(live), rows):
+        part = slice(start, start + rows)
+        torch.addmm(base[part], up[part], down, beta=1, alpha=scale, out=live[part])
 
 
 def changed_weight(base: torch.Tensor, weighted: Sequence[Weighted]) -> torch.Tensor:
