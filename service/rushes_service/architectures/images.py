@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from rushes.architectures import OPTION_OF_FIELD
 from rushes.errors import PromptError
+from rushes.prompt_lines import OPTION_OF_FIELD
 
 MAX_PIXELS = 100_000_000
 """Pixels a picture may have. A few kilobytes of PNG can unfold to gigabytes; 10000 x 10000 is ample."""
