@@ -29,7 +29,7 @@ class Settings(BaseSettings):
 
     redis_url: str = DEFAULT_URL
     cache_dir: Path = Field(default_factory=lambda: xdg("XDG_CACHE_HOME", ".cache"))
-    """Conditioning cache (text embeddings)."""
+    """Conditioning cache (text embeddings), and the gallery's stills."""
     state_dir: Path = Field(default_factory=lambda: xdg("XDG_STATE_HOME", ".local/state"))
     """Data of the embedded Valkey server."""
 
@@ -40,7 +40,17 @@ class Settings(BaseSettings):
     roots: Annotated[tuple[Path, ...], NoDecode] = Field(default_factory=lambda: (Path.cwd(),))
     """Directories that files named in a REST request must lie under; in the environment separated by `:`."""
 
+    rate_limit: int = Field(default=600, ge=0)
+    """Changes (requests other than GET) that one address may make per minute; 0 is no limit."""
+    webhook_url: str | None = None
+    """Told of every sample that ends."""
+    webhook_secret: SecretStr | None = None
+    """`whsec_...`: signs what is sent there."""
+
     device: str = "auto"
+    map: Annotated[tuple[str, ...], NoDecode] = ()
+    """Directories of the trainers' machines and what they are called here, `/train=/mnt/train`; in the environment
+    separated by `:`."""
     lease_s: float = Field(default=30.0, gt=0)
     """A sample whose worker has not renewed it for this long is given to another worker."""
     heartbeat_s: float = Field(default=0.5, gt=0)
@@ -56,9 +66,9 @@ class Settings(BaseSettings):
     retry_delay_s: float = Field(default=5.0, ge=0)
     """Wait before the second attempt; doubles with each further one."""
 
-    @field_validator("roots", mode="before")
+    @field_validator("roots", "map", mode="before")
     @classmethod
-    def _split_roots(cls, value: Any) -> Any:
+    def _split(cls, value: Any) -> Any:
         return value.split(os.pathsep) if isinstance(value, str) else value
 
 

@@ -51,7 +51,7 @@ def test_tls_with_an_authority_of_ones_own(guarded: Server, tmp_path: Path) -> N
 
 
 def test_a_file_of_certificates_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no file /nowhere/ca.pem"):
+    with pytest.raises(ConfigError, match=r"there is no file /nowhere/ca\.pem"):
         connect("rediss://localhost:1/0?ssl_ca_certs=/nowhere/ca.pem")
 
 
@@ -104,6 +104,6 @@ def test_sentinels_lead_to_the_primary_in_both_kinds_of_client(tmp_path: Path) -
 
 
 def test_a_primary_that_no_sentinel_knows_is_an_outage_that_says_so(tmp_path: Path) -> None:
-    with server(tmp_path / "s", "--sentinel") as sentinel:
-        with pytest.raises(QueueUnavailable, match="No master found for 'studio'"):
-            ping(f"redis+sentinel://{LOCALHOST}:{sentinel.port}/{PRIMARY}")
+    unknown = pytest.raises(QueueUnavailable, match="No master found for 'studio'")
+    with server(tmp_path / "s", "--sentinel") as sentinel, unknown:
+        ping(f"redis+sentinel://{LOCALHOST}:{sentinel.port}/{PRIMARY}")

@@ -32,7 +32,7 @@ def test_configuration_lists_every_setting_with_its_default() -> None:
 
 def written(value: object) -> str:
     """A default as the table writes it."""
-    if value is None:
+    if value in (None, ()):
         return "none"
     if value == (Path.cwd(),):
         return "the working directory"

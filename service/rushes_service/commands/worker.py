@@ -13,6 +13,7 @@ from rushes.jobs import ModelSpec
 from rushes_service.queue import Queue
 from rushes_service.settings import Settings, load_settings
 from rushes_service.worker.loop import Worker, worker_name
+from rushes_service.worker.paths import PathMap
 from rushes_service.worker.rehearsal import Rehearsal
 from rushes_service.worker.sample import Sampler
 
@@ -30,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--redis-url", help="Redis of the queue (default: RUSHES_REDIS_URL, else this machine)")
     parser.add_argument("--cache-dir", type=Path, help="where text embeddings are kept")
     parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
+    parser.add_argument(
+        "--map",
+        action="append",
+        metavar="THERE=HERE",
+        help="directory of the trainer's machine and what it is called here; may be repeated (default: RUSHES_MAP)",
+    )
     parser.add_argument("--until-empty", action="store_true", help="end when the queue is empty")
     parser.add_argument("--rehearse", action="store_true", help="paint instead of sampling: tries a deployment out")
     parser.add_argument("--threads", type=int, help="CPU threads that torch may use")
@@ -37,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a worker in this process; returns its exit code."""
-    settings = load_settings(device=args.device, redis_url=args.redis_url, cache_dir=args.cache_dir)
+    settings = load_settings(device=args.device, redis_url=args.redis_url, cache_dir=args.cache_dir, map=args.map)
+    paths = PathMap.parse(settings.map)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -49,9 +57,10 @@ def run(args: argparse.Namespace) -> int:
         lease_s=settings.lease_s,
         patience_s=settings.patience_s,
         only=serves(args.only),
+        locate=paths.here,
     )
     try:
-        Worker(queue, engine, settings, until_empty=args.until_empty).run()
+        Worker(queue, engine, settings, until_empty=args.until_empty, paths=paths).run()
     except WorkerUnfit as error:
         logger.critical("%s; this worker ends, its sample goes to another", error)
         # Not a normal exit: after a CUDA error, destructors may hang.

@@ -62,6 +62,7 @@ class Queue:
         patience_s: a sample of another model that has waited for longer goes first, once this worker has been with its
             own model for as long.
         only: predicate on the ModelSpec of a lane; None serves every model.
+        locate: from the submitter's path of a checkpoint snapshot to this machine's.
 
     Every method raises `QueueUnavailable` when Redis cannot be reached.
     """
@@ -74,11 +75,13 @@ class Queue:
         lease_s: float,
         patience_s: float = 600.0,
         only: Callable[[ModelSpec], bool] | None = None,
+        locate: Callable[[str], str] = str,
     ) -> None:
         self.url = url
         self.worker = worker
         self.lease_ms = max(1, round(lease_s * 1000))
         self.only = only
+        self._locate = locate
         self.redis = connect(url)
         self._patience_s = patience_s
         self._warm: str | None = None
@@ -192,7 +195,7 @@ class Queue:
         if not owned:
             raise LeaseLost(f"sample {held.id} belongs to another worker now")
         if rest[0]:
-            release(rest[0])
+            release(self._locate(rest[0]))
 
     def retry_later(self, held: Reservation, run: str, error: JobError, delay_s: float) -> None:
         """Put a sample that failed for a reason that may pass back, for another attempt after `delay_s`.

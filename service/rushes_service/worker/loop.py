@@ -25,7 +25,8 @@ from rushes.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
 from rushes_service.worker.lease import Lease, Progress, Shutdown
-from rushes_service.worker.sample import Sampler, make_sample
+from rushes_service.worker.paths import PathMap
+from rushes_service.worker.sample import SAME_PATHS, Sampler, make_sample
 
 logger = logging.getLogger("rushes.worker")
 
@@ -58,17 +59,29 @@ class Worker:
         engine: keeps the base model warm.
         settings: lease, grace, attempts.
         until_empty: end when there is nothing more to do.
+        paths: what submitters' directories are called on this machine.
     """
 
-    def __init__(self, queue: Queue, engine: Sampler, settings: Settings, *, until_empty: bool = False) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        engine: Sampler,
+        settings: Settings,
+        *,
+        until_empty: bool = False,
+        paths: PathMap = SAME_PATHS,
+    ) -> None:
         self.queue = queue
         self.engine = engine
         self.settings = settings
         self.until_empty = until_empty
+        self.paths = paths
         self.shutdown = Shutdown(settings.grace_s)
         self._announced = 0.0
         self._order: str | None = None
         self._label = ""
+        self._lane_models: dict[str, str] = {}
+        """Fingerprints of models in this machine's paths -> those that their lanes are named by."""
         self._pause_s = FIRST_PAUSE_S
 
     def run(self) -> None:
@@ -97,11 +110,16 @@ class Worker:
         if self._order is not None:
             self.shutdown.asked.wait(IDLE_WAIT_S)
             return False
-        held = self.queue.reserve(self.engine.warm_model, wait_s=IDLE_WAIT_S)
+        held = self.queue.reserve(self._warm_model(), wait_s=IDLE_WAIT_S)
         if held is None:
             return False
         self._persist(self._serve(held), f"the end of sample {held.id}")
         return True
+
+    def _warm_model(self) -> str | None:
+        """Fingerprint of the loaded model in the words of those who submit."""
+        loaded = self.engine.warm_model
+        return self._lane_models.get(loaded, loaded) if loaded else None
 
     def _serve(self, held: Reservation) -> Callable[[], None]:
         """Try one sample; returns what is to be told to the queue."""
@@ -126,6 +144,7 @@ class Worker:
     def _try(self, held: Reservation, job: SampleJob) -> Outcome:
         began = time.monotonic()
         self._label = job.model.label
+        self._lane_models[self.paths.job_here(job).model.fingerprint] = job.model.fingerprint
         lease = Lease(
             self.queue,
             held,
@@ -140,7 +159,7 @@ class Worker:
             if self.shutdown.asked.is_set():  # it came while this worker was already on its way out
                 raise SampleHandedBack("the worker is shutting down")
             with lease:
-                result = make_sample(self.engine, job, lease, self.queue.worker)
+                result = make_sample(self.engine, job, lease, self.queue.worker, self.paths)
             return Outcome(
                 lambda: self.queue.finish(held, JobState.DONE, result), f"{result.path} ({result.seconds:.1f} s)"
             )
@@ -199,7 +218,7 @@ class Worker:
         if time.monotonic() < self._announced + ANNOUNCE_EVERY_S:
             return
         self._announced = time.monotonic()
-        model = {"model": self.engine.warm_model or "", "label": self._label}
+        model = {"model": self._warm_model() or "", "label": self._label}
         facts = {"state": state, "device": str(self.engine.device), "memory": str(self.engine.memory_bytes)}
         self._order = self.queue.announce({**facts, **model, **(more or {})})
         if self._order == "drain":

@@ -13,6 +13,9 @@ from rushes.parameters import SampleParameters
 from rushes_service.media import sample_path, write_media
 from rushes_service.queue import Reservation
 from rushes_service.worker.lease import Lease
+from rushes_service.worker.paths import PathMap
+
+SAME_PATHS = PathMap()
 
 
 class Take(Protocol):
@@ -60,8 +63,10 @@ class Sampler(Protocol):
         ...
 
 
-def make_sample(engine: Sampler, job: SampleJob, lease: Lease, worker: str) -> SampleResult:
-    """Make the media file of `job` and its receipt.
+def make_sample(
+    engine: Sampler, job: SampleJob, lease: Lease, worker: str, paths: PathMap = SAME_PATHS
+) -> SampleResult:
+    """Make the media file of `job` and its receipt; both are told in the submitter's paths.
 
     Raises:
         InputError, SampleError: it cannot be made.
@@ -69,21 +74,22 @@ def make_sample(engine: Sampler, job: SampleJob, lease: Lease, worker: str) -> S
         WorkerUnfit: the process must not go on.
     """
     began = time.monotonic()
-    take = engine.denoise(job, lease)
+    here = paths.job_here(job)
+    take = engine.denoise(here, lease)
     written = write_media(
         take.frames(),
-        sample_path(job, take.parameters),
+        sample_path(here, take.parameters),
         job_id=job.id,
         frame_count=take.parameters.frame_count,
         fps=take.parameters.fps,
-        receipt=lambda: receipt(job, take, lease.held, worker),
+        receipt=lambda: receipt(job, take, lease.held, worker, paths),
         guard=lease.guard,
     )
     return SampleResult.of(
         job,
         JobState.DONE,
-        path=str(written.path),
-        receipt=str(written.receipt_path),
+        path=paths.there(str(written.path)),
+        receipt=paths.there(str(written.receipt_path)),
         media_type="image/png" if take.parameters.frame_count == 1 else "video/mp4",
         width=take.parameters.width,
         height=take.parameters.height,
@@ -97,7 +103,7 @@ def make_sample(engine: Sampler, job: SampleJob, lease: Lease, worker: str) -> S
     )
 
 
-def receipt(job: SampleJob, take: Take, held: Reservation, worker: str) -> dict[str, Any]:
+def receipt(job: SampleJob, take: Take, held: Reservation, worker: str, paths: PathMap) -> dict[str, Any]:
     """Everything that was done to make this sample, so that it can be made again."""
     return {
         "rushes": "receipt/1",
@@ -114,5 +120,5 @@ def receipt(job: SampleJob, take: Take, held: Reservation, worker: str) -> dict[
         "submitted_at": job.submitted_at,
         "attempt": held.attempt + 1,
         "worker": worker,
-        **take.facts(),
+        **paths.all_there(take.facts()),
     }
