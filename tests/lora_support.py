@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rushes_service.lora import LoraTarget, NameTable
+from rushes_service.lora.targets import LoraTarget, NameTable
 
 RANK = 3
 ALPHA = 1.5

@@ -22,7 +22,11 @@ from rushes.errors import (
 from rushes.jobs import Checkpoint
 from rushes_service.architectures.wan_names import wan_names
 from rushes_service.demo.tiny_model import transformer
-from rushes_service.lora import Lora, LoraMerger, LoraTarget, LowRank, NameTable, Patch, locate, name_table, read_lora
+from rushes_service.lora.changes import LowRank, Patch
+from rushes_service.lora.files import locate
+from rushes_service.lora.merge import LoraMerger
+from rushes_service.lora.reading import Lora, read_lora
+from rushes_service.lora.targets import LoraTarget, NameTable, name_table
 
 Weights = dict[str, torch.Tensor]
 

@@ -16,7 +16,9 @@ from lora_support import FORMATS, ORIGINAL, Tensors, by_hand, linears, write
 from rushes.architectures import ARCHITECTURES
 from rushes.jobs import Prompt, SampleJob
 from rushes_service.engine import Engine
-from rushes_service.lora import LoraMerger, NameTable, read_lora
+from rushes_service.lora.merge import LoraMerger
+from rushes_service.lora.reading import read_lora
+from rushes_service.lora.targets import NameTable
 
 TOLERANCE = 1e-5
 

@@ -18,7 +18,8 @@ from lora_support import RANK
 from rushes.errors import CheckpointFormat, LoraMismatch, LoraValue
 from rushes_service.architectures.wan_names import ORIGINAL_NAMES, wan_names
 from rushes_service.demo.tiny_model import transformer
-from rushes_service.lora import Lora, LoraMerger, read_lora
+from rushes_service.lora.merge import LoraMerger
+from rushes_service.lora.reading import Lora, read_lora
 from rushes_service.lora.targets import renamed
 
 TARGETS = ["to_q", "to_v", "to_out.0", "ffn.net.2"]

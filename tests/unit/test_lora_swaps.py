@@ -17,8 +17,10 @@ from rushes.checkpoints import fingerprint
 from rushes.errors import CheckpointError, LoraError, LoraValue
 from rushes_service.architectures.wan_names import wan_names
 from rushes_service.demo.tiny_model import transformer
-from rushes_service.lora import LoraMerger, name_table, read_lora
+from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.rack import LoraRack, Wanted
+from rushes_service.lora.reading import read_lora
+from rushes_service.lora.targets import name_table
 
 SWAPS = 100
 

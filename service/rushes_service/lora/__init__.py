@@ -1,21 +1,10 @@
-"""LoRA files: read, checked against a model, merged into its weights and taken out again exactly."""
+"""LoRA files: read, checked against a model, merged into its weights and taken out again exactly.
 
-from rushes_service.lora.changes import Change, LowRank, Patch
-from rushes_service.lora.files import locate
-from rushes_service.lora.merge import LoraMerger
-from rushes_service.lora.reading import Lora, LoraReport, read_lora
-from rushes_service.lora.targets import LoraTarget, NameTable, name_table
+    keys, kinds, families     what the keys of a file say; no torch needed for keys and families
+    files, reading, whole     from a file to changes of parameters
+    targets, changes          where they go, and what they are
+    merge, unmerged, rack     bringing a model's weights to what a sample wants
+    inspection, outline       looking at a file without a model
 
-__all__ = [
-    "Change",
-    "Lora",
-    "LoraMerger",
-    "LoraReport",
-    "LoraTarget",
-    "LowRank",
-    "NameTable",
-    "Patch",
-    "locate",
-    "name_table",
-    "read_lora",
-]
+Nothing is imported here: looking at a file must not load torch.
+"""

@@ -25,8 +25,8 @@ from rushes_service.lora.unmerged import Adapters, why_unmerged
 HEADROOM = 2.0
 """Free device memory that must remain, in multiples of the copies, for the copies to live on the device."""
 
-CPU_ROWS = 256
-"""Rows of a weight that are merged at a time on a CPU: half a megabyte to two, for the widths there are."""
+CPU_BLOCK_BYTES = 3 << 20
+"""How much of a weight is merged at a time on a CPU: what its caches hold between two passes over it."""
 
 MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -171,7 +171,9 @@ def add_product(live: torch.Tensor, base: torch.Tensor, up: torch.Tensor, down: 
 
     On a CPU in blocks of rows that stay in its cache: `addmm` copies the base before it multiplies.
     """
-    rows = CPU_ROWS if live.device.type == "cpu" else len(live)
+    rows = len(live)
+    if live.device.type == "cpu":
+        rows = max(1, CPU_BLOCK_BYTES // max(1, live[:1].nbytes))
     for start in range(0, len(live), rows):
         part = slice(start, start + rows)
         torch.addmm(base[part], up[part], down, beta=1, alpha=scale, out=live[part])

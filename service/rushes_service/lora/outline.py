@@ -1,0 +1,37 @@
+"""Which modules of a file a family's models have, without one of those models."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from rushes.jobs import ModelSpec
+from rushes_service.architectures.registry import find
+from rushes_service.architectures.sources import quiet_loading_bars
+from rushes_service.demo.tiny import build_tiny
+from rushes_service.lora.keys import split
+
+NUMBER = re.compile(r"(blocks[._])\d+(?=[._]|$)")
+
+
+def unmatched_modules(architecture: str, keys: Iterable[str]) -> list[str]:
+    """Modules of a file that no model of `architecture` has.
+
+    Names only: the family's tiny model has every kind of block, and all blocks of a kind have the same modules.
+
+    Raises:
+        ArchitectureError: the family is unknown, or has no tiny model.
+    """
+    quiet_loading_bars()
+    with tempfile.TemporaryDirectory() as scratch:
+        model = ModelSpec(architecture=architecture, model=str(build_tiny(architecture, Path(scratch) / "model")))
+        base = find(architecture)(model, torch.device("cpu"), torch.float32)
+        base.load()
+        names = base.lora_names()
+        flat = {NUMBER.sub(r"\g<1>0", name) for name in names.flat}
+    found = dict.fromkeys(split(key).name for key in keys if split(key).part)
+    return [name for name in found if NUMBER.sub(r"\g<1>0", name.replace(".", "_")) not in flat]

@@ -1,0 +1,125 @@
+"""What `rushes inspect` says about files of every format, without loading torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from engine_support import lora_tensors, write_lora
+from lora_support import ALPHA, FORMATS, ORIGINAL, RANK, linears, write, write_peft
+from rushes.cli import main
+from rushes.errors import CheckpointIncomplete
+from rushes_service.architectures.wan_names import wan_names
+from rushes_service.demo.tiny_model import transformer
+from rushes_service.lora.families import guess_family
+from rushes_service.lora.inspection import bar, inspect_file, lines
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_the_norm_per_block_is_that_of_the_delta(tmp_path: Path, style: str) -> None:
+    model = transformer()
+    modules = linears(model, wan_names(model), original=style in ORIGINAL)
+    adapter = FORMATS[style](modules, torch.Generator().manual_seed(0))
+    found = inspect_file(write(adapter, tmp_path / "a.safetensors"))
+    wanted = sum(delta.square().sum().item() for delta in adapter.deltas.values()) ** 0.5
+    assert found.norm == pytest.approx(wanted, rel=1e-4)
+    assert found.family is not None
+    assert found.family.startswith("wan: ")
+    assert found.modules == len(adapter.deltas)
+
+
+def test_rank_alpha_kind_and_metadata_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(lora_tensors(rank=3, alpha=6.0), path, metadata={"ss_learning_rate": "1e-4", "ss_epoch": "2"})
+    found = inspect_file(path)
+    assert (found.format, found.kinds) == ("musubi", {"LoRA": 12})
+    assert (found.ranks, found.alphas) == ({"3": 12}, {"6": 12})
+    assert list(found.blocks) == ["block 0", "block 1"]
+    text = "\n".join(lines(found))
+    assert "ss_learning_rate" in text
+    assert "█" in text
+
+
+def test_a_peft_directory_takes_alpha_from_its_configuration(tmp_path: Path) -> None:
+    model = transformer()
+    adapter = FORMATS["diffusers"](linears(model, wan_names(model), original=False), torch.Generator().manual_seed(0))
+    plain = inspect_file(write(adapter, tmp_path / "a.safetensors"))
+    found = inspect_file(write_peft(adapter, tmp_path / "adapter", lora_alpha=ALPHA))
+    assert found.format == "peft"
+    assert found.norm == pytest.approx(plain.norm * ALPHA / RANK, rel=1e-4)
+
+
+def test_half_precision_is_read(tmp_path: Path) -> None:
+    tensors = lora_tensors()
+    save_file(tensors, tmp_path / "a.safetensors")
+    whole = inspect_file(tmp_path / "a.safetensors")
+    for dtype in (torch.bfloat16, torch.float16):
+        save_file({key: tensor.to(dtype) for key, tensor in tensors.items()}, tmp_path / "b.safetensors")
+        assert inspect_file(tmp_path / "b.safetensors").norm == pytest.approx(whole.norm, rel=1e-2)
+
+
+def test_broken_numbers_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = lora_tensors()
+    tensors["lora_unet_blocks_1_ffn_2.lora_up.weight"][0, 0] = float("inf")
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert main(["inspect", str(tmp_path / "a.safetensors")]) == 1
+    assert "BROKEN   lora_unet_blocks_1_ffn_2.lora_up.weight" in capsys.readouterr().out
+
+
+def test_names_are_held_against_a_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_lora(tmp_path / "a.safetensors")
+    assert main(["inspect", str(path), "--architecture", "wan2.1-t2v", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["matched"] == 12
+    assert main(["inspect", str(path), "--architecture", "flux1-kontext", "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["unmatched"]) == 12
+
+
+def test_a_truncated_file_is_an_error_and_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_lora(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CheckpointIncomplete):
+        inspect_file(path)
+    assert main(["inspect", str(path)]) == 1
+    assert "cut short" in capsys.readouterr().err
+
+
+def test_looking_at_a_file_does_not_load_torch(tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "a.safetensors")
+    code = (
+        f"import sys; from rushes.cli import main; main(['inspect', {str(path)!r}]); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_bars_have_eighths() -> None:
+    assert bar(1.0) == "█" * 40
+    assert bar(0.0) == ""
+    assert bar(1 / 80) == "▌"
+
+
+KEYS = {
+    "flux1": ["lora_unet_double_blocks_18_img_attn_qkv", "lora_unet_single_blocks_37_linear1"],
+    "hunyuan-video": ["lora_unet_double_blocks_19_img_attn_qkv", "lora_unet_single_blocks_39_linear1"],
+    "flux1 or hunyuan-video": ["lora_unet_double_blocks_3_img_attn_qkv"],
+    "wan": ["transformer.blocks.0.attn1.to_q"],
+    "framepack": ["lora_unet_single_transformer_blocks_0_proj_mlp"],
+    "ltx-video or cogvideox": ["transformer.transformer_blocks.0.attn1.to_q"],
+    "stable-diffusion": ["lora_unet_down_blocks_0_attentions_0_proj_in"],
+    "qwen-image": ["transformer.transformer_blocks.0.img_mlp.net.2"],
+}
+
+
+@pytest.mark.parametrize(("family", "modules"), KEYS.items())
+def test_families_are_told_apart_by_names_and_depth(family: str, modules: list[str]) -> None:
+    guess = guess_family({f"{module}.lora_down.weight": (4, 3072) for module in modules})
+    assert str(guess) == f"{family}: {len(modules)} of {len(modules)} keys"
+
+
+def test_what_looks_like_nothing_is_none() -> None:
+    assert guess_family({"encoder.layer.weight": (1,)}) is None
