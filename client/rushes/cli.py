@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import keyword
 import logging
 import os
 import sys
@@ -35,12 +36,18 @@ LIGHT = {
     "jobs": "list, show, cancel and retry samples",
     "spool": "look at hand-offs that Redis has not accepted, and hand them over",
     "workers": "see what each worker does; pause, resume or drain one",
+    "lanes": "see which base models samples wait for, and for how long",
     "models": "list the model families: what each needs, ignores and takes by default",
 }
 HEAVY = {
     "up": "start Redis, the API and a worker per device; restart what dies; stop all with Ctrl-C",
     "worker": "make samples on one device until stopped",
     "api": "serve the REST API and the page",
+    "export": "write a run as a folder of pages that needs no server",
+    "grid": "draw a run as a labelled contact sheet, a picture or a film",
+    "import": "bring samples that lie on disk back into the gallery",
+    "inspect": "show what is in a LoRA file: format, family, ranks, where it acts",
+    "cache": "look at cached embeddings, or delete them",
     "doctor": "check Redis, GPU, ffmpeg, models and versions; say how to mend what is wrong",
     "demo": "train a LoRA for a tiny model and sample its checkpoints, all on this machine",
 }
@@ -105,7 +112,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def load(name: str) -> ModuleType:
     """The module of a subcommand."""
     package = "rushes.commands" if name in LIGHT else "rushes_service.commands"
-    return importlib.import_module(f"{package}.{name}")
+    # A module cannot be called `import`.
+    return importlib.import_module(f"{package}.{name}_" if keyword.iskeyword(name) else f"{package}.{name}")
 
 
 def needs(error: ModuleNotFoundError) -> str:

@@ -14,7 +14,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rushes.client import DEFAULT_URL
 from rushes.errors import ConfigError
-from rushes.jobs import summary
+from rushes.jobs import Dtype, summary
+
+GIB = 1 << 30
 
 
 def xdg(variable: str, fallback: str) -> Path:
@@ -48,6 +50,16 @@ class Settings(BaseSettings):
     """`whsec_...`: signs what is sent there."""
 
     device: str = "auto"
+    dtype: Dtype | None = None
+    """Precision of transformers for jobs that name none; by default bfloat16 on a GPU, float32 on the CPU."""
+    offload: bool = False
+    """Keep transformers in host memory; each block is on the GPU only while it computes."""
+    min_free_vram: float = Field(default=0.0, ge=0)
+    """GiB of the GPU that must be within reach before a sample begins; until then it waits."""
+    overlap: bool = True
+    """Decode and write a sample while the next one is denoised, as long as memory has never run out."""
+    cache_max_gb: float = Field(default=20.0, gt=0)
+    """GiB that the conditioning cache may take; beyond it, what was used longest ago is deleted."""
     map: Annotated[tuple[str, ...], NoDecode] = ()
     """Directories of the trainers' machines and what they are called here, `/train=/mnt/train`; in the environment
     separated by `:`."""

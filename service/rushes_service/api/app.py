@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import uvicorn
@@ -16,10 +16,14 @@ from rushes.client import Client
 from rushes.errors import ConfigError
 from rushes_service.api import events, grids, health, media, page, queue, resampling, runs, samples, uploads
 from rushes_service.api.context import Context
+from rushes_service.api.limits import RateLimit
+from rushes_service.api.metrics import Metrics
 from rushes_service.api.paths import Roots
 from rushes_service.api.problems import Problem, add_problem_handlers
 from rushes_service.api.security import Guard, check_exposure, token_of
 from rushes_service.api.thumbnails import Thumbnails
+from rushes_service.api.watching import Watcher
+from rushes_service.api.webhooks import GROUP, Webhooks
 from rushes_service.settings import Settings
 
 THUMBNAIL_DIR = "thumbnails"
@@ -43,14 +47,21 @@ def create_app(settings: Settings) -> FastAPI:
     check_exposure(settings)
     if not settings.roots:
         raise ConfigError("RUSHES_ROOTS is empty: name at least one directory that requests may use")
+    client = Client(settings.redis_url)
     thumbnails = Thumbnails(settings.cache_dir / THUMBNAIL_DIR)
-    context = Context(settings, Client(settings.redis_url), Roots(settings.roots), thumbnails)
+    context = Context(settings, client, Roots(settings.roots), thumbnails, Metrics(client))
+    watchers = watchers_of(context)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(thumbnails.prune)
-        yield
-        context.client.close()
+        with ExitStack() as stack:
+            for watcher in watchers:
+                stack.enter_context(watcher)
+            yield
+            for watcher in watchers:
+                watcher.ask_to_stop()
+        client.close()
 
     app = FastAPI(
         title="Rushes",
@@ -62,12 +73,27 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.context = context
-    app.add_middleware(Guard, token=token_of(settings))
+    app.add_middleware(Guard, token=token_of(settings), rate=RateLimit(settings.rate_limit))
     add_problem_handlers(app)
     for room in ROOMS:
         app.include_router(room.router)
     describe(app, bearer=token_of(settings) is not None)
     return app
+
+
+def watchers_of(context: Context) -> list[Watcher]:
+    """Who follows what happens: metrics and stills in every process, webhooks in one of all.
+
+    Raises:
+        ConfigError: the webhook's address or secret cannot be used.
+    """
+    settings = context.settings
+    watchers = [Watcher(context.client, [context.metrics.hear, context.thumbnails.hear])]
+    if settings.webhook_url:
+        secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
+        webhooks = Webhooks(settings.webhook_url, secret)
+        watchers.append(Watcher(context.client, [webhooks.hear], GROUP, on_stop=webhooks.stopping.set))
+    return watchers
 
 
 def describe(app: FastAPI, *, bearer: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from rushes.client import Client
+from rushes_service.api.metrics import Metrics
 from rushes_service.api.paths import Roots
 from rushes_service.api.thumbnails import Thumbnails
 from rushes_service.settings import Settings
@@ -25,6 +26,7 @@ class Context:
     client: Client
     roots: Roots
     thumbnails: Thumbnails
+    metrics: Metrics
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 
-from rushes.architectures import resolve
 from rushes.checkpoints import read_header
 from rushes.errors import CheckpointError, CheckpointMissing
 from rushes.jobs import BASE_MODEL, Checkpoint, JobState, Prompt, SampleJob, digest
+from rushes.parameters import resolve
 from rushes.submission import SEED_LIMIT, Run, build_job, sampled_architecture
 from rushes_service.api.context import Context, InContext
 from rushes_service.api.idempotency import IdempotencyKey, once

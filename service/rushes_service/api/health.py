@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from rushes_service.api.context import Queue
+from rushes_service.api.context import InContext, Queue
 from rushes_service.api.problems import documented
 from rushes_service.api.schemas import Health
 
@@ -22,3 +23,14 @@ def readyz(queue: Queue) -> Health:
     """Answers 200 when Redis can be reached, else 503 with the reason."""
     queue.ping()
     return Health(status="ok")
+
+
+@router.get(
+    "/metrics",
+    summary="Numbers for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented(401, 503)},
+)
+def metrics(context: InContext) -> Response:
+    """Queue lengths, waiting times, times per stage, failures by reason, memory; in Prometheus' text format."""
+    return Response(generate_latest(context.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -15,8 +15,19 @@ from rushes_service.api.paths import Roots
 from rushes_service.api.problems import invalid
 from rushes_service.api.schemas import RunFields, SampleRequest
 
-MODEL_FILES = ("dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "image_encoder")
-"""Fields of `ModelSpec` that are always files; `model` may be a hub id."""
+MODEL_FILES = (
+    "dit",
+    "dit_high_noise",
+    "vae",
+    "text_encoder1",
+    "text_encoder2",
+    "t5",
+    "clip",
+    "image_encoder",
+    "tokenizer1",
+    "tokenizer2",
+)
+"""Fields of `ModelSpec` that are always files or directories; `model` may be a hub id."""
 
 
 BASE = "base"

@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
-from rushes.architectures import resolve
 from rushes.errors import CheckpointMissing
 from rushes.jobs import Checkpoint, JobRecord, Prompt, SampleJob
+from rushes.parameters import resolve
 from rushes.submission import SEED_LIMIT, Run, build_job, sampled_architecture
 from rushes_service.api.context import InContext
 from rushes_service.api.idempotency import IdempotencyKey, once

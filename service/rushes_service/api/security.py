@@ -5,6 +5,7 @@ Plain ASGI middleware, so that streams pass through it untouched.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rushes.errors import ConfigError
+from rushes_service.api.limits import RateLimit
 from rushes_service.api.problems import problem
 from rushes_service.settings import Settings
 
@@ -28,6 +30,13 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 MAX_BODY_BYTES = 1 << 20
 """A request holds a prompt and some paths; a megabyte is a thousand times what that takes."""
+
+UPLOADS = "/v1/uploads"
+MAX_UPLOAD_BYTES = 64 << 20
+"""A control video of some seconds, or a large picture."""
+
+BODY_WAIT_S = 20.0
+"""How long the next piece of a body may take: whoever sends a byte now and then must not hold a connection."""
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -71,9 +80,10 @@ class Guard:
     own name at 127.0.0.1 (DNS rebinding) sends that name. With a token, every route but the health checks needs it.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, rate: RateLimit) -> None:
         self.app = app
         self.token = token
+        self.rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a refusal, or pass the request on with its body limited."""
@@ -85,7 +95,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, hardened(send))
             return
-        await self.app(scope, limited(receive), hardened(send))
+        await self.app(scope, limited(receive, largest(scope)), hardened(send))
 
     def refuse(self, scope: Scope, headers: Mapping[str, str]) -> Response | None:
         """Why this request is not answered, or None."""
@@ -103,9 +113,19 @@ class Guard:
             )
             return problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-            return problem(413, "request_entity_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
-        return None
+        if not length.isdecimal() or int(length) > largest(scope):
+            return problem(413, "request_entity_too_large", f"the body is larger than {largest(scope)} bytes")
+        return self.too_often(scope)
+
+    def too_often(self, scope: Scope) -> Response | None:
+        """A refusal for a client that changes things more often than it may."""
+        if scope["method"] in SAFE_METHODS:
+            return None
+        wait_s = self.rate.wait_s(scope["client"][0] if scope.get("client") else "")
+        if wait_s == 0:
+            return None
+        detail = f"more than {self.rate.per_minute} changes a minute (RUSHES_RATE_LIMIT): wait {wait_s:.1f} s"
+        return problem(429, "too_many_requests", detail, headers={"Retry-After": str(max(1, round(wait_s)))})
 
     def knows_token(self, scope: Scope, headers: Mapping[str, str]) -> bool:
         """True for the bearer token, the page's cookie, or the page's own address, which checks `?token=` itself."""
@@ -148,16 +168,27 @@ def foreign_origin(headers: Mapping[str, str]) -> bool:
     return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
 
 
-def limited(receive: Receive) -> Receive:
-    """`receive` that stops at `MAX_BODY_BYTES`, for bodies that come without a length."""
+def largest(scope: Scope) -> int:
+    """Bytes that the body of a request may have."""
+    return MAX_UPLOAD_BYTES if scope["path"] == UPLOADS else MAX_BODY_BYTES
+
+
+def limited(receive: Receive, largest_body: int) -> Receive:
+    """`receive` that stops at `largest_body`, for bodies that come without a length, and for those that never end."""
     seen = 0
+    complete = False
 
     async def receive_limited() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, complete
+        try:
+            # Behind the body only the end of the connection is waited for, which takes as long as it takes.
+            message = await (receive() if complete else asyncio.wait_for(receive(), BODY_WAIT_S))
+        except asyncio.TimeoutError:
+            raise HTTPException(408, f"nothing more of the body came within {BODY_WAIT_S:g} s") from None
+        complete = complete or not message.get("more_body", False)
         seen += len(message.get("body", b""))
-        if seen > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+        if seen > largest_body:
+            raise HTTPException(413, f"the body is larger than {largest_body} bytes")
         return message
 
     return receive_limited

@@ -5,17 +5,29 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import secrets
 import subprocess
+import tempfile
 import threading
 import time
+from functools import cached_property
 from pathlib import Path
 
 from rushes.errors import OutputError
+from rushes_service.api.watching import Happening
+
+log = logging.getLogger(__name__)
 
 WIDTHS = (160, 320, 640)
 """Pixels; few, so that one sample makes few files."""
+
+HEARD_WIDTH = 320
+"""Made for every sample; the others when they are asked for."""
+
+FRESH_S = 60
+"""An end that is longer ago is history: whoever looks at it waits for its still."""
 
 QUALITY = 82
 MAKERS = 2
@@ -33,8 +45,30 @@ class Thumbnails:
     """Stills below one directory, named after the version of the file that they show."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self._wanted = directory
         self._makers = threading.BoundedSemaphore(MAKERS)
+
+    @cached_property
+    def directory(self) -> Path:
+        """Where the stills are: as wished, else (a container without a home, a full disk) a temporary directory."""
+        try:
+            self._wanted.mkdir(parents=True, exist_ok=True)
+            if os.access(self._wanted, os.W_OK):
+                return self._wanted
+        except OSError as error:
+            log.warning("%s cannot be used for stills: %s", self._wanted, error)
+        return Path(tempfile.mkdtemp(prefix="rushes-stills-"))
+
+    def hear(self, event: Happening) -> None:
+        """Make the still of a sample that has just ended, before anybody waits for it."""
+        path = event.data.get("path")
+        if event.kind != "done" or not path or time.time() - event.at > FRESH_S or not Path(path).is_file():
+            return
+        seconds = (event.data.get("frame_count") or 1) / (event.data.get("fps") or 1) / 2
+        try:
+            self.of(Path(path).resolve(), HEARD_WIDTH, seconds)
+        except OutputError as error:
+            log.info("%s", error)
 
     def of(self, media: Path, width: int, seconds: float) -> Path:
         """The still of a file, at most `width` pixels wide; of a clip the frame at `seconds`.
@@ -57,7 +91,6 @@ class Thumbnails:
     def _make(self, media: Path, width: int, seconds: float, still: Path) -> None:
         private = still.with_name(f".{still.stem}-{secrets.token_hex(4)}")
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
             picture = frame_at(media, seconds) if media.suffix.lower() == ".mp4" else media
             shrink(picture, width, private)
             private.replace(still)
