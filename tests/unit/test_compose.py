@@ -21,7 +21,7 @@ COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 ENVIRONMENT = {"RUSHES_TOKEN": "secret", "TRAIN_DIR": "/data/train", "MODELS_DIR": "/data/models"}
-WORKERS = ("worker-0", "worker-1")
+WORKERS = ("worker-0", "worker-1", "worker-2", "worker-3")
 
 
 def interpolated(environment: dict[str, str]) -> str:
@@ -76,7 +76,8 @@ def test_what_has_no_sensible_default_must_be_set(variable: str) -> None:
 
 def test_the_example_environment_names_every_variable_and_no_other() -> None:
     named = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    assert named == {match[1] for match in VARIABLE.finditer(COMPOSE.read_text())}
+    read_by_compose = {"COMPOSE_PROFILES"}
+    assert named == {match[1] for match in VARIABLE.finditer(COMPOSE.read_text())} | read_by_compose
 
 
 def test_redis_keeps_what_it_is_given_and_is_not_open_to_the_network() -> None:
@@ -104,6 +105,22 @@ def test_each_worker_has_one_gpu_of_its_own() -> None:
         (device_id,) = device["device_ids"]
         reserved.append(device_id)
     assert len(set(reserved)) == len(WORKERS)
+
+
+def test_each_gpu_has_a_profile_and_the_rest_always_runs() -> None:
+    profiles = {name: service.get("profiles") for name, service in services().items()}
+    assert profiles == {"redis": None, "api": None, **{name: [name.replace("worker-", "gpu")] for name in WORKERS}}
+    chosen = re.search(r"^COMPOSE_PROFILES=(.+)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert chosen
+    assert all([profile] in profiles.values() for profile in chosen[1].split(","))
+
+
+@pytest.mark.parametrize("name", ["redis", "api", *WORKERS])
+def test_every_service_says_whether_it_is_well(name: str) -> None:
+    kind, *command = services()[name]["healthcheck"]["test"]
+    assert kind in ("CMD", "CMD-SHELL")
+    if command[0] == "rushes":
+        assert cli.parse(command[1:]).run.__module__ == "rushes.commands.workers"
 
 
 @pytest.mark.parametrize("name", ["api", *WORKERS])

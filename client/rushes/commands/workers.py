@@ -5,12 +5,14 @@ rushes workers --watch                 the same, kept up to date until Ctrl-C
 rushes workers pause box1-cuda0        take no more samples for now (the beginning of a name is enough)
 rushes workers resume box1-cuda0
 rushes workers drain box1              finish the current samples and end
+rushes workers check                   0 if a worker of this machine lives (for health checks), else 1
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import socket
 import time
 from collections.abc import Callable, Sequence
 
@@ -49,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub = actions.add_parser(what, help=summary)
         sub.add_argument("names", nargs="+", metavar="NAME", help="worker, or the beginning of its name")
         sub.set_defaults(action=tell, what=what)
+    sub = actions.add_parser("check", help="exit with 0 if a worker of this machine lives, else with 1")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="other beginnings of names, each of a living worker")
+    sub.set_defaults(action=check)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,6 +81,17 @@ def tell(args: argparse.Namespace, client: Client) -> int:
     for name in order(client, args.names, what):
         print(f"{name}: {what}")
     return 0
+
+
+def check(args: argparse.Namespace, client: Client) -> int:
+    """1 if a name has no living worker; without names, if none has this machine's name."""
+    living = [worker["name"] for worker in client.workers()]
+    missing = [
+        name for name in args.names or [f"{socket.gethostname()}-"] if not any(each.startswith(name) for each in living)
+    ]
+    for name in missing:
+        print(f"no living worker's name begins with {name}")
+    return 1 if missing else 0
 
 
 def table(workers: Sequence[WorkerInfo]) -> list[str]:
