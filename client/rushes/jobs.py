@@ -77,6 +77,9 @@ class ModelSpec(Frozen):
     clip: str | None = None
     image_encoder: str | None = None
     dtype: Dtype | None = None
+    fp8_base: bool = False
+    """Keep the transformer's weights in float8; it computes in `dtype`."""
+    fp8_scaled: bool = False
     fp8_llm: bool = False
     fp8_t5: bool = False
     f1: bool = False

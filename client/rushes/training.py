@@ -28,11 +28,11 @@ logger = logging.getLogger("rushes")
 MODEL_FLAGS = ("dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "image_encoder")
 """Flags of the trainers that name parts of the base model."""
 
-MODEL_SWITCHES = ("fp8_llm", "fp8_t5", "f1", "latent_window_size")
+MODEL_SWITCHES = ("fp8_base", "fp8_scaled", "fp8_llm", "fp8_t5", "f1", "latent_window_size")
 """Flags of the trainers that say how the base model is to be used, wherever its files are."""
 
-OWN_CHOICES = ("experts", "lora_expert")
-"""Ours that do the same: `--rushes_experts`, `--rushes_lora_expert`."""
+OWN_CHOICES = ("dtype", "experts", "lora_expert")
+"""Ours that do the same: `--rushes_dtype`, `--rushes_experts`, `--rushes_lora_expert`."""
 
 WAIT_POLL_S = 0.05
 
@@ -307,6 +307,8 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--vae_tiling": {"action": "store_true", "help": "decode in tiles (approximate)"},
     "--text_encoder1": {"metavar": "FILE", "help": "first text encoder"},
     "--text_encoder2": {"metavar": "FILE", "help": "second text encoder"},
+    "--fp8_base": {"action": "store_true", "help": "transformer's weights in fp8, computed in its own precision"},
+    "--fp8_scaled": {"action": "store_true", "help": "with --fp8_base; samples are made without the scales"},
     "--fp8_llm": {"action": "store_true", "help": "first text encoder in fp8"},
     "--t5": {"metavar": "FILE", "help": "T5 text encoder"},
     "--fp8_t5": {"action": "store_true", "help": "T5 in fp8"},
@@ -340,6 +342,10 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--rushes_model": {
         "metavar": "MODEL",
         "help": "diffusers directory or hub id of the base model, instead of single files",
+    },
+    "--rushes_dtype": {
+        "choices": ("bfloat16", "float16", "float32"),
+        "help": "precision of the transformer (default: the worker's, bfloat16 on a GPU)",
     },
     "--rushes_experts": {
         "choices": ("low", "high", "both"),

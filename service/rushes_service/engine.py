@@ -2,72 +2,50 @@
 
     load (if another base model is warm) -> merge the LoRA (if it changed) -> encode (cached) -> denoise -> decode
 
-One sample at a time, in one thread. Whatever ends a sample, a wrong file, a full device, a cancel raised by the
+One sample at a time, in one thread; a second thread may decode the sample before. A stage that runs out of memory is
+done again in less (see `memory.ladder`). Whatever ends a sample, a wrong file, a full device, a cancel raised by the
 watcher, the engine stays usable and the base weights stay exact.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
+import logging
 import platform
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import psutil
 import torch
 
 from rushes.architectures import architecture
 from rushes.errors import NonFiniteLatents
-from rushes.jobs import Dtype, SampleJob, VaeOptions
+from rushes.jobs import Dtype, SampleJob
 from rushes.parameters import SampleParameters, resolve
 from rushes_service.architectures.base import Architecture, Denoised
-from rushes_service.architectures.conditioning import ConditioningCache
+from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import (
     device_errors,
     name_of,
-    peak_memory,
     reset_peak_memory,
     resolve_device,
     resolve_dtype,
 )
 from rushes_service.architectures.registry import find
-from rushes_service.decode import to_uint8
+from rushes_service.decode.take import Stopwatch, Take, Watch
+from rushes_service.disk_cache import CONDITIONING_DIR
 from rushes_service.lora.rack import LoraRack, Wanted, wanted_by
+from rushes_service.memory import placement
+from rushes_service.memory.ladder import DENOISE, ENCODE, Ascent, Ladder, Rung, decode_rungs
+from rushes_service.memory.room import Room, within_reach
+from rushes_service.memory.turns import Turns
 
-CONDITIONING_DIR = "conditioning"
+logger = logging.getLogger("rushes.worker")
+
 PACKAGES = ("rushes", "torch", "diffusers", "transformers")
-
-
-class Watch(Protocol):
-    """Follows a sample. Both methods may raise a `SampleStopped` to end it; the engine lets that through."""
-
-    def stage(self, name: str, total: int = 0) -> None:
-        """A stage begins: "load", "lora", "encode", "denoise" or "decode", of `total` units if they can be counted."""
-
-    def step(self, done: int, total: int) -> None:
-        """`done` of the stage's `total` units have been made: denoising steps, then decoded frames."""
-
-
-@dataclass
-class Stopwatch:
-    """Seconds per stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def timing(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to `stage`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 @dataclass
@@ -77,64 +55,23 @@ class Warm:
     fingerprint: str
     base: Architecture
     loras: LoraRack
+    offloaded: bool = False
 
 
 @dataclass
-class Take:
-    """One sample, denoised; its frames are decoded as they are asked for.
+class Work:
+    """One sample on its way through the stages."""
 
-    `latents` are the final ones before unscaling, e.g. [1, 16, T, h, w] for Wan.
-    """
-
+    job: SampleJob
     parameters: SampleParameters
-    warnings: tuple[str, ...]
-    latents: torch.Tensor
-    _base: Architecture
-    _vae: VaeOptions
-    _watch: Watch
-    _clock: Stopwatch
-    _facts: dict[str, Any]
+    watch: Watch
+    clock: Stopwatch
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """Frames, uint8 [H, W, 3], one at a time.
-
-        Raises:
-            NonFiniteLatents: the decoder made NaN or infinity.
-            OutOfMemory, WorkerUnfit: the device failed.
-            SampleStopped: raised by the watcher.
-        """
-        for pixels in self.pixels():
-            yield from to_uint8(pixels)
-
-    def pixels(self) -> Iterator[torch.Tensor]:
-        """Clips as they are decoded: float32 [3, frames, H, W] in 0..1. Raises as `frames`."""
-        total = self.parameters.frame_count
-        self._watch.stage("decode", total)
-        decoded = self._base.decode(self.latents, self._vae)
-        done = 0
-        with contextlib.closing(decoded), device_errors(self._base.device, "decoding"):
-            while True:
-                with self._clock.timing("decode"):
-                    pixels = next(decoded, None)
-                    finite = pixels is None or bool(torch.isfinite(pixels).all())
-                if pixels is None:
-                    return
-                if not finite:
-                    raise NonFiniteLatents("the VAE decoded NaN or infinity although the latents are finite")
-                done += pixels.shape[1]
-                self._watch.step(done, total)
-                yield pixels
-
-    def facts(self) -> dict[str, Any]:
-        """What was done, for the receipt; complete once the frames have been taken."""
-        seconds = {stage: round(value, 4) for stage, value in self._clock.seconds.items()}
-        return {
-            "parameters": self.parameters.model_dump(mode="json"),
-            "warnings": list(self.warnings),
-            **self._facts,
-            "seconds": seconds,
-            "peak_memory": peak_memory(self._base.device),
-        }
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What its need of memory depends on."""
+        size = (self.parameters.width, self.parameters.height, self.parameters.frame_count)
+        return (self.job.model.fingerprint, *size, self.job.vae)
 
 
 class Engine:
@@ -144,15 +81,33 @@ class Engine:
         device: "auto", "cpu" or "cuda:0".
         cache_dir: where conditioning is kept between runs.
         dtype: precision of the transformer for jobs that name none; by default bfloat16 on a GPU, float32 on the CPU.
+        cache_bytes: what the conditioning may take on disk; None is any amount.
+        offload: keep the transformer in host memory and bring its blocks to the device as they compute.
+        min_free_gib: GiB of the device that must be within reach before a sample begins; until then it waits.
+        measure: bytes within reach of a device.
 
     Raises:
         ConfigError: there is no such device.
     """
 
-    def __init__(self, device: str, cache_dir: Path, dtype: Dtype | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        cache_dir: Path,
+        dtype: Dtype | None = None,
+        *,
+        cache_bytes: int | None = None,
+        offload: bool = False,
+        min_free_gib: float = 0.0,
+        measure: Callable[[torch.device], int] = within_reach,
+    ) -> None:
         self.device = resolve_device(device)
-        self.conditioning = ConditioningCache(cache_dir / CONDITIONING_DIR)
+        self.conditioning = ConditioningCache(cache_dir / CONDITIONING_DIR, cache_bytes)
+        self.ladder = Ladder()
         self._dtype = dtype
+        self._offload = offload
+        self._room = Room(min_free_gib, self.device, measure)
+        self._turns = Turns()
         self._warm: Warm | None = None
 
     @property
@@ -167,12 +122,15 @@ class Engine:
             return torch.cuda.memory_allocated(self.device)
         return psutil.Process().memory_info().rss
 
+    @property
+    def overlaps(self) -> bool:
+        """True if memory allows one sample to be decoded while the next one is denoised."""
+        return not (self._offload or self.ladder.climbed)
+
     def unload(self) -> None:
         """Give the base model's memory back."""
         self._warm = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        placement.free_memory(self.device)
 
     def denoise(self, job: SampleJob, watch: Watch) -> Take:
         """Make the latents of `job`.
@@ -186,61 +144,111 @@ class Engine:
         parameters, warnings = resolve(job.prompt, architecture(job.model.architecture), job.model)
         find(job.model.architecture).check(parameters)
         wanted = wanted_by(job)
-        clock = Stopwatch()
+        work = Work(job, parameters, watch, Stopwatch())
+        self._room.wait(watch)
         reset_peak_memory(self.device)
-        with device_errors(self.device, "loading the model"):
-            warm = self._load(job, watch, clock)
-        with device_errors(self.device, "merging the LoRA"):
-            self._merge(warm, wanted, job.allow_partial_lora, watch, clock)
-        denoised = self._sample(warm.base, parameters, job.vae, watch, clock)
+        warm = self._load(work)
+        self._merge(warm, wanted, work)
+        encoding, denoising, decoding = self._ascents(warm.base, work)
+        conditioning = encoding.climb(lambda rung: self._encode(warm.base, work, rung), self._make_room)
+        denoised = denoising.climb(lambda rung: self._denoise(warm, wanted, conditioning, work, rung), self._make_room)
         return Take(
             parameters,
-            (*warnings, *warm.base.warnings(parameters, job.vae), *warm.loras.warnings),
             denoised.latents,
             warm.base,
             job.vae,
             watch,
-            clock,
+            work.clock,
+            self._turns,
+            (encoding, denoising, decoding),
+            (*warnings, *storage_warnings(job), *warm.base.warnings(parameters, job.vae), *warm.loras.warnings),
             self._facts(warm, job, denoised),
         )
 
-    def _load(self, job: SampleJob, watch: Watch, clock: Stopwatch) -> Warm:
-        """The base model of `job`, loaded unless it is warm."""
-        fingerprint = job.model.fingerprint
-        if self._warm is None or self._warm.fingerprint != fingerprint:
+    def _ascents(self, base: Architecture, work: Work) -> tuple[Ascent, Ascent, Ascent]:
+        """Climbs of encoding, denoising and decoding."""
+        parameters = work.parameters
+        decode = decode_rungs(work.job.vae, parameters.width, parameters.height, chunked=base.chunked)
+        stages = {"encode": ENCODE, "denoise": DENOISE, "decode": decode}
+        encoding, denoising, decoding = (
+            self.ladder.ascent(stage, work.shape, rungs) for stage, rungs in stages.items()
+        )
+        return encoding, denoising, decoding
+
+    def _make_room(self) -> None:
+        """Free what can be freed, after memory ran out."""
+        self._turns.wait_for_decoding()
+        placement.free_memory(self.device)
+
+    def _load(self, work: Work) -> Warm:
+        """The base model of a job, loaded unless it is warm."""
+        model = work.job.model
+        if self._warm is None or self._warm.fingerprint != model.fingerprint:
+            self._turns.wait_for_decoding()
             self.unload()
-            watch.stage("load")
-            with clock.timing("load"):
-                dtype = resolve_dtype(job.model.dtype or self._dtype, self.device)
-                base = find(job.model.architecture)(job.model, self.device, dtype)
-                base.load()
-                rack = LoraRack(base.transformer, base.lora_names, job.model.architecture)
-                self._warm = Warm(fingerprint, base, rack)
+            work.watch.stage("load")
+            with self._turns.computing, work.clock.timing("load"), device_errors(self.device, "loading the model"):
+                base = find(model.architecture)(
+                    model, self.device, resolve_dtype(model.dtype or self._dtype, self.device)
+                )
+                placement.load(base, fp8=model.fp8_base, offload=self._offload)
+                rack = LoraRack(base.transformer, base.lora_names, model.architecture)
+                self._warm = Warm(model.fingerprint, base, rack, self._offload)
         return self._warm
 
-    def _merge(self, warm: Warm, wanted: Sequence[Wanted], allow_partial: bool, watch: Watch, clock: Stopwatch) -> None:
+    def _merge(self, warm: Warm, wanted: Sequence[Wanted], work: Work) -> None:
         """Bring the weights to the job's LoRAs and strengths."""
-        watch.stage("lora")
-        with clock.timing("lora"):
-            warm.loras.apply(wanted, allow_partial=allow_partial)
+        work.watch.stage("lora")
+        with self._turns.computing, work.clock.timing("lora"), device_errors(self.device, "merging the LoRA"):
+            placement.park(warm.base)
+            warm.loras.apply(wanted, allow_partial=work.job.allow_partial_lora)
 
-    def _sample(
-        self, base: Architecture, parameters: SampleParameters, vae: VaeOptions, watch: Watch, clock: Stopwatch
+    def _encode(self, base: Architecture, work: Work, rung: Rung) -> Conditioning:
+        """Text and pictures, as the model takes them."""
+        work.watch.stage("encode")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._turns.computing)
+            stack.enter_context(self._turns.vae)
+            stack.enter_context(work.clock.timing("encode"))
+            stack.enter_context(device_errors(self.device, "encoding"))
+            stack.enter_context(placement.aside(base, wanted=rung.aside))
+            stack.enter_context(placement.vae_on_device(base))
+            where = placement.CPU if rung.encoders_on_cpu else self.device
+            with placement.working_on(base, where):
+                found = base.encode(work.parameters, self.conditioning)
+            conditioning = {name: tensor.to(self.device) for name, tensor in found.items()}
+            return base.encode_images(work.parameters, conditioning, work.job.vae)
+
+    def _denoise(
+        self, warm: Warm, wanted: Sequence[Wanted], conditioning: Conditioning, work: Work, rung: Rung
     ) -> Denoised:
-        """Encode and denoise."""
+        """Latents out of noise."""
 
         def on_step(done: int, total: int, latents: torch.Tensor) -> None:
             if not torch.isfinite(latents).all():
-                raise NonFiniteLatents(non_finite_message(done, total, parameters))
-            watch.step(done, total)
+                raise NonFiniteLatents(non_finite_message(done, total, work.parameters))
+            work.watch.step(done, total)
 
-        watch.stage("encode")
-        with clock.timing("encode"), device_errors(self.device, "encoding"):
-            conditioning = base.encode(parameters, self.conditioning)
-            conditioning = base.encode_images(parameters, conditioning, vae)
-        watch.stage("denoise", base.total_steps(parameters))
-        with clock.timing("denoise"), device_errors(self.device, "denoising"):
-            return base.denoise(parameters, conditioning, on_step)
+        if rung.offload and not warm.offloaded:
+            self._offload_now(warm, wanted, work)
+        work.watch.stage("denoise", warm.base.total_steps(work.parameters))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._turns.computing)
+            if warm.base.vae_in_denoise:
+                stack.enter_context(self._turns.vae)
+            stack.enter_context(work.clock.timing("denoise"))
+            stack.enter_context(device_errors(self.device, "denoising"))
+            return warm.base.denoise(work.parameters, conditioning, on_step)
+
+    def _offload_now(self, warm: Warm, wanted: Sequence[Wanted], work: Work) -> None:
+        """Offload a model that is loaded. Its LoRAs are merged anew: their pristine copies leave the device, too."""
+        logger.warning("out of memory: %s is offloaded block by block from now on", work.job.model.label)
+        with self._turns.computing, device_errors(self.device, "offloading the model"):
+            warm.loras.merger.restore()
+            warm.loras = LoraRack(warm.base.transformer, warm.base.lora_names, work.job.model.architecture)
+            placement.offload_blocks(warm.base, self.device)
+            warm.offloaded = True
+        self._merge(warm, wanted, work)
 
     def _facts(self, warm: Warm, job: SampleJob, denoised: Denoised) -> dict[str, Any]:
         """What the receipt says about model, LoRA and machine."""
@@ -248,11 +256,20 @@ class Engine:
             "model": {"fingerprint": warm.fingerprint, **job.model.model_dump(mode="json", exclude_defaults=True)},
             **warm.loras.facts(),
             "dtype": name_of(warm.base.dtype),
+            "stored_as": "float8_e4m3fn" if job.model.fp8_base else name_of(warm.base.dtype),
+            "offloaded": warm.offloaded,
             "device": device_name(self.device),
             "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
             **denoised.facts,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         }
+
+
+def storage_warnings(job: SampleJob) -> tuple[str, ...]:
+    """What is to be said about the precision that the weights are stored in."""
+    if not job.model.fp8_scaled:
+        return ()
+    return ("--fp8_scaled stores weights as --fp8_base does, without scales: the picture differs a little",)
 
 
 def non_finite_message(done: int, total: int, parameters: SampleParameters) -> str:

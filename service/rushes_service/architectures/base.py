@@ -33,9 +33,21 @@ class Architecture(ABC):
 
     Nothing is read before `load`, apart from what `encode` needs on a cache miss. An exception out of any method,
     also one raised by a callback, leaves the object usable.
+
+    `device` is where `load` puts what it loads, and where `encode` computes and leaves its result. It may be changed in
+    between; `denoise` and `decode` go by where the modules are.
     """
 
     spec: ClassVar[ArchitectureSpec]
+
+    chunked: ClassVar[bool] = False
+    """True if `VaeOptions.chunk_size` lowers the memory of decoding."""
+
+    vae_in_denoise: ClassVar[bool] = False
+    """True if `denoise` uses the VAE."""
+
+    vae: Any
+    """The loaded VAE, a module that remembers its device."""
 
     def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
         self.model = model

@@ -19,13 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rushes.jobs import digest
+from rushes_service.disk_cache import KEY_FIELD, DiskCache
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Raised when a change here or in a family's encoding makes older files wrong."""
-
-KEY_FIELD = "rushes_key"
 
 Conditioning = dict[str, torch.Tensor]
 """Tensors by the argument name they are passed under."""
@@ -36,10 +35,14 @@ class ConditioningCache:
 
     A key is a JSON-able mapping that names the encoder's files, its precision and the input; it is stored in the
     file and compared on reading.
+
+    Args:
+        max_bytes: what the files may take; beyond it the one used longest ago goes first.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
         self.directory = directory
+        self._files = DiskCache(directory, max_bytes)
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """The file of `key`, whether it exists or not."""
@@ -61,6 +64,7 @@ class ConditioningCache:
             with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get(KEY_FIELD) != canonical(key):
                     return None
+                self._files.touch(path)
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         except FileNotFoundError:
             return None
@@ -78,6 +82,7 @@ class ConditioningCache:
             os.close(handle)
             save_file(tensors, temporary, metadata={KEY_FIELD: canonical(key)})
             Path(temporary).replace(path)
+            self._files.trim(newest=path)
         except (OSError, SafetensorError) as error:
             logger.warning("conditioning cache: %s cannot be written (%s); embeddings are not kept", path, error)
         finally:

@@ -90,6 +90,11 @@ class FluxKontext(Architecture):
     def transformer(self) -> nn.Module:
         return self._pipe.transformer  # type: ignore[no-any-return]
 
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The loaded VAE."""
+        return self._pipe.vae
+
     def lora_names(self) -> NameTable:
         return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
 
@@ -113,7 +118,7 @@ class FluxKontext(Architecture):
         torch.manual_seed(parameters.seed)
         if not parameters.control_image_path:
             return conditioning
-        coder: AutoencoderKL = self._pipe.vae
+        coder = self.vae
         pixels = control_pixels(parameters.control_image_path[0]).to(self.device, coder.dtype)
         drawn = coder.encode(pixels).latent_dist.sample()
         latents = (drawn - coder.config.shift_factor) * coder.config.scaling_factor
@@ -147,7 +152,7 @@ class FluxKontext(Architecture):
         return Denoised(unpacked(packed, parameters), facts)
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        model: AutoencoderKL = self._pipe.vae
+        model = self.vae
         latents = latents.to(model.device, model.dtype) / model.config.scaling_factor + model.config.shift_factor
         pixels = decode_kl(model, latents, vae).float()
         yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)

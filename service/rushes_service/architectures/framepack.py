@@ -53,6 +53,8 @@ FRAMES_AT_ONCE = 4
 class FramePackModel(Architecture):
     """What FramePack's two families share: all but which frames are made, and what is shown of others."""
 
+    chunked = True
+
     def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, device, dtype)
         self.source: Source = find_framepack(model, self.spec.hub_id)
@@ -137,7 +139,7 @@ class FramePackModel(Architecture):
     ) -> torch.Tensor:
         """Latents [1, 16, 1, h, w] of an image, in float32: drawn from the VAE's posterior, as the reference does."""
         picture = fit(image.convert("RGB"), parameters.width, parameters.height)
-        pixels = to_signed(picture)[None, :, None].to(self.device, self.side_dtype)
+        pixels = to_signed(picture)[None, :, None].to(self.vae.device, self.side_dtype)
         latents = drawn(encode_hunyuan(self.vae, pixels, vae), generator)
         return (latents * self.vae.config.scaling_factor).float()
 
@@ -186,7 +188,7 @@ class FramePackModel(Architecture):
 
     def pixels(self, latents: torch.Tensor, vae: VaeOptions) -> torch.Tensor:
         """Pixels [1, 3, F, H, W], about -1..1, of latents [1, 16, T, h, w] that belong together."""
-        unscaled = (latents / self.vae.config.scaling_factor).to(self.device, self.side_dtype)
+        unscaled = (latents / self.vae.config.scaling_factor).to(self.vae.device, self.side_dtype)
         return decode_hunyuan(self.vae, unscaled, vae)
 
 

@@ -48,6 +48,7 @@ class HunyuanVideo(Architecture):
     """hunyuan-video, and what its relatives share with it."""
 
     spec: ClassVar[ArchitectureSpec] = HUNYUAN_VIDEO
+    chunked = True
     pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideoPipeline",)
     """Classes that `model_index.json` may name."""
 

@@ -61,6 +61,7 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
     spec: ClassVar[ArchitectureSpec] = HUNYUAN_VIDEO_I2V
     pipelines = ("HunyuanVideoImageToVideoPipeline",)
     input_channels = (LATENT_CHANNELS, 2 * LATENT_CHANNELS + 1)
+    vae_in_denoise = True
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rushes.errors import WorkerUnfit
 from rushes.jobs import ModelSpec
 from rushes_service.queue import Queue
-from rushes_service.settings import Settings, load_settings
+from rushes_service.settings import GIB, Settings, load_settings
 from rushes_service.worker.loop import Worker, worker_name
 from rushes_service.worker.paths import PathMap
 from rushes_service.worker.rehearsal import Rehearsal
@@ -22,6 +22,9 @@ HELP = "make samples on one device until stopped"
 EXIT_UNFIT = 70
 """EX_SOFTWARE of sysexits.h: the process was unfit; start a new one."""
 
+SETTINGS = ("device", "redis_url", "cache_dir", "map", "dtype", "offload", "min_free_vram")
+"""Flags that are settings, too."""
+
 logger = logging.getLogger("rushes.worker")
 
 
@@ -30,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the first GPU, else the CPU)")
     parser.add_argument("--redis-url", help="Redis of the queue (default: RUSHES_REDIS_URL, else this machine)")
     parser.add_argument("--cache-dir", type=Path, help="where text embeddings are kept")
+    parser.add_argument("--dtype", help="precision of transformers: bfloat16, float16 or float32")
+    parser.add_argument("--offload", action="store_true", default=None, help="transformers stay in host memory")
+    parser.add_argument("--min_free_vram", metavar="GIB", type=float, help="wait for so much of the GPU's memory")
+    parser.add_argument("--no-overlap", action="store_true", help="end one sample before the next one is begun")
     parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
     parser.add_argument(
         "--map",
@@ -44,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a worker in this process; returns its exit code."""
-    settings = load_settings(device=args.device, redis_url=args.redis_url, cache_dir=args.cache_dir, map=args.map)
+    given = {name: getattr(args, name) for name in SETTINGS}
+    settings = load_settings(**given, overlap=False if args.no_overlap else None)
     paths = PathMap.parse(settings.map)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -76,7 +84,14 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
     from rushes_service.engine import Engine
 
     set_threads(args.threads)
-    return Engine(settings.device, settings.cache_dir)
+    return Engine(
+        settings.device,
+        settings.cache_dir,
+        settings.dtype,
+        cache_bytes=int(settings.cache_max_gb * GIB),
+        offload=settings.offload,
+        min_free_gib=settings.min_free_vram,
+    )
 
 
 def serves(only: str | None) -> Callable[[ModelSpec], bool] | None:

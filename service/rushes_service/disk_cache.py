@@ -1,0 +1,89 @@
+"""The files of the conditioning cache: how many, how large, which one goes first. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONDITIONING_DIR = "conditioning"
+"""Below the cache directory."""
+
+KEY_FIELD = "rushes_key"
+"""Field of a file's metadata that holds what it was made from, as JSON."""
+
+LENGTH_BYTES = 8
+"""Of a safetensors file, which say how long its header is."""
+
+HEADER_LIMIT = 1 << 20
+"""Bytes. Conditioning is a few tensors; a longer header is none of ours."""
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """One file; `used` is when it was last read or written, in seconds since 1970, `size` in bytes."""
+
+    path: Path
+    size: int
+    used: float
+
+    def key(self) -> dict[str, Any]:
+        """What it was made from; empty if the file does not tell."""
+        try:
+            with self.path.open("rb") as file:
+                length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+                header = json.loads(file.read(length)) if length <= HEADER_LIMIT else {}
+            return dict(json.loads(header["__metadata__"][KEY_FIELD]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+
+class DiskCache:
+    """The files below one directory. Several processes may use and trim it at once.
+
+    Args:
+        max_bytes: what the files may take together; None is any amount.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
+        self.directory = directory
+        self.max_bytes = max_bytes
+
+    def files(self) -> list[CachedFile]:
+        """All files, the one used longest ago first."""
+        return sorted(self._found(), key=lambda file: file.used)
+
+    def _found(self) -> Iterator[CachedFile]:
+        for path in self.directory.glob("*/*.safetensors"):
+            with suppress(FileNotFoundError):
+                facts = path.stat()
+                yield CachedFile(path, facts.st_size, facts.st_mtime)
+
+    def touch(self, path: Path) -> None:
+        """Note that a file was used."""
+        with suppress(OSError):  # a cache that is read-only can still be read
+            os.utime(path)
+
+    def trim(self, newest: Path) -> None:
+        """Delete what was used longest ago until the rest fits; `newest` stays whatever its size."""
+        if self.max_bytes is None:
+            return
+        files = self.files()
+        excess = sum(file.size for file in files) - self.max_bytes
+        for file in files:
+            if excess <= 0:
+                return
+            if file.path != newest:
+                file.path.unlink(missing_ok=True)
+                excess -= file.size
+
+    def clear(self) -> tuple[int, int]:
+        """Delete everything; how many files, and their bytes."""
+        files = self.files()
+        for file in files:
+            file.path.unlink(missing_ok=True)
+        return len(files), sum(file.size for file in files)
