@@ -47,11 +47,11 @@ class Api:
 
 
 @contextmanager
-def serving(redis_url: str, root: Path, **settings: Any) -> Iterator[Api]:
+def serving(redis_url: str, root: Path, port: int = 0, **settings: Any) -> Iterator[Api]:
     """A real server in a thread; fails if it does not stop by itself at the end."""
-    chosen = Settings(redis_url=redis_url, roots=(root,), **settings)
+    chosen = Settings(**{"redis_url": redis_url, "roots": (root,), "cache_dir": root / "cache", **settings})
     server = ApiServer(create_app(chosen))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -190,6 +190,13 @@ def finish(queue: Client, job: SampleJob, scene: Scene, progress: float, *, spoi
     )
 
 
+def tell_done(queue: Client, job: SampleJob) -> None:
+    """Tell those who follow events that a finished job is done, as its last transition does."""
+    result = queue.get(job.id).result
+    assert result is not None
+    queue.redis.xadd(keys.EVENTS, {"type": "done", "id": job.id, "run": job.run, "data": result.encode()})
+
+
 def receipt_of(job: SampleJob, scene: Scene) -> dict[str, object]:
     """What a worker would write about it."""
     lora = {"modules": 300, "ranks": [16], "matched": 600, "unmatched": 0, "strength": 1.0} if job.checkpoint else None
