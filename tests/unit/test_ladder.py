@@ -1,0 +1,176 @@
+"""Memory that runs out in each stage: the stage is done again in less, and the receipt tells how."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import UMT5EncoderModel
+
+from engine_support import Recorder, make_job, weights, write_lora
+from family_support import tiny_model_spec
+from queue_support import make_job as make_any_job
+from rushes.errors import OutOfMemory
+from rushes.jobs import SampleJob, VaeOptions
+from rushes_service.decode.take import Take
+from rushes_service.demo.tiny_model import build_tiny_wan
+from rushes_service.engine import Engine
+from rushes_service.memory.ladder import decode_rungs
+
+ASIDE = "base model on the CPU meanwhile"
+SIZE = {"width": 160, "height": 144}
+"""Larger than the smallest tile."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_wan(tmp_path_factory.mktemp("model") / "wan")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine("cpu", tmp_path / "cache")
+
+
+@contextmanager
+def out_of_memory(kind: type[nn.Module], at: Collection[int]) -> Iterator[None]:
+    """Inside, the calls of modules of `kind` with these numbers (from 0) fail as they do on a full GPU."""
+    calls = iter(range(1_000_000))
+
+    def fail(module: nn.Module, _inputs: Any) -> None:
+        if isinstance(module, kind) and next(calls) in at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = register_module_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def sampled(engine: Engine, job: SampleJob) -> tuple[np.ndarray, Take]:
+    """All frames [F, H, W, 3], and the finished take."""
+    take = engine.denoise(job, Recorder())
+    return np.stack(list(take.frames())), take
+
+
+def rung(take: Take, stage: str) -> tuple[str, str] | None:
+    """What the receipt says about a stage that ran out of memory: rung and output."""
+    climbed = take.facts().get("out_of_memory", {}).get(stage)
+    return climbed and (climbed["rung"], climbed["output"])
+
+
+def decoder(engine: Engine) -> type[nn.Module]:
+    return type(engine._warm.base.vae.decoder)
+
+
+@pytest.mark.parametrize("failing", [{0}, {1}])
+def test_a_decode_that_runs_out_of_memory_makes_the_same_frames(engine, model, failing):
+    wanted, _ = sampled(engine, make_job(model, **SIZE))
+    with out_of_memory(decoder(engine), failing):
+        frames, take = sampled(engine, make_job(model, **SIZE))
+    assert np.array_equal(frames, wanted)
+    assert rung(take, "decode") == (ASIDE, "exact")
+    assert take.warnings == ()
+
+
+def test_tiles_are_the_last_resort_and_said_to_be_approximate(engine, model):
+    wanted, _ = sampled(engine, make_job(model, **SIZE))
+    with out_of_memory(decoder(engine), {0, 1}):
+        frames, take = sampled(engine, make_job(model, **SIZE))
+    assert frames.shape == wanted.shape
+    assert rung(take, "decode") == ("tiles of 128 pixels", "approximate")
+    assert "approximate" in " ".join(take.facts()["warnings"])
+
+
+def test_the_rung_is_remembered_for_the_shape_and_for_no_other(engine, model):
+    sampled(engine, make_job(model, **SIZE))
+    with out_of_memory(decoder(engine), {0}):
+        sampled(engine, make_job(model, **SIZE))
+    assert rung(sampled(engine, make_job(model, seed=5, **SIZE))[1], "decode") is not None
+    assert rung(sampled(engine, make_job(model))[1], "decode") is None
+
+
+def test_a_device_that_is_too_small_is_an_error_and_the_engine_goes_on(engine, model):
+    wanted, _ = sampled(engine, make_job(model))
+    with out_of_memory(decoder(engine), range(1000)), pytest.raises(OutOfMemory, match="decoding"):
+        sampled(engine, make_job(model))
+    assert np.array_equal(sampled(engine, make_job(model))[0], wanted)
+
+
+def test_a_hunyuan_decode_is_chunked_first_and_keeps_its_pixels(engine, tmp_path):
+    spec = tiny_model_spec("hunyuan-video", tmp_path)
+    options = {"width": 48, "height": 32, "frame_count": 5, "sample_steps": 1, "seed": 3}
+    wanted, _ = sampled(engine, make_any_job(model=spec, **options))
+    with out_of_memory(decoder(engine), {0}):
+        frames, take = sampled(engine, make_any_job(model=spec, **options))
+    assert np.array_equal(frames, wanted)
+    assert rung(take, "decode") == ("chunks of 32 columns", "exact")
+
+
+def test_denoising_begins_again_with_memory_freed(engine, model):
+    wanted, _ = sampled(engine, make_job(model))
+    with out_of_memory(type(engine._warm.base.transformer), {1}):
+        frames, take = sampled(engine, make_job(model))
+    assert np.array_equal(frames, wanted)
+    assert rung(take, "denoise") == ("again, with other memory freed", "exact")
+
+
+def test_an_offloaded_transformer_keeps_its_lora_and_its_base(engine, model, tmp_path):
+    lora = write_lora(tmp_path / "a.safetensors", alpha=8.0)
+    other = write_lora(tmp_path / "b.safetensors", alpha=8.0, seed=1)
+    jobs = [make_job(model, lora), make_job(model, other), make_job(model, lora, lora_multiplier=0.0)]
+    wanted = [sampled(engine, job)[0] for job in jobs]
+    sampled(engine, jobs[0])
+    with out_of_memory(type(engine._warm.base.transformer), {0, 1}):
+        frames, take = sampled(engine, jobs[0])
+    assert rung(take, "denoise") == ("transformer offloaded block by block", "exact")
+    assert take.facts()["offloaded"]
+    assert np.array_equal(frames, wanted[0])
+    for job, expected in zip(jobs, wanted, strict=True):
+        assert np.array_equal(sampled(engine, job)[0], expected)
+    on_disk = weights(model)
+    live = dict(engine._warm.base.transformer.named_parameters())
+    assert all(torch.equal(live[name], tensor) for name, tensor in on_disk.items() if name in live)
+
+
+@pytest.mark.parametrize(
+    ("failing", "expected"),
+    [
+        ({0}, (ASIDE, "exact")),
+        ({0, 1}, ("encoders on the CPU", "exact but for rounding")),
+    ],
+)
+def test_an_encoder_that_does_not_fit_makes_room_or_moves(engine, model, failing, expected):
+    with out_of_memory(UMT5EncoderModel, failing):
+        frames, take = sampled(engine, make_job(model))
+    assert rung(take, "encode") == expected
+    assert np.array_equal(frames, sampled(engine, make_job(model))[0])
+
+
+def test_a_sample_that_ran_out_of_memory_ends_the_overlap(engine, model):
+    sampled(engine, make_job(model))
+    assert engine.overlaps
+    with out_of_memory(type(engine._warm.base.transformer), {0}):
+        sampled(engine, make_job(model))
+    assert not engine.overlaps
+
+
+@pytest.mark.parametrize(
+    ("asked", "chunked", "expected"),
+    [
+        (VaeOptions(), False, [ASIDE, "tiles of 256 pixels", "tiles of 128 pixels"]),
+        (VaeOptions(chunk_size=16), True, [ASIDE, "tiles of 256 pixels", "tiles of 128 pixels"]),
+        (VaeOptions(tiling=True), False, [ASIDE, "tiles of 128 pixels"]),
+        (VaeOptions(spatial_tile_sample_min_size=64), False, [ASIDE]),
+    ],
+)
+def test_no_rung_asks_for_more_memory_than_the_one_before(asked, chunked, expected):
+    assert [rung.name for rung in decode_rungs(asked, 480, 832, chunked=chunked)[1:]] == expected
