@@ -216,7 +216,7 @@ def test_each_bad_input_fails_its_own_sample_and_the_worker_goes_on(
     messages = {code: client.get(job_id).result.error.message for code, job_id in bad.items()}  # type: ignore[union-attr]
     assert "gone.safetensors" in messages["checkpoint_missing"]
     assert "pickle" in messages["checkpoint_format"]
-    assert "HunyuanVideo" in messages["lora_mismatch"]
+    assert "hunyuan-video" in messages["lora_mismatch"]
     assert str(in_the_way) in messages["output"]
     assert "Traceback" not in pool.logs()
     assert len(files(tmp_path)) == 2
