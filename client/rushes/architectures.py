@@ -36,6 +36,49 @@ IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", 
 
 
 @dataclass(frozen=True)
+class ModelFile:
+    """One part of a model that a trainer's flag names as a single file.
+
+    `flag` is a field of `ModelSpec`, `component` the part's name in diffusers' layout, `looks` what the file may hold
+    (see `rushes_service.architectures.files.looks`); a part without looks is a directory (a tokenizer).
+    """
+
+    flag: str
+    component: str
+    looks: tuple[str, ...] = ()
+
+
+LLAMA_AND_CLIP = (
+    ModelFile("vae", "vae", ("hunyuan-vae",)),
+    ModelFile("text_encoder1", "text_encoder", ("llama", "llava")),
+    ModelFile("text_encoder2", "text_encoder_2", ("clip-text",)),
+    ModelFile("tokenizer1", "tokenizer"),
+    ModelFile("tokenizer2", "tokenizer_2"),
+)
+HUNYUAN_FILES = (ModelFile("dit", "transformer", ("hunyuan-transformer",)), *LLAMA_AND_CLIP)
+FRAMEPACK_FILES = (
+    ModelFile("dit", "transformer", ("framepack-transformer",)),
+    *LLAMA_AND_CLIP,
+    ModelFile("image_encoder", "image_encoder", ("siglip",)),
+)
+WAN_FILES = (
+    ModelFile("dit", "transformer", ("wan-transformer",)),
+    ModelFile("vae", "vae", ("wan-vae",)),
+    ModelFile("t5", "text_encoder", ("umt5",)),
+    ModelFile("tokenizer1", "tokenizer"),
+)
+WAN_CLIP = ModelFile("clip", "image_encoder", ("clip-vision",))
+FLUX_FILES = (
+    ModelFile("dit", "transformer", ("flux-transformer",)),
+    ModelFile("vae", "vae", ("image-vae",)),
+    ModelFile("text_encoder1", "text_encoder_2", ("t5",)),
+    ModelFile("text_encoder2", "text_encoder", ("clip-text",)),
+    ModelFile("tokenizer1", "tokenizer_2"),
+    ModelFile("tokenizer2", "tokenizer"),
+)
+
+
+@dataclass(frozen=True)
 class ArchitectureSpec:
     """One model family.
 
@@ -59,6 +102,9 @@ class ArchitectureSpec:
     negative_prompt: str | None = None
     transformer_hub_id: str | None = None
     """Where the transformer is published, if not in `hub_id`."""
+
+    files: tuple[ModelFile, ...] = ()
+    """What single files the family takes."""
 
     requires: frozenset[str] = frozenset()
     uses: frozenset[str] = frozenset()
@@ -101,6 +147,7 @@ WAN21_T2V = ArchitectureSpec(
     cfg_scale=5.0,
     negative_prompt=WAN_NEGATIVE_PROMPT,
     sampled=True,
+    files=WAN_FILES,
 )
 
 WAN21_I2V = replace(
@@ -109,6 +156,7 @@ WAN21_I2V = replace(
     title="Wan2.1 image to video",
     hub_id="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
     requires=frozenset({"image_path"}),
+    files=(*WAN_FILES, WAN_CLIP),
 )
 
 WAN21_FUN_CONTROL = replace(
@@ -118,6 +166,7 @@ WAN21_FUN_CONTROL = replace(
     hub_id="IRMChen/Wan2.1-Fun-1.3B-Control-Diffusers",
     requires=frozenset({"control_video_path"}),
     uses=frozenset({"image_path"}),
+    files=(*WAN_FILES, WAN_CLIP),
 )
 
 WAN22_T2V_A14B = replace(
@@ -127,6 +176,11 @@ WAN22_T2V_A14B = replace(
     hub_id="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
     cfg_scale=3.0,
     high_noise_cfg_scale=4.0,
+    files=(
+        ModelFile("dit", "transformer_2", ("wan-transformer",)),
+        ModelFile("dit_high_noise", "transformer", ("wan-transformer",)),
+        *WAN_FILES[1:],
+    ),
 )
 
 FRAMEPACK = ArchitectureSpec(
@@ -143,6 +197,7 @@ FRAMEPACK = ArchitectureSpec(
     sections=True,
     variants=(("one_frame", "framepack-one-frame"),),
     sampled=True,
+    files=FRAMEPACK_FILES,
 )
 
 FRAMEPACK_ONE_FRAME = ArchitectureSpec(
@@ -159,6 +214,7 @@ FRAMEPACK_ONE_FRAME = ArchitectureSpec(
     uses=frozenset({"control_image_path", "one_frame"}),
     stills=True,
     sampled=True,
+    files=FRAMEPACK_FILES,
 )
 
 FLUX1_KONTEXT = ArchitectureSpec(
@@ -174,6 +230,7 @@ FLUX1_KONTEXT = ArchitectureSpec(
     stills=True,
     control_images=1,
     sampled=True,
+    files=FLUX_FILES,
 )
 
 HUNYUAN_VIDEO = ArchitectureSpec(
@@ -186,6 +243,7 @@ HUNYUAN_VIDEO = ArchitectureSpec(
     cfg="with_negative",
     guidance_scale=6.0,
     sampled=True,
+    files=HUNYUAN_FILES,
 )
 
 HUNYUAN_VIDEO_I2V = ArchitectureSpec(
@@ -199,6 +257,7 @@ HUNYUAN_VIDEO_I2V = ArchitectureSpec(
     guidance_scale=6.0,
     requires=frozenset({"image_path"}),
     sampled=True,
+    files=HUNYUAN_FILES,
 )
 
 SKYREELS_V1_T2V = ArchitectureSpec(
@@ -213,6 +272,7 @@ SKYREELS_V1_T2V = ArchitectureSpec(
     cfg_scale=6.0,
     guidance_scale=1.0,
     sampled=True,
+    files=HUNYUAN_FILES,
 )
 
 SKYREELS_V1_I2V = ArchitectureSpec(
@@ -228,6 +288,7 @@ SKYREELS_V1_I2V = ArchitectureSpec(
     guidance_scale=1.0,
     requires=frozenset({"image_path"}),
     sampled=True,
+    files=HUNYUAN_FILES,
 )
 
 ARCHITECTURES: Mapping[str, ArchitectureSpec] = {

@@ -76,6 +76,13 @@ class ModelSpec(Frozen):
     t5: str | None = None
     clip: str | None = None
     image_encoder: str | None = None
+    dit_high_noise: str | None = None
+    """Wan2.2's transformer for much noise; `dit` is the one for little."""
+
+    tokenizer1: str | None = None
+    tokenizer2: str | None = None
+    """Directories of the tokenizers of the first and the second text encoder; T5 of Wan counts as the first."""
+
     dtype: Dtype | None = None
     fp8_base: bool = False
     """Keep the transformer's weights in float8; it computes in `dtype`."""

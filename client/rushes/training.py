@@ -25,8 +25,19 @@ from rushes.weights import Held, Weights, hold
 
 logger = logging.getLogger("rushes")
 
-MODEL_FLAGS = ("dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "image_encoder")
-"""Flags of the trainers that name parts of the base model."""
+MODEL_FLAGS = (
+    "dit",
+    "dit_high_noise",
+    "vae",
+    "text_encoder1",
+    "text_encoder2",
+    "t5",
+    "clip",
+    "image_encoder",
+    "tokenizer1",
+    "tokenizer2",
+)
+"""Flags that name parts of the base model: the trainers' own, and those of the tokenizers."""
 
 MODEL_SWITCHES = ("fp8_base", "fp8_scaled", "fp8_llm", "fp8_t5", "f1", "latent_window_size")
 """Flags of the trainers that say how the base model is to be used, wherever its files are."""
@@ -209,11 +220,11 @@ def run_from_args(
 def model_from_args(given: dict[str, Any], architecture: str, model: str | None) -> ModelSpec:
     """The base model that a trainer's flags name. Local paths become absolute."""
     source = model or given.get("rushes_model")
-    # With a diffusers directory the trainer's own single files are not needed: they say the same in another layout.
-    flags = MODEL_SWITCHES if source else (*MODEL_FLAGS, *MODEL_SWITCHES)
-    parts = {flag: located(given[flag]) for flag in flags if given.get(flag)}
-    parts |= {field: given[f"rushes_{field}"] for field in OWN_CHOICES if given.get(f"rushes_{field}")}
     spec = ARCHITECTURES.get(architecture)
+    # A trainer has flags for other families too; a file that this one has no use for is not part of its model.
+    flags = [file.flag for file in spec.files] if spec else MODEL_FLAGS
+    parts = {flag: located(given[flag]) for flag in (*flags, *MODEL_SWITCHES) if given.get(flag)}
+    parts |= {field: given[f"rushes_{field}"] for field in OWN_CHOICES if given.get(f"rushes_{field}")}
     variants = [other for flag, other in spec.variants if given.get(flag)] if spec else []
     return checked(ModelSpec, architecture=next(iter(variants), architecture), model=located(source), **parts)
 
@@ -297,6 +308,7 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--output_dir": {"metavar": "DIR", "help": "where the trainer writes; samples go to its sample/ directory"},
     "--output_name": {"metavar": "NAME", "help": "begins the name of every file"},
     "--dit": {"metavar": "FILE", "help": "transformer weights"},
+    "--dit_high_noise": {"metavar": "FILE", "help": "Wan2.2: weights of the transformer for much noise"},
     "--vae": {"metavar": "FILE", "help": "VAE weights"},
     "--vae_chunk_size": {"metavar": "N", "type": int, "help": "decode in chunks of this size (exact)"},
     "--vae_spatial_tile_sample_min_size": {
@@ -314,6 +326,11 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--fp8_t5": {"action": "store_true", "help": "T5 in fp8"},
     "--clip": {"metavar": "FILE", "help": "CLIP image encoder"},
     "--image_encoder": {"metavar": "FILE", "help": "SigLIP image encoder"},
+    "--tokenizer1": {
+        "metavar": "DIR",
+        "help": "tokenizer of T5 or of the first text encoder (default: from --rushes_model or the hub)",
+    },
+    "--tokenizer2": {"metavar": "DIR", "help": "tokenizer of the second text encoder (default: likewise)"},
     "--f1": {"action": "store_true", "help": "FramePack: the model is the F1 variant"},
     "--latent_window_size": {"metavar": "N", "type": int, "help": "FramePack: latent frames in a section (default: 9)"},
     "--one_frame": {"action": "store_true", "help": "FramePack: single pictures, see --of in prompt files"},
@@ -341,7 +358,7 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     },
     "--rushes_model": {
         "metavar": "MODEL",
-        "help": "diffusers directory or hub id of the base model, instead of single files",
+        "help": "diffusers directory or hub id of the base model; files given by other flags replace its parts",
     },
     "--rushes_dtype": {
         "choices": ("bfloat16", "float16", "float32"),

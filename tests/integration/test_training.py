@@ -311,14 +311,16 @@ def test_the_trainers_own_flags_make_a_sampler(tmp_path: Path, redis_url: str) -
     assert sampler.cadence == Cadence(every_n_steps=5, at_first=True)
 
 
-def test_a_diffusers_directory_takes_the_place_of_single_files(tmp_path: Path, redis_url: str) -> None:
+def test_single_files_replace_parts_of_a_diffusers_model(tmp_path: Path, redis_url: str) -> None:
     (tmp_path / "p.txt").write_text("a cat\n")
-    args = flags("--sample_prompts", str(tmp_path / "p.txt"), "--dit", "x", "--rushes_model", "Wan-AI/Wan")
+    other_families = ("--image_encoder", "y")
+    given = ("--dit", "x", "--rushes_model", "Wan-AI/Wan", *other_families)
+    args = flags("--sample_prompts", str(tmp_path / "p.txt"), *given)
     args.rushes_url = redis_url
     sampler = TrainingSampler.from_args(args, architecture="wan2.1-t2v")
     assert sampler.due(step=10) is False
     sampler.close()
-    assert sampler.run.model == ModelSpec(architecture="wan2.1-t2v", model="Wan-AI/Wan")
+    assert sampler.run.model == ModelSpec(architecture="wan2.1-t2v", model="Wan-AI/Wan", dit="x")
 
 
 @pytest.mark.parametrize("rank", ["", "1"])

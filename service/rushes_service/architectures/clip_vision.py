@@ -12,7 +12,7 @@ from transformers import CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from rushes_service.architectures.images import to_signed
-from rushes_service.architectures.sources import ModelSource, loading, quiet_loading_bars
+from rushes_service.architectures.sources import Source, quiet_loading_bars
 
 COMPONENT = "image_encoder"
 DTYPE = torch.float32
@@ -20,16 +20,14 @@ DTYPE = torch.float32
 
 
 @torch.no_grad()
-def image_tokens(source: ModelSource, image: Image.Image, device: torch.device) -> torch.Tensor:
+def image_tokens(source: Source, image: Image.Image, device: torch.device) -> torch.Tensor:
     """Tokens [1, 257, image_dim] of `image` (RGB), as the last but one layer makes them.
 
     Raises:
         ModelError: the model has no image encoder, or it cannot be loaded.
     """
-    files = source.component(COMPONENT)
     quiet_loading_bars()
-    with loading(files):
-        encoder = CLIPVisionModel.from_pretrained(files, torch_dtype=DTYPE).to(device).eval()
+    encoder = source.load(COMPONENT, CLIPVisionModel, DTYPE).to(device).eval()
     try:
         pixels = prepared(image, encoder.config.image_size).to(device, DTYPE)
         return encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]

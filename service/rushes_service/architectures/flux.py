@@ -25,7 +25,7 @@ from rushes_service.architectures.conditioning import Conditioning, Conditioning
 from rushes_service.architectures.devices import name_of
 from rushes_service.architectures.flux_names import ORIGINAL_NAMES
 from rushes_service.architectures.images import open_image, to_signed
-from rushes_service.architectures.sources import ModelSource, find_source, loading, quiet_loading_bars
+from rushes_service.architectures.sources import Source, find_source, quiet_loading_bars
 from rushes_service.architectures.t5_clip import COMPONENTS, TextEncoders
 from rushes_service.decode import decode_kl, plan_kl_tiles
 from rushes_service.lora.targets import NameTable, name_table, renamed
@@ -51,7 +51,7 @@ class FluxKontext(Architecture):
     def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, device, dtype)
         pipelines, components = ("FluxKontextPipeline",), ("transformer", "vae")
-        self.source: ModelSource = find_source(model, self.spec.hub_id, pipelines, components)
+        self.source: Source = find_source(model, self.spec, pipelines, components)
         self._text_files: str | None = None
         self._pipe: Any = None
 
@@ -74,11 +74,8 @@ class FluxKontext(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        transformer, vae = self.source.component("transformer"), self.source.component("vae")
-        with loading(transformer):
-            model = FluxTransformer2DModel.from_pretrained(transformer, torch_dtype=self.dtype)
-        with loading(vae):
-            coder = AutoencoderKL.from_pretrained(vae, torch_dtype=self.vae_dtype)
+        model = self.source.load("transformer", FluxTransformer2DModel, self.dtype)
+        coder = self.source.load("vae", AutoencoderKL, self.vae_dtype)
         for part in (model, coder):
             part.requires_grad_(False).to(self.device).eval()
         encoders = dict.fromkeys(COMPONENTS)

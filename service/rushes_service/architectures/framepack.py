@@ -26,12 +26,12 @@ from rushes_service.architectures.conditioning import Conditioning, Conditioning
 from rushes_service.architectures.devices import name_of
 from rushes_service.architectures.framepack_images import IMAGE_PARTS, ImageEncoder, picture_digest
 from rushes_service.architectures.framepack_sections import Clip, ForwardClip, InvertedClip
-from rushes_service.architectures.framepack_source import Source, find_framepack
+from rushes_service.architectures.framepack_source import find_framepack
 from rushes_service.architectures.framepack_transformer import FramePackTransformer, Frames, History, Words
 from rushes_service.architectures.hunyuan_names import ORIGINAL_NAMES
 from rushes_service.architectures.hunyuan_text import HunyuanText
 from rushes_service.architectures.images import check_images, fit, open_image, to_signed
-from rushes_service.architectures.sources import loading, quiet_loading_bars
+from rushes_service.architectures.sources import Source, quiet_loading_bars
 from rushes_service.architectures.unipc import sample_unipc
 from rushes_service.decode import plan_tiles
 from rushes_service.decode.framepack import stream_sections
@@ -57,7 +57,7 @@ class FramePackModel(Architecture):
 
     def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, device, dtype)
-        self.source: Source = find_framepack(model, self.spec.hub_id)
+        self.source: Source = find_framepack(model, self.spec)
         # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
         self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._fingerprints: dict[tuple[str, ...], str] = {}
@@ -81,11 +81,8 @@ class FramePackModel(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        transformer, vae = self.source.component("transformer"), self.source.component("vae")
-        with loading(transformer):
-            self._transformer = FramePackTransformer.from_pretrained(transformer, torch_dtype=self.dtype)
-        with loading(vae):
-            self.vae = AutoencoderKLHunyuanVideo.from_pretrained(vae, torch_dtype=self.side_dtype)
+        self._transformer = self.source.load("transformer", FramePackTransformer, self.dtype)
+        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.side_dtype)
         for part in (self._transformer, self.vae):
             part.to(self.device).eval().requires_grad_(False)
 

@@ -12,8 +12,8 @@ import transformers
 from transformers import SiglipVisionModel
 
 from rushes_service.architectures.conditioning import Conditioning
-from rushes_service.architectures.framepack_source import Source
 from rushes_service.architectures.hunyuan_text import loaded_part
+from rushes_service.architectures.sources import Source
 
 PillowProcessor = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor
 """The processor that resizes with Pillow, as that of the reference; its name depends on the version of transformers."""
@@ -48,7 +48,9 @@ class ImageEncoder:
 
     def _load(self) -> tuple[Any, Any]:
         processor = loaded_part(self._source, "feature_extractor", PillowProcessor)
-        encoder = loaded_part(self._source, "image_encoder", SiglipVisionModel, torch_dtype=self._dtype)
+        encoder = self._source.load("image_encoder", SiglipVisionModel, self._dtype)
+        size = encoder.config.image_size
+        processor.size = {"height": size, "width": size}  # what a processor of another size makes is of no use
         return processor, encoder.to(self._device).eval()
 
     def free(self) -> None:

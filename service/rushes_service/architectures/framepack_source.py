@@ -6,21 +6,26 @@ Its authors published the transformer alone; the rest is HunyuanVideo's and FLUX
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+from rushes.architectures import ArchitectureSpec
 from rushes.errors import ModelError
 from rushes.jobs import ModelSpec
 from rushes_service.architectures.sources import (
     HUB_ID,
     INDEX,
+    WEIGHTS,
+    Directories,
+    FileSource,
     ModelSource,
+    Source,
     check_index,
     download,
     first_line,
-    refuse_single_files,
+    given_files,
 )
 
 PIPELINE = "HunyuanVideoFramepackPipeline"
@@ -35,24 +40,12 @@ REPOS: Mapping[str, str] = {
 }
 """Where the components are that FramePack's own repositories lack."""
 
-WEIGHTS = ("config.json", "*.safetensors", "*.index.json")
-
-
-class Source(Protocol):
-    """A model's components by name."""
-
-    def component(self, name: str) -> Path:
-        """The directory of a component; raises `ModelError`."""
-
-    def fingerprint(self, names: tuple[str, ...]) -> str:
-        """Hex digest of the files of some components."""
-
 
 @dataclass(frozen=True)
-class BareTransformer:
-    """A directory that is a transformer and nothing else."""
+class BareTransformer(Directories):
+    """A directory that is a transformer and nothing else; without one, only what FramePack has of other models."""
 
-    directory: Path
+    directory: Path | None
 
     def component(self, name: str) -> Path:
         """The transformer's directory, or another component out of the hub.
@@ -60,11 +53,15 @@ class BareTransformer:
         Raises:
             ModelError: the hub cannot be reached and the component is not cached.
         """
-        if name == "transformer":
+        if name == "transformer" and self.directory is not None:
             return self.directory
         return self._elsewhere(name).component(name)
 
-    def fingerprint(self, names: tuple[str, ...]) -> str:
+    def index(self) -> Mapping[str, Any]:
+        """Nothing is said of the whole."""
+        return {}
+
+    def fingerprint(self, names: Sequence[str]) -> str:
         """Of components that come from the hub: their repositories' commits."""
         return "+".join(dict.fromkeys(self._elsewhere(name).fingerprint((name,)) for name in names))
 
@@ -72,14 +69,35 @@ class BareTransformer:
         return ModelSource(download(REPOS[name], [name]), REPOS[name])
 
 
-def find_framepack(model: ModelSpec, hub_id: str) -> Source:
-    """The files of `model`: a whole pipeline, or a transformer alone; by default what the authors published.
+def find_framepack(model: ModelSpec, spec: ArchitectureSpec) -> Source:
+    """The parts of `model`: its files; a whole pipeline, or a transformer alone; by default what is published.
 
     Raises:
-        ModelError: not there, of another family, or given by flags that are not supported.
+        ModelError: not there, or of another family.
     """
-    refuse_single_files(model)
-    name = model.model or (F1_HUB_ID if model.f1 else hub_id)
+    given = given_files(model, spec)
+    if given and model.model is None:
+        return FileSource(spec.files, given, lambda: published(spec, model.f1, "dit" in {file.flag for file in given}))
+    whole = find_whole(model.model or published_id(spec, model.f1))
+    return FileSource(spec.files, given, lambda: whole) if given else whole
+
+
+def published_id(spec: ArchitectureSpec, f1: bool) -> str:
+    """Where the authors published the transformer."""
+    return F1_HUB_ID if f1 else spec.hub_id
+
+
+def published(spec: ArchitectureSpec, f1: bool, has_transformer: bool) -> Source:
+    """What files leave to be found in the hub."""
+    return BareTransformer(None) if has_transformer else find_whole(published_id(spec, f1))
+
+
+def find_whole(name: str) -> Source:
+    """A whole pipeline or a transformer alone, by its directory or hub id.
+
+    Raises:
+        ModelError: not there, or of another family.
+    """
     path = Path(name).expanduser()
     repo = None if path.is_dir() else name
     if repo is not None and not HUB_ID.fullmatch(repo):

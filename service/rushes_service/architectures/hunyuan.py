@@ -6,8 +6,7 @@ kept in float32 between steps, embedded guidance, and true classifier-free guida
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +24,7 @@ from rushes_service.architectures.conditioning import Conditioning, Conditioning
 from rushes_service.architectures.devices import name_of
 from rushes_service.architectures.hunyuan_names import ORIGINAL_NAMES
 from rushes_service.architectures.hunyuan_text import HunyuanText
-from rushes_service.architectures.sources import ModelSource, download, find_source, loading, quiet_loading_bars
+from rushes_service.architectures.sources import Source, find_source, quiet_loading_bars
 from rushes_service.decode import decode_hunyuan, plan_tiles
 from rushes_service.lora.targets import NameTable, name_table, renamed
 
@@ -57,7 +56,7 @@ class HunyuanVideo(Architecture):
 
     def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, device, dtype)
-        self.source: ModelSource = find_source(model, self.spec.hub_id, self.pipelines, ("vae",))
+        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",))
         # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
         self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._text_files: str | None = None
@@ -88,21 +87,17 @@ class HunyuanVideo(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        directory = self.transformer_directory()
-        check_channels(directory, self.input_channels, self.spec.name)
-        vae = self.source.component("vae")
-        with loading(directory):
-            transformer = HunyuanVideoTransformer3DModel.from_pretrained(directory, torch_dtype=self.dtype)
-        with loading(vae):
-            self.vae = AutoencoderKLHunyuanVideo.from_pretrained(vae, torch_dtype=self.side_dtype)
+        config = self.source.config("transformer", HunyuanVideoTransformer3DModel)
+        check_channels(self.source.place("transformer"), config, self.input_channels, self.spec.name)
+        told = self.untold(config)
+        transformer = self.source.load("transformer", HunyuanVideoTransformer3DModel, self.dtype, **told)
+        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.side_dtype)
         self._transformer = transformer.to(self.device).eval().requires_grad_(False)
         self.vae.to(self.device).eval().requires_grad_(False)
 
-    def transformer_directory(self) -> Path:
-        """Where the transformer is; some models publish it in a repository of its own."""
-        if self.model.model is None and self.spec.transformer_hub_id is not None:
-            return download(self.spec.transformer_hub_id, ("config.json", "*.safetensors", "*.index.json"))
-        return self.source.component("transformer")
+    def untold(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a single file does not tell of a transformer of this family, given what it does."""
+        return {}
 
     @property
     def transformer(self) -> nn.Module:
@@ -217,13 +212,12 @@ def initial_noise(parameters: SampleParameters, device: torch.device, dtype: tor
     )
 
 
-def check_channels(directory: Path, allowed: tuple[int, ...], name: str) -> None:
-    """Raise `ModelError` if the transformer in `directory` takes another number of channels: it is another model."""
-    with loading(directory):
-        found = json.loads((directory / "config.json").read_text()).get("in_channels")
+def check_channels(place: Path, config: Mapping[str, Any], allowed: tuple[int, ...], name: str) -> None:
+    """Raise `ModelError` if the transformer at `place` takes another number of channels: it is another model."""
+    found = config.get("in_channels")
     if found not in allowed:
         wanted = " or ".join(str(count) for count in allowed)
         raise ModelError(
-            f"{directory} takes {found} input channels, {name} {wanted}: text-to-video models have 16, "
+            f"{place} takes {found} input channels, {name} {wanted}: text-to-video models have 16, "
             "SkyReels image-to-video 32, HunyuanVideo image-to-video 16 or 33"
         )

@@ -8,6 +8,7 @@ noise, and spends its first latent frame on the picture: four frames more are sa
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -26,11 +27,11 @@ from rushes_service.architectures.hunyuan import LATENT_CHANNELS, NEGATIVE, Huny
 from rushes_service.architectures.hunyuan_text import TEXT_PARTS, HunyuanText, loaded_part
 from rushes_service.architectures.images import check_images, open_image
 
-CONCAT = "latent_concat"
+CONCAT, TOKEN_REPLACE = "latent_concat", "token_replace"
 CONCAT_FRAMES = 4
 """Frames that a `latent_concat` model makes of its first latent frame, which is the picture."""
 
-INTERLEAVE = {CONCAT: 2, "token_replace": 4}
+INTERLEAVE = {CONCAT: 2, TOKEN_REPLACE: 4}
 """Of the picture's 576 tokens, every so-manieth goes to the transformer beside the prompt's."""
 
 NEGATIVE_INTERLEAVE = 2
@@ -79,6 +80,11 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
                 "as diffusers does: give sizes of its own proportions"
             )
         return tuple(warnings)
+
+    def untold(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        if config["in_channels"] == LATENT_CHANNELS:
+            return {"image_condition_type": TOKEN_REPLACE}
+        return {"image_condition_type": CONCAT}
 
     @property
     def kind(self) -> str:

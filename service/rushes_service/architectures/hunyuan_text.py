@@ -10,13 +10,13 @@ from diffusers import HunyuanVideoPipeline
 from transformers import AutoTokenizer, CLIPTextModel, LlamaModel
 
 from rushes_service.architectures.conditioning import Conditioning
-from rushes_service.architectures.sources import ModelSource, loading, quiet_loading_bars
+from rushes_service.architectures.sources import Source, loading, quiet_loading_bars
 
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 """Components that text embeddings depend on."""
 
 
-def loaded_part(source: ModelSource, name: str, kind: Any, **options: Any) -> Any:
+def loaded_part(source: Source, name: str, kind: Any, **options: Any) -> Any:
     """One component, read by `kind.from_pretrained`.
 
     Raises:
@@ -37,7 +37,7 @@ class HunyuanText:
 
     parts = TEXT_PARTS
 
-    def __init__(self, source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
         self.source = source
         self.device = device
         self.dtype = dtype
@@ -69,7 +69,8 @@ class HunyuanText:
 
     def encoder(self, name: str, kind: Any) -> Any:
         """One encoder on the device."""
-        return loaded_part(self.source, name, kind, torch_dtype=self.dtype).to(self.device).eval()
+        quiet_loading_bars()
+        return self.source.load(name, kind, self.dtype).to(self.device).eval()
 
     def free(self) -> None:
         """Give the encoders' memory back."""

@@ -1,4 +1,8 @@
-"""Where a base model's files are: a diffusers directory, or a hub repository brought into the local cache."""
+"""Where a base model's parts are: in a diffusers directory, in a hub repository, or in single files.
+
+A single file replaces its part of the directory or repository that is named, or else of what the family is published
+as, which is only looked for when a part is needed that no file gives.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,96 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
+import torch
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from rushes.architectures import ARCHITECTURES, ArchitectureSpec, ModelFile
 from rushes.errors import ModelError
 from rushes.jobs import ModelSpec
+from rushes_service.architectures.files.building import build
+from rushes_service.architectures.files.configs import PUBLISHED
+from rushes_service.architectures.files.headers import Header, read_header
+from rushes_service.architectures.files.looks import check_look
+from rushes_service.architectures.files.recipes import plan, recipe_for
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 INDEX = "model_index.json"
-SINGLE_FILES = ("dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "image_encoder")
+WEIGHTS = ("config.json", "*.safetensors", "*.index.json")
+"""Files of a repository that is one part and nothing else."""
+
 PICKLES = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5"]
 
 
+PROCESSORS: Mapping[str, tuple[str, Path]] = {"feature_extractor": ("image_encoder", PUBLISHED / "siglip_processor")}
+"""Parts that are known beforehand when another part is a single file: that part, and what they then are."""
+
+
+class Source(Protocol):
+    """The parts of one base model, by their names in diffusers' layout."""
+
+    def component(self, name: str) -> Path:
+        """The directory of a part; raises `ModelError`."""
+
+    def place(self, name: str) -> Path:
+        """The file or directory of a part, for messages; raises `ModelError`."""
+
+    def index(self) -> Mapping[str, Any]:
+        """What `model_index.json` says of the whole; empty if there is none."""
+
+    def config(self, name: str, kind: Any) -> Mapping[str, Any]:
+        """How a part, of class `kind`, is built; raises `ModelError`."""
+
+    def load(self, name: str, kind: Any, dtype: torch.dtype | None = None, **given: Any) -> Any:
+        """A part on the CPU, in `dtype`; raises `ModelError`.
+
+        Args:
+            kind: its class. Files know less than directories: `given` is what the family knows of its configuration.
+        """
+
+    def fingerprint(self, names: Sequence[str]) -> str:
+        """Hex digest of the content identity of some parts."""
+
+
+class Directories:
+    """What holds for sources whose parts are directories."""
+
+    def component(self, name: str) -> Path:
+        """The directory of a part."""
+        raise NotImplementedError
+
+    def place(self, name: str) -> Path:
+        """The same."""
+        return self.component(name)
+
+    def config(self, name: str, _kind: Any) -> Mapping[str, Any]:
+        """What the `config.json` of a part says.
+
+        Raises:
+            ModelError: there is none, or it cannot be read.
+        """
+        return config_in(self.component(name))
+
+    def load(self, name: str, kind: Any, dtype: torch.dtype | None = None, **_given: Any) -> Any:
+        """A part, read by `kind.from_pretrained`.
+
+        Raises:
+            ModelError: it is not there, or cannot be read.
+        """
+        return loaded(self.component(name), kind, dtype)
+
+
 @dataclass(frozen=True)
-class ModelSource:
+class ModelSource(Directories):
     """A model in diffusers layout. `repo` is its hub id, None for a directory that was named itself."""
 
     directory: Path
@@ -45,6 +118,11 @@ class ModelSource:
             raise ModelError(f"{self.directory} has no {name}/: the model is incomplete")
         return path
 
+    def index(self) -> Mapping[str, Any]:
+        """What `model_index.json` says; raises `ModelError`."""
+        with loading(self.directory / INDEX):
+            return dict(json.loads((self.directory / INDEX).read_text()))
+
     def fingerprint(self, names: Sequence[str]) -> str:
         """Hex digest of the files of some components: by commit for a hub model, else by name, size and time.
 
@@ -54,25 +132,196 @@ class ModelSource:
         if self.repo is not None:
             hasher.update(f"{self.repo}@{self.directory.name}".encode())
             return hasher.hexdigest()
-        for file in sorted(file for name in names for file in (self.directory / name).rglob("*") if file.is_file()):
-            facts = file.stat()
-            entry = [file.relative_to(self.directory).as_posix(), facts.st_size, facts.st_mtime_ns]
-            hasher.update(json.dumps(entry).encode())
+        parts = [directory_fingerprint(self.directory / name, self.directory) for name in names]
+        hasher.update(json.dumps(parts).encode())
         return hasher.hexdigest()
 
 
-def find_source(model: ModelSpec, hub_id: str, pipelines: Collection[str], components: Sequence[str]) -> ModelSource:
-    """The files of `model`, or of `hub_id` if it names none.
+@dataclass(frozen=True)
+class Published(Directories):
+    """A model as its family publishes it; `transformer` is a repository of its own, if it is not with the rest."""
+
+    rest: ModelSource
+    transformer: str | None
+
+    def component(self, name: str) -> Path:
+        """The directory of a part; raises as `ModelSource.component`."""
+        if name == "transformer" and self.transformer is not None:
+            return download(self.transformer, WEIGHTS)
+        return self.rest.component(name)
+
+    def index(self) -> Mapping[str, Any]:
+        """What `model_index.json` says; raises `ModelError`."""
+        return self.rest.index()
+
+    def fingerprint(self, names: Sequence[str]) -> str:
+        """Hex digest of the repository's commit."""
+        return self.rest.fingerprint(names)
+
+
+class FileSource:
+    """A model of which some parts are given by flags of their own: single files, or directories of one part.
+
+    Args:
+        files: what files the family takes.
+        given: those that are given, and where they are.
+        rest: finds where the other parts are; asked when one is needed.
+
+    Raises:
+        ModelError: a file is not there, or holds something else than its flag is for.
+    """
+
+    def __init__(self, files: Sequence[ModelFile], given: Mapping[ModelFile, Path], rest: Callable[[], Source]) -> None:
+        self._flags = {file.component: file.flag for file in files}
+        self._given = {file.component: (file, path) for file, path in given.items()}
+        self._find_rest = rest
+        self._headers = {file.component: checked_header(file, path) for file, path in given.items() if path.is_file()}
+        for file, path in given.items():
+            if not path.exists() or (not path.is_dir() and not file.looks):
+                raise ModelError(f"--{file.flag} {path}: there is no such {'file' if file.looks else 'directory'}")
+
+    @cached_property
+    def _rest(self) -> Source:
+        return self._find_rest()
+
+    def component(self, name: str) -> Path:
+        """The directory of a part: named by its own flag, beside its encoder, or of the rest of the model.
+
+        Raises:
+            ModelError: it is nowhere.
+        """
+        if name in self._given:
+            file, path = self._given[name]
+            if path.is_file():
+                raise ModelError(f"--{file.flag} {path} is a file, where a directory is needed")
+            return path / name if (path / name).is_dir() else path
+        if name.startswith("tokenizer") and (beside := self._tokenizer_beside(name)):
+            return beside
+        encoder, known = PROCESSORS.get(name, ("", PUBLISHED))
+        return known if encoder in self._headers else self._elsewhere(name, lambda: self._rest.component(name))
+
+    def index(self) -> Mapping[str, Any]:
+        """What the rest of the model says of the whole; nothing if there is no rest."""
+        try:
+            return self._rest.index()
+        except ModelError:
+            return {}
+
+    def place(self, name: str) -> Path:
+        """The file or directory of a part; raises as `component`."""
+        return self._headers[name].path if name in self._headers else self.component(name)
+
+    def config(self, name: str, kind: Any) -> Mapping[str, Any]:
+        """How a part is built, told from the shapes in its file.
+
+        Raises:
+            ModelError: it is nowhere, or of no known size.
+        """
+        if name in self._headers:
+            return plan(self._headers[name], recipe_for(kind)).config
+        if name in self._given:
+            return config_in(self.component(name))
+        return self._elsewhere(name, lambda: self._rest.config(name, kind))
+
+    def load(self, name: str, kind: Any, dtype: torch.dtype | None = None, **given: Any) -> Any:
+        """A part, made from its file.
+
+        Raises:
+            ModelError: it is nowhere, incomplete, or of another model.
+        """
+        if name in self._headers:
+            with loading(self._headers[name].path):
+                return build(self._headers[name], kind, dtype, given)
+        if name in self._given:
+            return loaded(self.component(name), kind, dtype)
+        return self._elsewhere(name, lambda: self._rest.load(name, kind, dtype, **given))
+
+    def fingerprint(self, names: Sequence[str]) -> str:
+        """Hex digest of the content identity of some parts: for a file its path, size, time and header."""
+        found = []
+        for name in names:
+            if name in self._headers:
+                found.append(self._headers[name].fingerprint)
+            elif name in self._given:
+                found.append(directory_fingerprint(self.component(name)))
+            elif name in PROCESSORS and PROCESSORS[name][0] in self._headers:
+                found.append(name)
+            else:
+                found.append(self._rest_fingerprint(name))
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+    def _rest_fingerprint(self, name: str) -> str:
+        """Content identity of a part that no file gives, without raising: it may never be needed."""
+        try:
+            return self._rest.fingerprint((name,))
+        except ModelError:
+            return "not here"
+
+    def _tokenizer_beside(self, name: str) -> Path | None:
+        """The directory that an encoder's flag names, if its tokenizer lies there, too."""
+        file, path = self._given.get(name.replace("tokenizer", "text_encoder"), (None, Path()))
+        return path if file and (path / "tokenizer_config.json").is_file() else None
+
+    def _elsewhere(self, name: str, ask: Callable[[], Any]) -> Any:
+        """A part of the rest of the model; if it is nowhere, the error says which flag gives it."""
+        try:
+            return ask()
+        except ModelError as error:
+            if name not in self._flags:
+                raise
+            kind = "directory" if name.startswith("tokenizer") else "file"
+            raise ModelError(f"no {name}: give its {kind} with --{self._flags[name]}, or fix this: {error}") from error
+
+
+def checked_header(file: ModelFile, path: Path) -> Header:
+    """The header of a file that a flag names, once it is known to hold what the flag is for."""
+    header = read_header(path)
+    check_look(header, file.looks, f"--{file.flag}")
+    return header
+
+
+def given_files(model: ModelSpec, spec: ArchitectureSpec) -> dict[ModelFile, Path]:
+    """The parts of `model` that have flags of their own.
+
+    Raises:
+        ModelError: a flag is given that is for another family.
+    """
+    known = {file.flag for file in spec.files}
+    flags = {file.flag for other in ARCHITECTURES.values() for file in other.files}
+    if foreign := sorted(flag for flag in flags - known if getattr(model, flag) is not None):
+        takes = ", ".join(f"--{file.flag}" for file in spec.files)
+        raise ModelError(f"--{foreign[0]} is for another family: {spec.name} takes {takes}")
+    return {file: Path(path).expanduser() for file in spec.files if (path := getattr(model, file.flag)) is not None}
+
+
+def find_source(
+    model: ModelSpec, spec: ArchitectureSpec, pipelines: Collection[str], components: Sequence[str]
+) -> Source:
+    """The parts of `model`: its files, and for the rest its directory or repository, by default what is published.
 
     Args:
         pipelines: classes that `model_index.json` may name.
         components: what to bring from the hub at once; the rest comes when it is needed.
 
     Raises:
-        ModelError: not there, of another family, or given by flags that are not supported.
+        ModelError: not there, or of another family.
     """
-    refuse_single_files(model)
-    name = model.model or hub_id
+
+    given = given_files(model, spec)
+    if model.model is None:
+
+        def published() -> Source:
+            return Published(
+                find_directory(spec.hub_id, pipelines, () if given else components), spec.transformer_hub_id
+            )
+
+        return FileSource(spec.files, given, published) if given else published()
+    named = find_directory(model.model, pipelines, () if given else components)
+    return FileSource(spec.files, given, lambda: named) if given else named
+
+
+def find_directory(name: str, pipelines: Collection[str], components: Sequence[str]) -> ModelSource:
+    """The diffusers directory or hub repository called `name`; arguments and errors as of `find_source`."""
     path = Path(name).expanduser()
     if path.is_dir():
         source = ModelSource(path, None)
@@ -84,12 +333,34 @@ def find_source(model: ModelSpec, hub_id: str, pipelines: Collection[str], compo
     return source
 
 
-def refuse_single_files(model: ModelSpec) -> None:
-    """Raise `ModelError` for weights given as single files."""
-    given = [flag for flag in SINGLE_FILES if getattr(model, flag) is not None]
-    if given:
-        flags = ", ".join(f"--{flag}" for flag in given)
-        raise ModelError(f"{flags}: single files are not supported yet; give a diffusers directory with --rushes_model")
+def directory_fingerprint(directory: Path, root: Path | None = None) -> list[Any]:
+    """Content identity of a directory: name (below `root`), size and modification time of its files."""
+    files = sorted(file for file in directory.rglob("*") if file.is_file())
+    facts = [(file, file.stat()) for file in files]
+    return [
+        [
+            file.relative_to(root or Path("/")).as_posix() if root else str(file.resolve()),
+            fact.st_size,
+            fact.st_mtime_ns,
+        ]
+        for file, fact in facts
+    ]
+
+
+def config_in(directory: Path) -> Mapping[str, Any]:
+    """What the `config.json` of a part says.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    with loading(directory):
+        return dict(json.loads((directory / "config.json").read_text()))
+
+
+def loaded(directory: Path, kind: Any, dtype: torch.dtype | None) -> Any:
+    """A part, read by `kind.from_pretrained`; raises `ModelError`."""
+    with loading(directory):
+        return kind.from_pretrained(directory, torch_dtype=dtype)
 
 
 def download(repo: str, parts: Sequence[str]) -> Path:

@@ -14,7 +14,7 @@ from diffusers import FluxKontextPipeline
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from rushes_service.architectures.conditioning import Conditioning
-from rushes_service.architectures.sources import ModelSource, loading, quiet_loading_bars
+from rushes_service.architectures.sources import Source, loading, quiet_loading_bars
 
 COMPONENTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 T5_TOKENS = 512
@@ -23,7 +23,7 @@ T5_TOKENS = 512
 class TextEncoders:
     """CLIP and T5, loaded at their first use."""
 
-    def __init__(self, source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
         self._source = source
         self._device = device
         self._dtype = dtype
@@ -45,12 +45,12 @@ class TextEncoders:
         quiet_loading_bars()
         parts: dict[str, Any] = {}
         for name, kind in zip(COMPONENTS, (AutoTokenizer, CLIPTextModel, AutoTokenizer, T5EncoderModel), strict=True):
-            path = self._source.component(name)
-            with loading(path):
-                if kind is AutoTokenizer:
+            if kind is AutoTokenizer:
+                path = self._source.component(name)
+                with loading(path):
                     parts[name] = kind.from_pretrained(path)
-                else:
-                    parts[name] = kind.from_pretrained(path, torch_dtype=self._dtype).to(self._device).eval()
+            else:
+                parts[name] = self._source.load(name, kind, self._dtype).to(self._device).eval()
         return FluxKontextPipeline(**parts, vae=None, scheduler=None, transformer=None)
 
     def free(self) -> None:

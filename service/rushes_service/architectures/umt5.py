@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-from pathlib import Path
 
 import torch
 from diffusers import WanPipeline
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from rushes_service.architectures.conditioning import Conditioning
-from rushes_service.architectures.sources import ModelSource, loading, quiet_loading_bars
+from rushes_service.architectures.sources import Source, loading, quiet_loading_bars
 
 TEXT_TOKENS = 512
 """Wan's attention takes this many text tokens for granted, whatever the prompt's length."""
@@ -19,7 +18,7 @@ TEXT_TOKENS = 512
 class TextEncoder:
     """UMT5, loaded at its first use. Encodes through `WanPipeline`, which pads with zeros to 512 tokens."""
 
-    def __init__(self, source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
         self._source = source
         self._device = device
         self._dtype = dtype
@@ -33,18 +32,18 @@ class TextEncoder:
             ModelError: the model has no text encoder or tokenizer, or they cannot be loaded.
         """
         if self._pipe is None:
-            self._pipe = self._load(self._source.component("tokenizer"), self._source.component("text_encoder"))
+            self._pipe = self._load()
         embeds, _ = self._pipe.encode_prompt(
             text, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS, device=self._device
         )
         return {"embeds": embeds}
 
-    def _load(self, tokenizer: Path, encoder: Path) -> WanPipeline:
+    def _load(self) -> WanPipeline:
         quiet_loading_bars()
+        tokenizer = self._source.component("tokenizer")
         with loading(tokenizer):
             words = AutoTokenizer.from_pretrained(tokenizer)
-        with loading(encoder):
-            model = UMT5EncoderModel.from_pretrained(encoder, torch_dtype=self._dtype).to(self._device).eval()
+        model = self._source.load("text_encoder", UMT5EncoderModel, self._dtype).to(self._device).eval()
         return WanPipeline(tokenizer=words, text_encoder=model, vae=None, scheduler=None, transformer=None)
 
     def free(self) -> None:

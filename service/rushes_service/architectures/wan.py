@@ -7,10 +7,8 @@ generator's second draw.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +23,7 @@ from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of
-from rushes_service.architectures.sources import ModelSource, find_source, loading, quiet_loading_bars
+from rushes_service.architectures.sources import Source, find_source, quiet_loading_bars
 from rushes_service.architectures.umt5 import TextEncoder
 from rushes_service.architectures.wan_inputs import conditioned, unscaled
 from rushes_service.architectures.wan_names import wan_names
@@ -79,7 +77,7 @@ class Wan(Architecture):
 
     def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, device, dtype)
-        self.source: ModelSource = find_source(model, self.spec.hub_id, self.pipelines, ("vae",))
+        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",))
         self._text_files: str | None = None
         self._pipe: Any = None
 
@@ -102,35 +100,30 @@ class Wan(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        transformer = self.load_transformer(self.source.component("transformer"))
-        self._pipe = self.pipeline(transformer=transformer)
+        self._pipe = self.pipeline(transformer=self.load_transformer("transformer"))
 
-    def load_transformer(self, path: Path) -> WanTransformer3DModel:
-        """A transformer of this family from its directory, on the device."""
-        with loading(path):
-            config = json.loads((path / "config.json").read_text())
-        self.check_config(path, config)
-        with loading(path):
-            model = WanTransformer3DModel.from_pretrained(path, torch_dtype=self.dtype)
+    def load_transformer(self, name: str) -> WanTransformer3DModel:
+        """A transformer of this family, on the device; `name` is the component's."""
+        self.check_config(name, self.source.config(name, WanTransformer3DModel))
+        model = self.source.load(name, WanTransformer3DModel, self.dtype)
         return model.to(self.device).eval().requires_grad_(False)
 
-    def check_config(self, transformer: Path, config: Mapping[str, Any]) -> None:
-        """Raise `ModelError` unless a transformer of this configuration is of this family.
+    def check_config(self, name: str, config: Mapping[str, Any]) -> None:
+        """Raise `ModelError` unless the transformer called `name`, of this configuration, is of this family.
 
         Wan's families differ in little else, and weights of the wrong one fail late and obscurely.
         """
         found = config.get("in_channels", LATENT_CHANNELS)
         if found != self.in_channels:
+            kind = KINDS.get(found, "an unknown kind of Wan")
             raise ModelError(
-                f"{transformer} takes {found} channels ({KINDS.get(found, 'an unknown kind of Wan')}), but this "
-                f"architecture needs {self.in_channels} ({KINDS[self.in_channels]})"
+                f"{self.source.place(name)} takes {found} channels ({kind}), but this architecture needs "
+                f"{self.in_channels} ({KINDS[self.in_channels]})"
             )
 
     def pipeline(self, **parts: Any) -> WanPipeline:
         """The pipeline around loaded transformers, without text encoder."""
-        path = self.source.component("vae")
-        with loading(path):
-            vae = AutoencoderKLWan.from_pretrained(path, torch_dtype=self.vae_dtype)
+        vae = self.source.load("vae", AutoencoderKLWan, self.vae_dtype)
         vae = vae.to(self.device).eval().requires_grad_(False)
         pipe = ReferencePipeline(tokenizer=None, text_encoder=None, vae=vae, scheduler=WanScheduler(), **parts)
         pipe.set_progress_bar_config(disable=True)

@@ -7,7 +7,6 @@ diffusers' `WanPipeline` changes from one to the other at the boundary that the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from torch import nn
 from rushes.architectures import WAN22_T2V_A14B, ArchitectureSpec
 from rushes.jobs import VaeOptions
 from rushes.parameters import SampleParameters
-from rushes_service.architectures.sources import INDEX, loading, quiet_loading_bars
+from rushes_service.architectures.sources import quiet_loading_bars
 from rushes_service.architectures.wan import LATENT_CHANNELS, Wan
 from rushes_service.architectures.wan_names import wan_names
 from rushes_service.lora.targets import LoraTarget, NameTable
@@ -39,18 +38,14 @@ class WanTwoExperts(Wan):
     def load(self) -> None:
         quiet_loading_bars()
         wanted = (HIGH, LOW) if self.model.experts == BOTH else (self.model.experts,)
-        self._experts = nn.ModuleDict(
-            {expert: self.load_transformer(self.source.component(COMPONENTS[expert])) for expert in wanted}
-        )
+        self._experts = nn.ModuleDict({expert: self.load_transformer(COMPONENTS[expert]) for expert in wanted})
         first, *second = self._experts.values()
         more = {"transformer_2": second[0], "boundary_ratio": self.boundary()} if second else {}
         self._pipe = self.pipeline(transformer=first, **more)
 
     def boundary(self) -> float:
         """Part of the noise schedule, from its end with much noise, at which the experts change."""
-        index = self.source.directory / INDEX
-        with loading(index):
-            return float(json.loads(index.read_text()).get("boundary_ratio") or BOUNDARY)
+        return float(self.source.index().get("boundary_ratio") or BOUNDARY)
 
     @property
     def transformer(self) -> nn.Module:
