@@ -61,7 +61,8 @@ def test_clips_of_a_row_show_the_same_frame(painted: Visit) -> None:
     apart = """() => {
         const videos = [...document.querySelectorAll('.cell video')];
         const times = videos.map((video) => video.currentTime);
-        return videos.every((video) => video.paused && !video.seeking) && Math.max(...times) - Math.min(...times) < 1 / 24;
+        const still = videos.every((video) => video.paused && !video.seeking);
+        return still && Math.max(...times) - Math.min(...times) < 1 / 24;
     }"""
 
     painted.page.wait_for_function(apart)

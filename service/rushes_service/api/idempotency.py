@@ -27,6 +27,7 @@ PENDING = "pending"
 IdempotencyKey = Annotated[
     str | None,
     Header(
+        alias="Idempotency-Key",
         max_length=200,
         pattern=r"^[\x21-\x7e]+$",
         description="A text of your own. The same request under the same key within a day is carried out once.",

@@ -145,6 +145,9 @@ async def http_error(request: Request, error: Exception) -> JSONResponse:
     detail: str = getattr(error, "detail", "")
     if detail == HTTPStatus(status).phrase:
         detail = f"{request.method} {request.url.path}: {detail.lower()}; /openapi.json lists what there is"
+    if status == 400 and request.method not in ("GET", "HEAD"):
+        # The framework's answer to bytes that are no text; what is wrong with a body is 422 everywhere else.
+        return problem(422, "validation", "the body is not JSON: it must be UTF-8 text", field="body")
     code = HTTPStatus(status).name.lower()
     return problem(status, code, detail, headers=getattr(error, "headers", None))
 
