@@ -1,4 +1,8 @@
-"""The worker's loop: reserve a sample, make it, end it. A sample that fails is not a worker that fails."""
+"""The worker's loop: reserve a sample, make it, end it. A sample that fails is not a worker that fails.
+
+A sample is denoised in this thread, then decoded and written in another one while the next is reserved and denoised.
+There are never more than these two, each with a lease of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +13,16 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from rushes.errors import (
-    LeaseLost,
-    OutputError,
-    QueueUnavailable,
-    RushesError,
-    SampleCancelled,
-    SampleHandedBack,
-    WireError,
-    WorkerUnfit,
-)
+from rushes.errors import LeaseLost, QueueUnavailable, WireError
 from rushes.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
-from rushes_service.worker.lease import Lease, Progress, Shutdown
+from rushes_service.worker.attempt import Attempt, Means, Outcome
+from rushes_service.worker.background import Background
+from rushes_service.worker.lease import Shutdown
 from rushes_service.worker.paths import PathMap
-from rushes_service.worker.sample import SAME_PATHS, Sampler, make_sample
+from rushes_service.worker.sample import SAME_PATHS, Sampler
 
 logger = logging.getLogger("rushes.worker")
 
@@ -40,15 +36,6 @@ LAST_PAUSE_S = 10.0
 def worker_name(device: str) -> str:
     """A name that no other worker has: host, device, process, and four random digits."""
     return f"{socket.gethostname()}-{device.replace(':', '')}-{os.getpid()}-{secrets.token_hex(2)}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a try ended, and what is to be told to the queue about it."""
-
-    told: Callable[[], None]
-    said: str
-    level: int = logging.INFO
 
 
 class Worker:
@@ -77,6 +64,7 @@ class Worker:
         self.until_empty = until_empty
         self.paths = paths
         self.shutdown = Shutdown(settings.grace_s)
+        self._background = Background()
         self._announced = 0.0
         self._order: str | None = None
         self._label = ""
@@ -93,27 +81,46 @@ class Worker:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: self.shutdown.ask())
         logger.info("ready on %s", self.engine.device)
+        try:
+            self._work()
+        finally:
+            self._background.wait()
+        self._persist(self.queue.leave, "leaving")
+
+    def _work(self) -> None:
+        """Make one sample after the other."""
         while not self.shutdown.asked.is_set():
             try:
-                if not self._turn() and self.until_empty and not self.queue.retries_waiting():
-                    break
+                if not self._turn() and self._nothing_left():
+                    return
                 self._pause_s = FIRST_PAUSE_S
             except QueueUnavailable as error:
                 logger.warning("%s; trying again in %.1f s", error, self._pause_s)
                 self.shutdown.asked.wait(self._pause_s)
                 self._pause_s = min(self._pause_s * 2, LAST_PAUSE_S)
-        self._persist(self.queue.leave, "leaving")
+
+    def _nothing_left(self) -> bool:
+        """True if this worker is to end, as there is nothing more to do."""
+        if not self.until_empty:
+            return False
+        # A sample that is being finished may yet be tried again.
+        self._background.wait()
+        return not self.queue.retries_waiting()
 
     def _turn(self) -> bool:
         """Make one sample, or wait a moment for one; False when there was none."""
-        self._announce("paused" if self._order == "pause" else "idle")
+        self._background.check()
+        if not self._background.busy:
+            self._announce("paused" if self._order == "pause" else "idle")
         if self._order is not None:
             self.shutdown.asked.wait(IDLE_WAIT_S)
             return False
         held = self.queue.reserve(self._warm_model(), wait_s=IDLE_WAIT_S)
         if held is None:
             return False
-        self._persist(self._serve(held), f"the end of sample {held.id}")
+        job = self._job_of(held)
+        if job is not None:
+            self._serve(held, job)
         return True
 
     def _warm_model(self) -> str | None:
@@ -121,80 +128,56 @@ class Worker:
         loaded = self.engine.warm_model
         return self._lane_models.get(loaded, loaded) if loaded else None
 
-    def _serve(self, held: Reservation) -> Callable[[], None]:
-        """Try one sample; returns what is to be told to the queue."""
+    def _job_of(self, held: Reservation) -> SampleJob | None:
+        """What is to be made; None, with the queue told, if nothing is."""
+        job, told = self._read(held)
+        if told is None:
+            return job
+        self._persist(told, f"the end of sample {held.id}")
+        return None
+
+    def _read(self, held: Reservation) -> tuple[SampleJob | None, Callable[[], None] | None]:
+        """The job of a reservation, and what is to be told to the queue if it is not to be tried."""
         if held.deliveries > self.settings.max_deliveries:
             logger.error("sample %s is set aside: %d workers did not survive it", held.id, held.deliveries - 1)
             reason = f"{held.deliveries - 1} workers did not survive this sample; `rushes jobs retry` tries it again"
-            return lambda: self.queue.bury(held, reason)
+            return None, lambda: self.queue.bury(held, reason)
         try:
             job = held.job()
         except WireError as error:
             logger.error("sample %s is set aside: %s", held.id, error)
             unreadable = str(error)
-            return lambda: self.queue.bury(held, unreadable)
-        if held.superseded_by is not None:
-            logger.info("step %d, prompt %d: superseded by step %d", job.step, job.prompt_index, held.superseded_by)
-            return lambda: self.queue.finish(held, JobState.SUPERSEDED, superseded(job, held.superseded_by))
+            return None, lambda: self.queue.bury(held, unreadable)
+        newer = held.superseded_by
+        if newer is not None:
+            logger.info("step %d, prompt %d: superseded by step %d", job.step, job.prompt_index, newer)
+            return None, lambda: self.queue.finish(held, JobState.SUPERSEDED, superseded(job, newer))
+        return job, None
+
+    def _serve(self, held: Reservation, job: SampleJob) -> None:
+        """Try one sample. Its second half goes on in the background, if that may be."""
         logger.info("step %d, prompt %d: %s", job.step, job.prompt_index, job.prompt.prompt[:60])
-        outcome = self._try(held, job)
-        logger.log(outcome.level, "step %d, prompt %d: %s", job.step, job.prompt_index, outcome.said)
-        return outcome.told
-
-    def _try(self, held: Reservation, job: SampleJob) -> Outcome:
-        began = time.monotonic()
         self._label = job.model.label
-        self._lane_models[self.paths.job_here(job).model.fingerprint] = job.model.fingerprint
-        lease = Lease(
-            self.queue,
-            held,
-            job.run,
-            heartbeat_s=self.settings.heartbeat_s,
-            shutdown=self.shutdown,
-            beat=lambda progress: self._announce("sampling", sampling_info(job, progress, began)),
-        )
-        try:
-            if held.cancelling:
-                raise SampleCancelled("cancelled while it was running")
-            if self.shutdown.asked.is_set():  # it came while this worker was already on its way out
-                raise SampleHandedBack("the worker is shutting down")
-            with lease:
-                result = make_sample(self.engine, job, lease, self.queue.worker, self.paths)
-            return Outcome(
-                lambda: self.queue.finish(held, JobState.DONE, result), f"{result.path} ({result.seconds:.1f} s)"
-            )
-        except LeaseLost as error:
-            return Outcome(lambda: None, f"discarded: {error}", logging.WARNING)
-        except SampleHandedBack as error:
-            return Outcome(lambda: self.queue.hand_back(held, job.run), f"handed back: {error}")
-        except SampleCancelled as error:
-            return self._ended(held, job, JobState.CANCELLED, error, began)
-        except (WorkerUnfit, QueueUnavailable):
-            raise
-        except OSError as error:
-            return self._failed(held, job, OutputError(f"the result could not be written: {error}"), began)
-        except RushesError as error:
-            return self._failed(held, job, error, began)
-        except Exception as error:
-            logger.exception("sample %s failed in a way that Rushes did not foresee", held.id)
-            return self._failed(held, job, error, began)
+        here = self.paths.job_here(job).model.fingerprint
+        self._lane_models[here] = job.model.fingerprint
+        if here != self.engine.warm_model:
+            self._background.wait()  # two base models at once are too many
+        means = Means(self.queue, self.engine, self.settings, self.paths, self.shutdown)
+        attempt = Attempt(means, held, job, lambda info: self._announce("sampling", info))
+        ended = attempt.denoise()
+        if ended is not None:
+            self._end(attempt, ended)
+        elif self.settings.overlap and self.engine.overlaps:
+            self._background.start(lambda: self._end(attempt, attempt.finish()))
+        else:
+            self._background.wait()
+            self._end(attempt, attempt.finish())
 
-    def _failed(self, held: Reservation, job: SampleJob, error: Exception, began: float) -> Outcome:
-        """Another attempt if it can help and one is left, else the end of the sample."""
-        if not getattr(error, "retryable", False) or held.attempt + 1 >= self.settings.max_attempts:
-            return self._ended(held, job, JobState.FAILED, error, began)
-        delay_s = self.settings.retry_delay_s * 2**held.attempt
-        return Outcome(
-            lambda: self.queue.retry_later(held, job.run, described(error), delay_s),
-            f"{error}; trying again in {delay_s:g} s",
-            logging.WARNING,
-        )
-
-    def _ended(self, held: Reservation, job: SampleJob, state: JobState, error: Exception, began: float) -> Outcome:
-        seconds = round(time.monotonic() - began, 3)
-        result = SampleResult.of(job, state, error=described(error), worker=self.queue.worker, seconds=seconds)
-        level = logging.INFO if state is JobState.CANCELLED else logging.ERROR
-        return Outcome(lambda: self.queue.finish(held, state, result), f"{state.value}: {error}", level)
+    def _end(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Say and tell how a sample ended."""
+        job = attempt.job
+        logger.log(outcome.level, "step %d, prompt %d: %s", job.step, job.prompt_index, outcome.said)
+        self._persist(outcome.told, f"the end of sample {job.id}")
 
     def _persist(self, tell: Callable[[], None], what: str) -> None:
         """Tell the queue, however long it is away: the work is done and must not be done again."""
@@ -225,27 +208,7 @@ class Worker:
             self.shutdown.drain()
 
 
-def sampling_info(job: SampleJob, progress: Progress, began: float) -> dict[str, str]:
-    """What a worker says about the sample it makes; `began` is by the monotonic clock."""
-    return {
-        "sample": job.id,
-        "run": job.run,
-        "stage": progress.stage,
-        "step": str(progress.step),
-        "total": str(progress.total),
-        "rate": f"{progress.rate:.2f}" if progress.stage == "denoise" else "",
-        "busy_s": f"{time.monotonic() - began:.0f}",
-    }
-
-
 def superseded(job: SampleJob, newer_step: int) -> SampleResult:
     """The result of a sample that is not made because a newer checkpoint waits."""
     error = JobError(code="superseded", message=f"step {newer_step} was submitted before this one was sampled")
     return SampleResult.of(job, JobState.SUPERSEDED, error=error)
-
-
-def described(error: Exception) -> JobError:
-    """An error for the record: code, message, and whether another try could help."""
-    if isinstance(error, RushesError):
-        return JobError(code=error.code, message=str(error), retryable=error.retryable)
-    return JobError(code="internal", message=f"{type(error).__name__}: {error}")

@@ -55,6 +55,7 @@ class Rehearsal:
         self.device = "rehearsal"
         self.warm_model: str | None = None
         self.memory_bytes = 0
+        self.overlaps = True
         self._step_s = step_s
         self._load_s = load_s
 

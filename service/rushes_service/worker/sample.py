@@ -54,6 +54,11 @@ class Sampler(Protocol):
         ...
 
     @property
+    def overlaps(self) -> bool:
+        """True if one sample may be decoded while the next one is denoised."""
+        ...
+
+    @property
     def memory_bytes(self) -> int:
         """Memory it holds on its device."""
         ...
@@ -63,22 +68,20 @@ class Sampler(Protocol):
         ...
 
 
-def make_sample(
-    engine: Sampler, job: SampleJob, lease: Lease, worker: str, paths: PathMap = SAME_PATHS
-) -> SampleResult:
-    """Make the media file of `job` and its receipt; both are told in the submitter's paths.
+def write_sample(take: Take, job: SampleJob, lease: Lease, worker: str, paths: PathMap, began: float) -> SampleResult:
+    """Decode `take` and write the media file of `job` and its receipt; both are told in the submitter's paths.
+
+    Args:
+        began: when the sample was begun, by the monotonic clock.
 
     Raises:
-        InputError, SampleError: it cannot be made.
+        SampleError: it cannot be made.
         SampleStopped: somebody ended it.
         WorkerUnfit: the process must not go on.
     """
-    began = time.monotonic()
-    here = paths.job_here(job)
-    take = engine.denoise(here, lease)
     written = write_media(
         take.frames(),
-        sample_path(here, take.parameters),
+        sample_path(paths.job_here(job), take.parameters),
         job_id=job.id,
         frame_count=take.parameters.frame_count,
         fps=take.parameters.fps,

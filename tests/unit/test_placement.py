@@ -1,0 +1,85 @@
+"""Where a model's parts lie and how they are stored, on the CPU; what only a GPU can show is marked so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine_support import Recorder, make_job, write_lora
+from rushes.errors import SampleCancelled
+from rushes.jobs import SampleJob
+from rushes_service.demo.tiny_model import build_tiny_wan
+from rushes_service.engine import Engine
+from rushes_service.memory.room import GIB
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_wan(tmp_path_factory.mktemp("model") / "wan")
+
+
+def frames(engine: Engine, job: SampleJob) -> np.ndarray:
+    """All frames of a job, [F, H, W, 3]."""
+    return np.stack(list(engine.denoise(job, Recorder()).frames()))
+
+
+def in_fp8(job: SampleJob) -> SampleJob:
+    return job.model_copy(update={"model": job.model.model_copy(update={"fp8_base": True})})
+
+
+def test_an_offloaded_model_makes_the_same_pictures(model, tmp_path):
+    lora = write_lora(tmp_path / "a.safetensors", alpha=8.0)
+    plain, offloaded = Engine("cpu", tmp_path / "cache"), Engine("cpu", tmp_path / "cache", offload=True)
+    for job in (make_job(model, lora), make_job(model), make_job(model, lora, lora_multiplier=0.5)):
+        assert np.array_equal(frames(offloaded, job), frames(plain, job))
+    assert not offloaded.overlaps
+
+
+def test_weights_in_fp8_take_less_and_change_the_picture_a_little(model, tmp_path):
+    engine = Engine("cpu", tmp_path / "cache")
+    wanted = frames(engine, make_job(model)).astype(int)
+    take = engine.denoise(in_fp8(make_job(model)), Recorder())
+    difference = np.abs(np.stack(list(take.frames())).astype(int) - wanted).mean()
+    assert 0 < difference < 10
+    assert take.facts()["stored_as"] == "float8_e4m3fn"
+    stored = {parameter.dtype for parameter in engine._warm.base.transformer.parameters()}
+    assert torch.float8_e4m3fn in stored
+
+
+def test_a_lora_acts_on_weights_in_fp8_and_can_be_taken_off_again(model, tmp_path):
+    lora = write_lora(tmp_path / "a.safetensors", alpha=8.0)
+    engine = Engine("cpu", tmp_path / "cache")
+    base = frames(engine, in_fp8(make_job(model)))
+    take = engine.denoise(in_fp8(make_job(model, lora)), Recorder())
+    assert "float8" in take.facts()["lora"]["merge"]
+    changed = np.stack(list(take.frames()))
+    exact = frames(engine, make_job(model, lora)).astype(int)
+    assert np.abs(changed.astype(int) - base).mean() > 1
+    assert np.abs(changed.astype(int) - exact).mean() < np.abs(base.astype(int) - exact).mean()
+    assert np.array_equal(frames(engine, in_fp8(make_job(model))), base)
+
+
+def test_a_sample_waits_for_room_on_a_shared_device(model, tmp_path):
+    free = iter([1 * GIB, 2 * GIB, 3 * GIB])
+    engine = Engine("cpu", tmp_path / "cache", min_free_gib=2.5, measure=lambda _device: next(free))
+    watch = Recorder()
+    engine.denoise(make_job(model), watch)
+    assert watch.stages[:3] == ["wait", "wait", "load"]
+
+
+def test_a_sample_that_waits_for_room_can_be_cancelled(model, tmp_path):
+    engine = Engine("cpu", tmp_path / "cache", min_free_gib=2.5, measure=lambda _device: 0)
+    with pytest.raises(SampleCancelled):
+        engine.denoise(make_job(model), Recorder(stop_at="wait", stop=SampleCancelled("cancelled")))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_offloaded_transformer_lies_in_host_memory_between_steps(model, tmp_path):
+    engine = Engine("cuda:0", tmp_path / "cache", offload=True)
+    assert frames(engine, make_job(model)).shape[0] == 5
+    assert {part.device.type for part in engine._warm.base.transformer.parameters()} == {"cpu"}
+    assert engine._warm.base.vae.device.type == "cpu"

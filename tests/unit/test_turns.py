@@ -1,0 +1,93 @@
+"""Two threads on one engine: what may go on at once, and what waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine_support import Recorder, make_job
+from rushes_service.demo.tiny_model import build_tiny_wan
+from rushes_service.engine import Engine
+from rushes_service.memory.turns import Turns
+from rushes_service.worker.background import Background
+from support import wait_until
+
+
+class Gate:
+    """Work that begins, and ends when it is let through."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        self.open.wait(30)
+
+
+def test_nothing_begins_in_the_background_before_the_last_has_ended():
+    background, first, order = Background(), Gate(), list[str]()
+    background.start(first)
+    starting = in_thread(lambda: background.start(lambda: order.append("second")))
+    wait_until(first.begun.is_set, 10, "the first work")
+    assert background.busy
+    order.append("first ends")
+    first.open.set()
+    starting.join(10)
+    background.wait()
+    assert order == ["first ends", "second"]
+
+
+def test_what_background_work_raises_is_raised_where_it_is_waited_for():
+    background = Background()
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    background.start(fail)
+    with pytest.raises(ValueError, match="broken"):
+        background.wait()
+    background.wait()
+    assert not background.busy
+
+
+def test_waiting_for_decoding_means_that_of_other_threads():
+    turns, gate = Turns(), Gate()
+
+    def decode() -> None:
+        with turns.decoding():
+            gate()
+
+    decoding = in_thread(decode)
+    wait_until(gate.begun.is_set, 10, "the decode")
+    waiting = in_thread(turns.wait_for_decoding)
+    assert waiting.is_alive()
+    gate.open.set()
+    for thread in (decoding, waiting):
+        thread.join(10)
+        assert not thread.is_alive()
+    with turns.decoding():
+        turns.wait_for_decoding()
+
+
+def test_frames_are_the_same_when_the_next_sample_is_denoised_meanwhile(tmp_path: Path):
+    model, engine = build_tiny_wan(tmp_path / "wan"), Engine("cpu", tmp_path / "cache")
+    jobs = [make_job(model, seed=seed) for seed in range(4)]
+    alone = [np.stack(list(engine.denoise(job, Recorder()).frames())) for job in jobs]
+    together: dict[int, np.ndarray] = {}
+    background = Background()
+    for number, job in enumerate(jobs):
+        take = engine.denoise(job, Recorder())
+        background.start(lambda number=number, take=take: together.update({number: np.stack(list(take.frames()))}))
+    background.wait()
+    assert all(np.array_equal(together[number], frames) for number, frames in enumerate(alone))
+
+
+def in_thread(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
