@@ -111,20 +111,22 @@ class Client:
         if state is not None and state not in STATES:
             raise InputError(f"there is no state {state!r}; there are: {', '.join(STATES)}")
         found: list[JobRecord] = []
-        for record in self._newest(keys.INDEX if run is None else keys.run(run), before):
-            if len(found) >= limit:
-                break
+        # Reading a record costs more than finding it: no more than are asked for, where every one of them fits.
+        page = max(1, min(PAGE, limit)) if state is None else PAGE
+        for record in self._newest(keys.INDEX if run is None else keys.run(run), before, page):
             if state is None or record.state == state:
                 found.append(record)
-        return found
+            if len(found) >= limit:
+                break
+        return found[: max(0, limit)]
 
-    def _newest(self, index: str, before: float | None) -> Iterator[JobRecord]:
+    def _newest(self, index: str, before: float | None, size: int) -> Iterator[JobRecord]:
         highest = "+inf" if before is None else f"({before:.6f}"
-        for _ in range(0, MAX_SCAN, PAGE):
+        for _ in range(0, MAX_SCAN, size):
             with self._reachable():
-                page: Any = self.redis.zrevrangebyscore(index, highest, "-inf", start=0, num=PAGE, withscores=True)
+                page: Any = self.redis.zrevrangebyscore(index, highest, "-inf", start=0, num=size, withscores=True)
             yield from self._records([job_id for job_id, _ in page]).values()
-            if len(page) < PAGE:
+            if len(page) < size:
                 return
             highest = f"({float(page[-1][1]):.6f}"
 
