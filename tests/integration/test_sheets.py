@@ -1,0 +1,166 @@
+"""`rushes export`, `rushes grid` and `rushes import`: a run taken out of the gallery, and brought back into it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+from PIL import Image
+
+from gallery_support import paint_run
+from rushes import cli
+from rushes.client import Client
+from rushes.jobs import JobState, SampleJob
+from rushes_service.catalogue import grid_of
+from rushes_service.catalogue.about import mark
+from rushes_service.embedded import EmbeddedRedis
+
+STEPS = (0, 100, 200, 300)
+PROMPTS = ("a boat & <b>waves</b>", "a balloon")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    with EmbeddedRedis(tmp_path / "valkey", 0) as server:
+        client = Client(server.url)
+        yield client
+        client.close()
+
+
+@pytest.fixture
+def jobs(client: Client, tmp_path: Path) -> list[SampleJob]:
+    return paint_run(client, "cut", tmp_path / "out", STEPS, prompts=PROMPTS)
+
+
+def rushes(client: Client, *arguments: str | Path) -> int:
+    return cli.main([*map(str, arguments), "--redis-url", str(client.url)])
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_run_becomes_a_folder_that_needs_nothing_else(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    assert rushes(client, "export", "cut", "--html", folder) == 0
+
+    page = (folder / "index.html").read_text()
+    media = re.findall(r'src="(media/[^"]+)"', page)
+    assert len(media) == len(STEPS) * len(PROMPTS) == len(list((folder / "media").iterdir()))
+    assert all((folder / name).is_file() for name in media)
+    assert len(list((folder / "receipts").iterdir())) == len(media)
+    assert "a boat &amp; &lt;b&gt;waves&lt;/b&gt;" in page
+    assert "http" not in re.sub(r"http-equiv", "", page)
+    assert page.index("base model") < page.index("step 100") < page.index("step 300")
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_run_becomes_one_picture_and_one_film(client: Client, tmp_path: Path) -> None:
+    png, mp4 = tmp_path / "a.png", tmp_path / "a.mp4"
+    assert rushes(client, "grid", "cut", "--png", png, "--mp4", mp4) == 0
+
+    with Image.open(png) as picture:
+        size = picture.size
+    reader = imageio_ffmpeg.read_frames(str(mp4))
+    about = next(reader)
+    assert sum(1 for _ in reader) == 5
+    assert about["fps"] == 12
+    assert abs(about["size"][0] - size[0]) <= 1
+
+
+@pytest.mark.usefixtures("jobs")
+def test_more_checkpoints_than_fit_are_thinned_and_the_last_one_stays(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    assert rushes(client, "export", "cut", "--html", folder, "--columns", "3") == 0
+    heads = re.findall(r"<th class=\"[^\"]*\">(base model|step \d+)", (folder / "index.html").read_text())
+    assert heads[0] == "base model"
+    assert heads[-1] == "step 300"
+    assert len(heads) == 3
+
+
+def test_favourites_alone_can_be_kept(client: Client, jobs: list[SampleJob], tmp_path: Path) -> None:
+    assert rushes(client, "export", "cut", "--html", tmp_path / "page", "--favourites") == cli.EXIT_FAILED
+    mark(client, "cut", jobs[3].id, favourite=True)
+    assert rushes(client, "export", "cut", "--html", tmp_path / "page", "--favourites") == 0
+    assert len(list((tmp_path / "page" / "media").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["grid", "nothing", "--png", "a.png"], "no samples of a run 'nothing'"),
+        (["grid", "nothing"], "--png FILE, --mp4 FILE"),
+        (["export", "nothing", "--html", "a"], "/v1/runs|rushes jobs"),
+        (["import", "/nowhere"], "there is no such directory"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    client: Client, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert rushes(client, *arguments) != 0
+    errors = capsys.readouterr().err
+    assert re.search(words, errors)
+    assert errors.count("\n") == 1
+
+
+def test_a_gallery_is_rebuilt_from_receipts_alone(client: Client, jobs: list[SampleJob], tmp_path: Path) -> None:
+    before = grid_of(client, "cut")
+    client.redis.flushdb()
+    assert rushes(client, "import", tmp_path / "out") == 0
+
+    after = grid_of(client, "cut")
+    assert [row.prompt for row in after.rows] == [row.prompt for row in before.rows]
+    assert [column.key for column in after.columns] == [column.key for column in before.columns]
+    assert {cell.id for cell in after.cells} == {job.id for job in jobs}
+    record = client.get(jobs[2].id)
+    assert record.state is JobState.DONE
+    assert record.result is not None
+    assert (record.result.width, record.result.frame_count, record.result.seed) == (96, 5, 42)
+    assert client.redis.ttl("{rushes}:job:" + jobs[2].id) > 0
+
+
+@pytest.mark.usefixtures("jobs")
+def test_importing_twice_changes_nothing(client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rushes(client, "import", tmp_path / "out") == 0
+    assert "0 samples imported, 8 were known already; runs: cut" in capsys.readouterr().out
+
+
+def test_samples_that_a_trainer_made_itself_are_known_by_their_names(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "kohya" / "sample"
+    folder.mkdir(parents=True)
+    names = [
+        "cat_000000_00_20260101000000_7.png",
+        "cat_000100_00_20260101000100_7.png",
+        "cat_e000002_01_20260101000200.png",
+    ]
+    for name in [*names, "holiday.png"]:
+        Image.new("RGB", (32, 32), "green").save(folder / name)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat --d 7\na dog\n")
+    assert rushes(client, "import", tmp_path / "kohya", "--run", "old", "--prompts", prompts) == 0
+
+    grid = grid_of(client, "old")
+    assert [row.prompt for row in grid.rows] == ["a cat", "a dog"]
+    assert [(column.base, column.step, column.epoch) for column in grid.columns] == [
+        (True, 0, None),
+        (False, 2, 2),
+        (False, 100, None),
+    ]
+    assert len(grid.cells) == 3
+
+
+def test_a_broken_receipt_is_said_and_left_out(
+    client: Client, jobs: list[SampleJob], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receipts = sorted((tmp_path / "out" / "sample").glob("*.json"))
+    receipts[0].write_text("{")
+    receipts[1].write_text(json.dumps({"id": 5}))
+    client.redis.flushdb()
+    assert rushes(client, "import", tmp_path / "out") == 0
+
+    said = capsys.readouterr()
+    assert f"{len(jobs) - 2} samples imported" in said.out
+    assert receipts[0].name in said.err
+    assert receipts[1].name in said.err
+    assert "Traceback" not in said.err
