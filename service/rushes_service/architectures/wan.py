@@ -27,6 +27,7 @@ from rushes_service.architectures.sources import Source, find_source, quiet_load
 from rushes_service.architectures.umt5 import TextEncoder
 from rushes_service.architectures.wan_inputs import conditioned, unscaled
 from rushes_service.architectures.wan_names import wan_names
+from rushes_service.architectures.wan_time import keep_float32
 from rushes_service.decode import TilePlan, plan_tiles, stream_wan
 from rushes_service.lora.targets import NameTable
 
@@ -106,7 +107,7 @@ class Wan(Architecture):
         """A transformer of this family, on the device; `name` is the component's."""
         self.check_config(name, self.source.config(name, WanTransformer3DModel))
         model = self.source.load(name, WanTransformer3DModel, self.dtype)
-        return model.to(self.device).eval().requires_grad_(False)
+        return keep_float32(model).to(self.device).eval().requires_grad_(False)
 
     def check_config(self, name: str, config: Mapping[str, Any]) -> None:
         """Raise `ModelError` unless the transformer called `name`, of this configuration, is of this family.
