@@ -23,7 +23,7 @@ import torch
 
 from rushes.architectures import architecture
 from rushes.errors import NonFiniteLatents
-from rushes.jobs import Dtype, SampleJob
+from rushes.jobs import Dtype, ModelSpec, SampleJob
 from rushes.parameters import SampleParameters, resolve
 from rushes_service.architectures.base import Architecture, Denoised
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
@@ -191,7 +191,7 @@ class Engine:
                 base = find(model.architecture)(
                     model, self.device, resolve_dtype(model.dtype or self._dtype, self.device)
                 )
-                placement.load(base, fp8=model.fp8_base, offload=self._offload)
+                placement.load(base, fp8=in_fp8(model), offload=self._offload)
                 rack = LoraRack(base.transformer, base.lora_names, model.architecture)
                 self._warm = Warm(model.fingerprint, base, rack, self._offload)
         return self._warm
@@ -256,13 +256,18 @@ class Engine:
             "model": {"fingerprint": warm.fingerprint, **job.model.model_dump(mode="json", exclude_defaults=True)},
             **warm.loras.facts(),
             "dtype": name_of(warm.base.dtype),
-            "stored_as": "float8_e4m3fn" if job.model.fp8_base else name_of(warm.base.dtype),
+            "stored_as": "float8_e4m3fn" if in_fp8(job.model) else name_of(warm.base.dtype),
             "offloaded": warm.offloaded,
             "device": device_name(self.device),
             "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
             **denoised.facts,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         }
+
+
+def in_fp8(model: ModelSpec) -> bool:
+    """True if the transformer's weights are to be kept in float8."""
+    return model.fp8_base or model.fp8_scaled
 
 
 def storage_warnings(job: SampleJob) -> tuple[str, ...]:
