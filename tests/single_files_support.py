@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from golden_support import GOLDEN, SHARED, Case
+from rushes.architectures import ArchitectureSpec
 from rushes_service.architectures import sources
+from rushes_service.architectures.files.naming import spellings
+from rushes_service.architectures.files.recipes import RECIPES
+from rushes_service.lora.targets import SWAPPED
 
 CASES = {
     "wan_t2v": ("wan2.1-t2v", "wan_vae"),
@@ -66,6 +72,37 @@ def align(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("build", "loaded"):
         original = getattr(sources, name)
         monkeypatch.setattr(sources, name, lambda *given, original=original: aligned(original(*given)))
+
+
+def original_files(spec: ArchitectureSpec, model: Path, directory: Path) -> dict[str, str]:
+    """The parts of a diffusers directory as the files that the family's flags name: paths by flag."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for file in spec.files:
+        part = model / file.component
+        if file.looks and part.is_dir() and "llava" not in config_of(part).get("model_type", ""):
+            found[file.flag] = str(original_file(part, directory / f"{file.flag}.safetensors"))
+        elif not file.looks and part.is_dir():
+            found[file.flag] = str(part)
+    return found
+
+
+def config_of(part: Path) -> dict[str, Any]:
+    return json.loads((part / "config.json").read_text())
+
+
+def original_file(part: Path, path: Path) -> Path:
+    """The weights of one part under the names of its first release, by the tables that files are read with."""
+    config = config_of(part)
+    kind = config.get("_class_name") or config["architectures"][0]
+    rule = RECIPES[kind].rule(config)
+    (weights,) = part.glob("*.safetensors")
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_file(weights).items():
+        key, number = next(iter(spellings(name, rule)))
+        parts.setdefault(key, {})[number] = torch.cat(tensor.chunk(2)[::-1]) if number == SWAPPED else tensor
+    save_file({key: torch.cat([found[number] for number in sorted(found)]) for key, found in parts.items()}, path)
+    return with_config(path, kind, {key: value for key, value in config.items() if not key.startswith("_")})
 
 
 assert all((GOLDEN / name).is_dir() for name in CASES)

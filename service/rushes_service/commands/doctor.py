@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from rushes_service.doctor import files, redis_server, software
+from rushes.architectures import ARCHITECTURES
+from rushes_service.doctor import files, fit, redis_server, software
 from rushes_service.doctor.report import Finding, Mark
 from rushes_service.settings import Settings, load_settings
 
@@ -23,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes doctor`."""
     parser.add_argument("--model", metavar="DIR", help="also check this diffusers directory (or hub id)")
     parser.add_argument("--architecture", metavar="NAME", help="also check that this model family is served")
+    for file in fit.file_flags():
+        help_text = "also check this file, and what the model takes of a GPU (needs --architecture)"
+        parser.add_argument(f"--{file.flag}", metavar="FILE", help=help_text)
     parser.add_argument("--output-dir", type=Path, default=Path(), help="where samples will go (default: here)")
     parser.add_argument("--redis-url", help="the Redis to look at (default: RUSHES_REDIS_URL)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -56,6 +60,9 @@ def examine(args: argparse.Namespace, settings: Settings) -> Iterator[Finding]:
         yield files.check_architecture(args.architecture)
     if args.model:
         yield from files.check_model(args.model)
+    if args.architecture in ARCHITECTURES:
+        given = {file.flag: path for file in fit.file_flags() if (path := getattr(args, file.flag))}
+        yield from fit.check_files(args.architecture, given, args.model)
     yield from software.check_gpus()
 
 

@@ -247,12 +247,13 @@ def vision_tower(s: Shapes, base: Mapping[str, Any]) -> Config:
     names = ("embeddings.patch_embedding.weight", "patch_embedding.weight")
     places = s.shape("embeddings.position_embedding.weight", "pos_embedding")
     width, _, patch, _ = s.shape(*names)
-    extra = s.has("embeddings.class_embedding", "cls_embedding")
+    side = math.isqrt(math.prod(places[:-1]) - s.has("embeddings.class_embedding", "cls_embedding"))
+    fits = base.get("image_size", 0) // patch == side  # SigLIP's patches leave a margin out
     return {
         "hidden_size": width,
         "num_attention_heads": heads(width, base["hidden_size"] // base["num_attention_heads"], s.path),
         "intermediate_size": s.rows("encoder.layers.0.mlp.fc1.weight", "transformer.0.mlp.0.weight"),
         "num_hidden_layers": s.count(r"(?:encoder\.layers|transformer)\.(\d+)\."),
         "patch_size": patch,
-        "image_size": math.isqrt(math.prod(places[:-1]) - extra) * patch,
+        "image_size": base["image_size"] if fits else side * patch,
     }
