@@ -176,6 +176,10 @@ class Chaos:
         self.wake_the_paused(float("inf"))
         self.replace_the_dead()
         self.server.start()
+        # A trainer that ended during an outage has left its last hand-offs on disk, as it says when it ends.
+        outputs = [str(path) for path in self.outputs.values()]
+        command = [sys.executable, "-m", "rushes.cli", "spool", "replay", *outputs]
+        subprocess.run(command, env=self.environment(), check=True, stdout=subprocess.DEVNULL)
 
     def drain(self) -> None:
         client = Client(self.server.url)
