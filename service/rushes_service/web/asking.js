@@ -159,7 +159,6 @@ function said(answer) {
 // Fill one empty place: the row's prompt at the column's checkpoint.
 export async function fillPlace(row, column) {
   const like = [...grid.cells.values()].find((cell) => cell.row === row.key);
-  const source = [...grid.cells.values()].find((cell) => cell.column === column.key);
   try {
     if (column.base) {
       await send("POST", `${samplePath(like.id)}/resample`, { checkpoint: "base" });
@@ -173,5 +172,4 @@ export async function fillPlace(row, column) {
   } catch (error) {
     toast(error.message);
   }
-  return source;
 }

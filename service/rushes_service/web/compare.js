@@ -1,7 +1,7 @@
 // Two samples on top of each other: a wipe, their difference, one beside the other, or one after the other.
 
 import { at, go } from "./address.js";
-import { $, clamp, h, icon, open } from "./dom.js";
+import { $, clamp, fill, h, icon, open } from "./dom.js";
 import { cellAt, columnOf, grid, rowOf } from "./model.js";
 import { add, remove } from "./playback.js";
 import { mediaAddress } from "./server.js";
@@ -52,7 +52,8 @@ function build(a, b, mode) {
   stage.append(...layers);
   if (mode === "wipe") stage.append(handle());
   setWipe(wipe);
-  dialog.replaceChildren(
+  fill(
+    dialog,
     h(
       "div",
       { className: "bar-top" },

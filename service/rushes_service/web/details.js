@@ -128,7 +128,7 @@ function showLora(lora) {
     h("h3", {}, "The LoRA"),
     facts([
       ["file", lora.file],
-      ["size", `${bytes(lora.bytes)}, ${(lora.parameters / 1e6).toFixed(1)} M parameters`],
+      ["size", `${bytes(lora.bytes)}, ${lora.parameters.toLocaleString("en")} parameters`],
       ["rank", lora.ranks.join(", ")],
       ["precision", lora.dtypes.join(", ")],
       ...trained.map((key) => [key.replace("ss_", "").replaceAll("_", " "), lora.metadata[key]]),

@@ -15,6 +15,11 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
+// Puts children in the place of those an element has; null is left out.
+export function fill(element, ...children) {
+  element.replaceChildren(...children.filter((child) => child !== null && child !== undefined && child !== false));
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 // One of the symbols of index.html.

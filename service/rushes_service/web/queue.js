@@ -1,6 +1,6 @@
 // What waits, what runs, and who works.
 
-import { $, closesOnBackdrop, debounce, h, icon, open, toast } from "./dom.js";
+import { $, closesOnBackdrop, debounce, fill, h, icon, open, toast } from "./dom.js";
 import { ask, samplePath, send } from "./server.js";
 
 const dialog = $("queue");
@@ -34,7 +34,8 @@ function heading() {
 }
 
 function show(state) {
-  dialog.replaceChildren(
+  fill(
+    dialog,
     heading(),
     h("h3", {}, "Workers"),
     state.workers.length ? h("ul", {}, ...state.workers.map(worker)) : h("p", { className: "problem" }, "No worker is alive: what is queued waits. Start one with `rushes worker` or `rushes up`."),
