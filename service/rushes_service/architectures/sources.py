@@ -6,11 +6,10 @@ as, which is only looked for when a part is needed that no file gives.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,6 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from rushes.architectures import ARCHITECTURES, ArchitectureSpec, ModelFile
@@ -31,6 +29,7 @@ from rushes_service.architectures.files.configs import PUBLISHED
 from rushes_service.architectures.files.headers import Header, read_header
 from rushes_service.architectures.files.looks import check_look
 from rushes_service.architectures.files.recipes import plan, recipe_for
+from rushes_service.architectures.load_errors import first_line, loading
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 INDEX = "model_index.json"
@@ -391,24 +390,6 @@ def check_index(index: Path, pipelines: Collection[str]) -> None:
         raise ModelError(
             f"{index.parent} holds a {found}, but this architecture needs {' or '.join(sorted(pipelines))}"
         )
-
-
-@contextlib.contextmanager
-def loading(path: Path) -> Iterator[None]:
-    """Turn what the loaders of diffusers and transformers raise over bad files into `ModelError`."""
-    try:
-        yield
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be loaded: {first_line(error)}") from error
-    except RuntimeError as error:
-        if "size mismatch" not in str(error) and "state_dict" not in str(error):
-            raise
-        raise ModelError(f"{path} does not fit its own config.json: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def quiet_loading_bars() -> None:
