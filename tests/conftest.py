@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,19 @@ from support import alive, wait_until
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RUSHES_REDIS_URL", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the tests and their processes a temporary directory that nobody else writes to."""
+    own = tempfile.mkdtemp(prefix="pytest-tmp-")
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"], tempfile.tempdir = own, own
+
+    def put_back() -> None:
+        tempfile.tempdir = before
+        shutil.rmtree(own, ignore_errors=True)
+
+    config.add_cleanup(put_back)
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from PIL import Image
 
 from rushes.jobs import JobError, JobState, Prompt, SampleResult
 from rushes_service.demo.clips import draw_clip, make_clips
-from rushes_service.sheets.contact_sheet import ACCENT, BACKGROUND, CELL_WIDTH, EMPTY, Column, Row, contact_sheet
 from rushes_service.demo.options import Options
 from rushes_service.demo.report import draw_sheet, sampling_seconds
 from rushes_service.demo.verify import missing, problems_of, read_frames
+from rushes_service.sheets.contact_sheet import ACCENT, BACKGROUND, CELL_WIDTH, EMPTY, Column, Row, contact_sheet
 
 FAMILY = "wan2.1-t2v"
 
