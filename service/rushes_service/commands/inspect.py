@@ -15,6 +15,8 @@ from rushes.architectures import ARCHITECTURES
 from rushes.checkpoints import read_header
 from rushes_service.lora.inspection import inspect_file, lines
 
+HELP = "show what is in a LoRA file: format, family, ranks, where it acts"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes inspect`."""
