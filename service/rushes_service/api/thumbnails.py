@@ -102,7 +102,7 @@ class Thumbnails:
     def prune(self) -> None:
         """Remove stills that nobody has looked at for long."""
         oldest = time.time() - KEPT_S
-        for still in self.directory.glob("*.webp"):
+        for still in self._wanted.glob("*.webp"):
             with contextlib.suppress(OSError):
                 if still.stat().st_mtime < oldest:
                     still.unlink()

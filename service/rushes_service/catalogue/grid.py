@@ -106,13 +106,14 @@ def arrange(
     run: str, entries: Sequence[Entry], favourites: Collection[str], *, position: str = "0-0", truncated: bool = False
 ) -> Grid:
     """Find the rows, the columns, and each sample's place. `entries` come newest first."""
-    row_of = place_in_rows(entries)
+    column_at = {entry.id: column_of(entry.job) for entry in entries}
+    row_of = place_in_rows(entries, column_at)
     columns: dict[str, Column] = {}
     rows: dict[str, Row] = {}
     sized: set[str] = set()
     cells: list[Cell] = []
     for entry in entries:
-        column = column_of(entry.job)
+        column = column_at[entry.id]
         columns.setdefault(column.key, column)
         key, seed = row_of[entry.id]
         finished = bool(entry.result.get("width"))
@@ -170,7 +171,7 @@ def content_of(job: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in prompt.items() if name not in ("seed", "lora_multiplier")}
 
 
-def place_in_rows(entries: Sequence[Entry]) -> dict[str, tuple[str, int | None]]:
+def place_in_rows(entries: Sequence[Entry], column_at: Mapping[str, Column]) -> dict[str, tuple[str, int | None]]:
     """Row key and seed of each sample.
 
     A seed that several checkpoints share has a row of its own: that is a comparison somebody asked for. Seeds that
@@ -179,7 +180,7 @@ def place_in_rows(entries: Sequence[Entry]) -> dict[str, tuple[str, int | None]]
     content = {entry.id: digest(content_of(entry.job)) for entry in entries}
     columns: dict[str, dict[int | None, set[str]]] = defaultdict(lambda: defaultdict(set))
     for entry in entries:
-        columns[content[entry.id]][seed_of(entry)].add(column_of(entry.job).key)
+        columns[content[entry.id]][seed_of(entry)].add(column_at[entry.id].key)
     places: dict[str, tuple[str, int | None]] = {}
     for entry in entries:
         key, seed = content[entry.id], seed_of(entry)

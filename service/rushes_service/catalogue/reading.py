@@ -16,13 +16,15 @@ from rushes.connection import reachable
 from rushes.errors import JobNotFound
 from rushes_service.catalogue.about import favourites
 from rushes_service.catalogue.grid import Grid, arrange
+from rushes_service.catalogue.scripts import call
 
 MAX_CELLS = 20_000
 """Newest samples of a run that a grid shows; five times the largest run it is drawn for."""
 
-CHUNK = 1000
-"""Records per round trip; about a megabyte."""
+CHUNK = 500
+"""Records per call; about half a megabyte."""
 
+# Of lua/read.lua, in its order.
 FIELDS = ("payload", "state", "stage", "step", "total", "created_at", "finished_at", "worker", "cancelling", "result")
 
 
@@ -78,11 +80,7 @@ def read_entries(client: Client, run: str, limit: int = MAX_CELLS) -> Iterator[E
 
 def entries_of(client: Client, ids: Sequence[str]) -> Iterator[Entry]:
     """The samples with these ids, in their order, those that have a record."""
-    with reachable(client.url):
-        pipeline = client.redis.pipeline(transaction=False)
-        for job_id in ids:
-            pipeline.hmget(keys.job(job_id), FIELDS)
-        found: list[Any] = pipeline.execute()
+    found: list[Any] = call(client, "read", *ids) if ids else []
     for job_id, values in zip(ids, found, strict=True):
         if values[1] is not None:
             yield as_entry(job_id, dict(zip(FIELDS, values, strict=True)))
