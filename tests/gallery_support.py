@@ -52,7 +52,7 @@ class Scene:
         x, y = x / self.height, y / self.height
         soft = self.paint(x, y, time, crisp=False)
         crisp = self.paint(x, y, time, crisp=True)
-        noise = np.random.default_rng(self.index * 1000 + number).normal(0, 0.035, soft.shape)
+        noise = np.random.default_rng(self.index * 1000 + number).normal(0, 0.02, soft.shape)
         blended = soft * (1 - progress) + crisp * progress + noise * (1 - progress)
         return (blended.clip(0.02, 0.98) * 255).astype(np.uint8)
 

@@ -83,7 +83,12 @@ export function field(label, control, hint) {
 // Opens a dialog over the page and calls `closed` when it goes, however that happens.
 export function open(dialog, closed) {
   dialog.onclose = closed ?? null;
-  if (!dialog.open) dialog.showModal();
+  if (dialog.open) return;
+  dialog.showModal();
+  if (dialog.classList.contains("form")) return;
+  // Else the first button would be marked, which nobody chose.
+  dialog.tabIndex = -1;
+  dialog.focus();
 }
 
 // A click beside a dialog closes it.

@@ -68,9 +68,10 @@ function align(video, exactly = false) {
 }
 
 setInterval(() => {
-  if (!playing || document.hidden) return;
+  if (document.hidden) return;
   for (const video of clips.keys()) {
-    if (video.paused) video.play().catch(() => {});
-    align(video);
+    if (playing && video.paused) video.play().catch(() => {});
+    // A clip that was still seeking when all were stopped is set now.
+    align(video, !playing);
   }
 }, TICK_MS);

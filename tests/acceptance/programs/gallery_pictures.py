@@ -1,0 +1,85 @@
+"""Makes the pictures of the page in docs/images: `PYTHONPATH=tests:tests/acceptance python THIS`.
+
+The clips are drawn, not sampled (see gallery_support.py), so that the page can be shown without a model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from browsers import Visit, chromium, visit
+from PIL import Image
+from playwright.sync_api import Browser
+
+from api_support import Api, announce, serving
+from gallery_support import PROMPTS, Scene, finish, jobs_of
+from rushes import keys
+from rushes_service.embedded import EmbeddedRedis
+
+IMAGES = Path(__file__).parents[3] / "docs" / "images"
+
+STEPS = (0, 200, 400, 600, 800, 1000, 1200)
+SIZE = (480, 272)
+FRAMES = 25
+SETTLE_MS = 2500
+"""Until every clip is there; then until each shows the frame that it was set to."""
+
+
+def paint(api: Api) -> None:
+    """A run whose last checkpoint is being sampled, with one black sample and one that failed."""
+    jobs = list(jobs_of("papercut-r16", api.root, STEPS, PROMPTS, SIZE, FRAMES))
+    api.queue.submit(jobs)
+    wrong = {(600, 2): "black", (1000, 3): "failed"}
+    for job in jobs[:-3]:
+        progress = min(1.0, (job.step / 900) ** 0.8)
+        scene = Scene(job.prompt_index, *SIZE, FRAMES)
+        finish(api.queue, job, scene, progress, spoiled=wrong.get((job.step, job.prompt_index), ""))
+    running = jobs[-3]
+    progress = {"stage": "denoise", "step": 13, "total": 20}
+    api.queue.redis.hset(keys.job(running.id), mapping={"state": "running", **progress})
+    announce(api.queue, "progress", running.id, running.run, **progress)
+    api.http.put(f"/v1/samples/{jobs[16].id}/favourite")
+
+
+def cell(api: Api, row: int, column: str) -> str:
+    """Id of the sample in a row, at the column whose key begins so."""
+    grid = api.http.get("/v1/runs/papercut-r16/grid").json()
+    key = grid["rows"][row]["key"]
+    return next(cell["id"] for cell in grid["cells"] if cell["row"] == key and cell["column"].startswith(column))
+
+
+def take(browser: Browser, api: Api, name: str, view: str, width: int, height: int, scheme: str = "dark") -> None:
+    """Open a view and keep what it looks like, with few enough colours to stay small."""
+    page: Visit = visit(browser, f"{api.url}/#{view}", viewport={"width": width, "height": height}, color_scheme=scheme)
+    page.see("img")
+    page.page.wait_for_timeout(SETTLE_MS)
+    page.page.keyboard.press("Space")  # all clips show the same frame
+    page.page.wait_for_timeout(SETTLE_MS)
+    target = IMAGES / name
+    page.page.screenshot(path=target)
+    with Image.open(target) as image:
+        image.convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE).save(
+            target, optimize=True
+        )
+    page.page.context.close()
+
+
+def main() -> None:
+    """Paint a run and take the pictures."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        with EmbeddedRedis(root / "valkey", 0) as server, serving(server.url, root) as api, chromium() as browser:
+            paint(api)
+            take(browser, api, "warm.png", "zoom=168", 1440, 530)  # makes the stills, so that the next has them all
+            (IMAGES / "warm.png").unlink()
+            take(browser, api, "gallery.png", "zoom=168", 1440, 530)
+            take(browser, api, "gallery-light.png", "zoom=168", 1440, 530, "light")
+            take(browser, api, "gallery-sample.png", f"sample={cell(api, 0, '800')}", 1440, 860)
+            view = f"a={cell(api, 0, 'base')}&b={cell(api, 0, '1000')}"
+            take(browser, api, "gallery-compare.png", view, 1280, 800)
+            take(browser, api, "gallery-phone.png", "", 390, 780)
+
+
+if __name__ == "__main__":
+    main()
