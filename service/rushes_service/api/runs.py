@@ -162,7 +162,9 @@ def known(queue: Client, run: str) -> RunSummary:
     with reachable(queue.url):
         score = queue.redis.zscore(keys.RUNS, run)
     if score is None:
-        raise JobNotFound(f"no samples of a run {run!r} are kept; /v1/runs lists those that are")
+        raise JobNotFound(
+            f"no samples of a run {run!r} are kept; `rushes jobs list` and GET /v1/runs show what there is"
+        )
     return summaries(queue, [(run, score)])[0]
 
 

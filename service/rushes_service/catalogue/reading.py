@@ -56,7 +56,9 @@ def grid_of(client: Client, run: str, limit: int = MAX_CELLS) -> Grid:
     position = newest_event(client)
     entries = list(read_entries(client, run, limit + 1))
     if not entries:
-        raise JobNotFound(f"no samples of a run {run!r} are kept; /v1/runs lists those that are")
+        raise JobNotFound(
+            f"no samples of a run {run!r} are kept; `rushes jobs list` and GET /v1/runs show what there is"
+        )
     kept = entries[:limit]
     return arrange(run, kept, favourites(client, run), position=position, truncated=len(entries) > limit)
 
