@@ -93,9 +93,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, str]]:
     """A demo that stays up: its process, output directory and mark."""
     output, mark = tmp_path / "demo-output", uuid.uuid4().hex
+    # A demo that is killed outright cannot remove its temporary directory: it gets one that goes with the test.
+    own = tmp_path / "tmp"
+    own.mkdir()
     process = subprocess.Popen(
         command(output),
-        env=marked_environment(mark),
+        env={**marked_environment(mark), "TMPDIR": str(own)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
