@@ -25,7 +25,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedR
 @pytest.fixture
 def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
     with serving(redis_server.url, tmp_path / "root") as running:
-        running.root.mkdir()
+        running.root.mkdir(exist_ok=True)
         running.queue.redis.flushdb()
         save_file({"lora_unet_a.lora_down.weight": np.zeros((4, 8), np.float32)}, running.root / "cat.safetensors")
         yield running
