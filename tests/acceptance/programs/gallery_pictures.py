@@ -59,9 +59,7 @@ def take(browser: Browser, api: Api, name: str, view: str, width: int, height: i
     target = IMAGES / name
     page.page.screenshot(path=target)
     with Image.open(target) as image:
-        image.convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE).save(
-            target, optimize=True
-        )
+        image.convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE).save(target, optimize=True)
     page.page.context.close()
 
 
