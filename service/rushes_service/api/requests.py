@@ -11,24 +11,10 @@ from rushes.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt, SampleJob
 from rushes.prompt_lines import PATH_FIELDS
 from rushes.prompts import parse_line
 from rushes.submission import SEED_LIMIT, Run, build_jobs, checkpoint_at, extra_loras
+from rushes.training import MODEL_FLAGS
 from rushes_service.api.paths import Roots
 from rushes_service.api.problems import invalid
 from rushes_service.api.schemas import RunFields, SampleRequest
-
-MODEL_FILES = (
-    "dit",
-    "dit_high_noise",
-    "vae",
-    "text_encoder1",
-    "text_encoder2",
-    "t5",
-    "clip",
-    "image_encoder",
-    "tokenizer1",
-    "tokenizer2",
-)
-"""Fields of `ModelSpec` that are always files or directories; `model` may be a hub id."""
-
 
 BASE = "base"
 """Name of the base model where a checkpoint is named."""
@@ -112,7 +98,7 @@ def model_of(request: RunFields, roots: Roots) -> ModelSpec:
         raise invalid("architecture", f"{request.architecture} here, but {spec.architecture} in model: leave one out")
     files = {
         name: roots.resolve(getattr(spec, name), f"model.{name}")
-        for name in MODEL_FILES
+        for name in MODEL_FLAGS
         if getattr(spec, name) is not None
     }
     if spec.model is not None:
