@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from api_support import ended
+from api_support import announce, ended
 from rushes import keys
 from rushes.checkpoints import fingerprint
 from rushes.client import Client
@@ -188,6 +188,14 @@ def finish(queue: Client, job: SampleJob, scene: Scene, progress: float, *, spoi
         worker="gpu-box-cuda1",
         seconds=21.4,
     )
+
+
+def tell_progress(queue: Client, job: SampleJob, step: int) -> None:
+    """Record that a sample has begun and how far it is, and tell those who follow events."""
+    stage = {"stage": "denoise", "step": step, "total": 20}
+    queue.redis.hset(keys.job(job.id), mapping={"state": JobState.RUNNING.value, **stage})
+    announce(queue, "started", job.id, job.run, worker="w")
+    announce(queue, "progress", job.id, job.run, **stage)
 
 
 def tell_done(queue: Client, job: SampleJob) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import APIResponse, Browser, Page, Route, sync_playwright
+
+from support import wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HOW = "no browser to test the page with: apt-get install chromium (or put google-chrome on the PATH)"
@@ -65,9 +67,36 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def visit(browser: Browser, address: str, **context: Any) -> Visit:
-    """Open a page in a fresh profile."""
+def visit(browser: Browser, address: str, before: Callable[[Page], None] = lambda page: None, **context: Any) -> Visit:
+    """Open a page in a fresh profile; `before` is called with it when nothing has been asked for yet."""
     options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "no-preference", **context}
     found = Visit(browser.new_context(**options).new_page())
+    before(found.page)
     found.page.goto(address)
     return found
+
+
+class Held:
+    """The first request of a page that fits a pattern, kept waiting: before the server sees it, or its answer."""
+
+    def __init__(self, page: Page, pattern: str, *, answered: bool = False) -> None:
+        self._page, self._pattern, self._answered = page, pattern, answered
+        self._route: Route | None = None
+        self._answer: APIResponse | None = None
+        page.route(pattern, self._take, times=1)
+
+    def _take(self, route: Route) -> None:
+        self._answer = route.fetch() if self._answered else None
+        self._route = route
+
+    def wait(self) -> None:
+        """Until the page has asked (and, where the answer is held, the server has answered)."""
+        wait_until(lambda: self._page.evaluate("true") and self._route is not None, WAIT_MS / 1000, self._pattern)
+
+    def let_go(self) -> None:
+        """To the server, or to the page."""
+        assert self._route is not None
+        if self._answer is not None:
+            self._route.fulfill(response=self._answer)
+        else:
+            self._route.continue_()

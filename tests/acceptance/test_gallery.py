@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsers import Visit, chromium, visit
-from playwright.sync_api import Browser, expect
+from browsers import Held, Visit, chromium, visit
+from playwright.sync_api import Browser, Page, expect
 
-from api_support import Api, announce, serving
-from gallery_support import PROMPTS, Scene, finish, jobs_of, paint_run, tell_done
+from api_support import Api, serving
+from gallery_support import PROMPTS, Scene, finish, jobs_of, paint_run, tell_done, tell_progress
 from rushes.jobs import JobState
 from rushes_service.embedded import EmbeddedRedis
 
@@ -76,8 +76,7 @@ def test_a_run_fills_its_cells_as_samples_finish(api: Api, browser: Browser) -> 
     jobs = list(jobs_of("live", api.root, STEPS, ENOUGH, (96, 64), 5))
     api.queue.submit(jobs)
     page.see('.cell[data-state="queued"]', 6)
-    announce(api.queue, "started", jobs[0].id, "live", worker="w")
-    announce(api.queue, "progress", jobs[0].id, "live", stage="denoise", step=7, total=20)
+    tell_progress(api.queue, jobs[0], 7)
     expect(page.page.locator('.cell[data-state="running"]')).to_contain_text("denoising 7/20")
 
     for job in jobs:
@@ -87,6 +86,41 @@ def test_a_run_fills_its_cells_as_samples_finish(api: Api, browser: Browser) -> 
     page.see(".cell.loaded", 6)
     page.see(".cell video.ready", 6)
     assert page.errors == []
+
+
+def test_a_run_that_begins_before_the_page_hears_of_events_is_shown(api: Api, browser: Browser) -> None:
+    streams: list[Held] = []
+
+    def hold(page: Page) -> None:
+        streams.append(Held(page, "**/v1/events*"))
+
+    page = visit(browser, api.url, hold)
+    expect(page.page.locator("#notice")).to_contain_text("No samples yet")
+    streams[0].wait()
+    api.queue.submit(list(jobs_of("live", api.root, STEPS, ENOUGH, (96, 64), 5)))
+    streams[0].let_go()
+
+    page.see('.cell[data-state="queued"]', 6)
+
+
+def test_an_answer_that_comes_late_does_not_undo_what_happened_meanwhile(api: Api, browser: Browser) -> None:
+    jobs = list(jobs_of("cut", api.root, STEPS, ENOUGH, (96, 64), 5))
+    api.queue.submit(jobs[:4])
+    page = visit(browser, api.url)
+    page.see('.cell[data-state="queued"]', 4)
+    grid = Held(page.page, "**/v1/runs/cut/grid", answered=True)
+    api.queue.submit(jobs[4:])  # a checkpoint that the page does not know: it reads the grid again
+    grid.wait()
+    finish(api.queue, jobs[0], Scene(0, 96, 64, 5), 0)
+    tell_done(api.queue, jobs[0])
+    page.see(".cell.loaded", 1)
+    grid.let_go()
+    page.see(".head", 3)
+
+    assert page.cells(".loaded") == 1
+    early = {"type": "started", "id": jobs[0].id, "run": "cut", "data": {}, "at": "1-0"}
+    page.page.evaluate("async (event) => (await import('./web/model.js')).apply(event)", early)
+    assert page.says("document.querySelector('.cell.loaded').dataset.state") == "done"
 
 
 def test_what_happened_while_the_server_was_away_is_shown_when_it_is_back(

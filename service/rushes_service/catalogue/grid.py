@@ -228,7 +228,7 @@ def cell(entry: Entry, row_key: str, column_key: str, favourite: bool) -> Cell:
         seed=seed_of(entry),
         video=result.get("media_type") == "video/mp4",
         media=bool(result.get("path")),
-        version=f"{entry.finished_at or 0:.3f}",
+        version=version_of(entry),
         width=result.get("width"),
         height=result.get("height"),
         frame_count=result.get("frame_count"),
@@ -239,3 +239,9 @@ def cell(entry: Entry, row_key: str, column_key: str, favourite: bool) -> Cell:
         created_at=entry.created_at,
         favourite=favourite,
     )
+
+
+def version_of(entry: Entry) -> str:
+    """Milliseconds since 1970 at which a sample ended: the first half of the id of the event that told it."""
+    # Kept as seconds with six decimals: half of the last one keeps a whole millisecond from being rounded down.
+    return str(int((entry.finished_at or 0.0) * 1000 + 0.0005))

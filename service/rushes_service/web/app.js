@@ -3,12 +3,12 @@
 import { at, go, onAddress } from "./address.js";
 import { fillPlace, resample, sampleAll } from "./asking.js";
 import { syncCompare } from "./compare.js";
-import { $, debounce, h, notice, setIcon, toast } from "./dom.js";
+import { $, debounce, h, notice, oneAtATime, setIcon, soon, toast } from "./dom.js";
 import { listen } from "./keyboard.js";
 import { follow } from "./live.js";
 import { apply, cellAt, clear, columnOf, grid, load, rowOf } from "./model.js";
 import { isPlaying, onPlayback, setPlaying } from "./playback.js";
-import { openQueue, refreshQueue } from "./queue.js";
+import { heardOf, openQueue, refreshQueue } from "./queue.js";
 import { isKnown, openInfo, readRuns } from "./runs.js";
 import { samplePath, send } from "./server.js";
 import { atNewest, cellWidth, changed, focused, markedId, render, scrollToNewest, setFocus, setMarked } from "./sheet.js";
@@ -59,52 +59,59 @@ function compare(cell) {
 
 // Reading and following
 
-async function show() {
+const READ_MS = 250; // what happens within this time is read at once
+const COME_BACK_MS = 3000;
+
+let readingTook = 0; // a grid that is long in coming is not asked for all the time
+
+async function read() {
+  const begun = performance.now();
   try {
     const run = await readRuns();
     if (run === null) {
       clear();
       notice(EMPTY);
     } else {
-      const fresh = grid.run !== run;
-      const newest = fresh || atNewest();
-      await load(run);
-      notice("");
-      strengths();
-      render();
-      if (newest) scrollToNewest();
-      if (grid.truncated) toast(`Only the newest ${grid.cells.size} samples are shown.`);
-      syncDialogs();
+      await readGrid(run);
     }
-    return true;
   } catch (error) {
     if (!grid.cells.size) notice(error.message);
-    return false;
+    setTimeout(again, COME_BACK_MS);
   }
+  readingTook = performance.now() - begun;
 }
 
-const again = debounce(show, 250);
+async function readGrid(run) {
+  const fresh = grid.run !== run;
+  const newest = fresh || atNewest();
+  const whole = await load(run);
+  notice("");
+  strengths();
+  render();
+  if (newest) scrollToNewest();
+  if (grid.truncated && fresh) toast(`Only the newest ${grid.cells.size} samples are shown.`);
+  syncDialogs();
+  if (!whole) again();
+}
+
+const show = oneAtATime(read);
+const again = soon(show, () => Math.max(READ_MS, 2 * readingTook));
 
 async function start() {
-  const known = await show();
+  await show();
   follow(grid.position, hear, again);
   refreshQueue();
-  if (!known) setTimeout(() => !grid.cells.size && start(), 3000);
 }
 
 function hear(event) {
-  refreshQueue();
-  if (event.run !== grid.run) {
-    if (!grid.run || !isKnown(event.run)) again();
-    return;
-  }
+  heardOf(event);
   const cell = apply(event);
-  if (!cell) {
+  if (cell) {
+    changed(cell);
+    if (viewed() === cell) syncViewer(actions);
+  } else if (event.run === grid.run ? cell === null : !isKnown(event.run)) {
     again();
-    return;
   }
-  changed(cell);
-  if (viewed() === cell) syncViewer(actions);
 }
 
 function syncDialogs() {

@@ -2,10 +2,11 @@
 
 import { h, icon } from "./dom.js";
 import { add, remove } from "./playback.js";
-import { mediaAddress, stillAddress } from "./server.js";
+import { ask, mediaAddress, stillAddress } from "./server.js";
 import { HEALTH, isOver, stateWords } from "./words.js";
 
 const MAX_CLIPS = 40; // players at once; browsers stop at 75, phones earlier
+const STILL_AGAIN_MS = 3000;
 let clips = 0;
 
 export function makeCell() {
@@ -67,13 +68,26 @@ function showMedia(view, cell, width) {
   clearMedia(view);
   view.shown = version;
   if (!version) return;
-  view.still = h("img", { src: stillAddress(cell, width * devicePixelRatio), alt: "", decoding: "async", draggable: false });
-  // A still that is gone (the file was deleted) is said, not shown as a broken picture.
-  view.still.addEventListener("error", () => (view.words.textContent = "the file is gone"), { once: true });
-  view.still.addEventListener("load", () => view.element.classList.add("loaded"), { once: true });
-  view.shot.append(view.still);
+  const still = h("img", { alt: "", decoding: "async", draggable: false });
+  view.still = still;
+  still.addEventListener("load", () => view.element.classList.add("loaded"), { once: true });
+  still.addEventListener("error", () => missing(view, still));
+  still.src = stillAddress(cell, width * devicePixelRatio);
+  view.shot.append(still);
   // While somebody scrolls past, the still is enough.
   if (cell.video) view.idle = setTimeout(() => startClip(view, cell), 250);
+}
+
+// A still that is gone (the file was deleted) is said, not shown as a broken picture; a server that is away comes back.
+async function missing(view, still) {
+  const problem = await ask(still.src).then(() => null, (found) => found);
+  if (view.still !== still) return;
+  if (problem?.status >= 400 && problem.status < 500) {
+    view.words.textContent = "the file is gone";
+    view.words.title = problem.message;
+  } else {
+    setTimeout(() => view.still === still && (still.src = still.src), STILL_AGAIN_MS);
+  }
 }
 
 function startClip(view, cell) {

@@ -53,6 +53,42 @@ export function perFrame(work) {
   };
 }
 
+// `work` after `wait()` milliseconds, however often it is asked for until then. Unlike with `debounce`, those who ask
+// without a pause do not put it off for ever.
+export function soon(work, wait) {
+  let timer = 0;
+  return () => {
+    timer ||= setTimeout(() => {
+      timer = 0;
+      work();
+    }, wait());
+  };
+}
+
+// `work`, never twice at a time: asked for while it runs, it runs once more when it is done, so that an older answer
+// never comes after a newer one. The promise is of the last run.
+export function oneAtATime(work) {
+  let running = null;
+  let wanted = false;
+  const run = async () => {
+    let result;
+    try {
+      while (wanted) {
+        wanted = false;
+        result = await work();
+      }
+    } finally {
+      running = null;
+    }
+    return result;
+  };
+  return () => {
+    wanted = true;
+    running ??= run();
+    return running;
+  };
+}
+
 export function debounce(work, wait) {
   let timer = 0;
   return (...args) => {

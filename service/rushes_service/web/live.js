@@ -9,7 +9,7 @@ const COME_BACK_MS = 2000;
 let position = null;
 let source = null;
 
-// Follow events after `from`. `hear(event)` gets each; `again()` is called when some were missed.
+// Follow events after `from`. `hear(event)` gets each; `again()` is called when some may have been missed.
 export function follow(from, hear, again) {
   position = from ?? position;
   source?.close();
@@ -24,6 +24,8 @@ export function follow(from, hear, again) {
   };
   const remember = (event) => (position = event.lastEventId || position);
   source.addEventListener("ready", (event) => {
+    // Opened at no place in particular: what happened between the last look and now is in no event.
+    if (!position) again();
     remember(event);
     show("live");
   });

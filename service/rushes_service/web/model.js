@@ -20,8 +20,17 @@ export const cellAt = (row, column) => stackAt(row, column)[0] ?? null;
 export const rowOf = (cell) => grid.rows.find((row) => row.key === cell.row);
 export const columnOf = (cell) => grid.columns.find((column) => column.key === cell.column);
 
+let meanwhile = null; // events that came while the grid is being read
+
+// Read the grid of a run. Returns false when it has to be read once more. One at a time: see `oneAtATime`.
 export async function load(run) {
-  const found = await ask(`${runPath(run)}/grid`);
+  const later = (meanwhile = []);
+  let found;
+  try {
+    found = await ask(`${runPath(run)}/grid`);
+  } finally {
+    meanwhile = null;
+  }
   // Cells that stay are the same objects as before: whoever shows one goes on showing it.
   const cells = new Map();
   const stacks = new Map();
@@ -34,6 +43,8 @@ export async function load(run) {
     stacks.get(key).push(cell);
   }
   Object.assign(grid, { run, position: found.position ?? "0-0", truncated: found.truncated ?? false, columns: found.columns, rows: found.rows, cells, stacks });
+  // The answer may have been on its way while more happened.
+  return later.map(apply).every((cell) => cell !== null);
 }
 
 export function clear() {
@@ -45,8 +56,12 @@ function replace(cell, fresh) {
   return Object.assign(cell, fresh);
 }
 
-// What one event changes; returns the cell, or null when the grid has to be read again to know its place.
+// Takes in an event. Returns the cell that it changed; null when the grid has to be read again to know its place;
+// undefined when it changes nothing here.
 export function apply(event) {
+  meanwhile?.push(event);
+  // What the grid was read after is in it already; the event of a start must not undo an end.
+  if (event.run !== grid.run || !isAfter(event.at, grid.position)) return undefined;
   const cell = grid.cells.get(event.id);
   if (!cell) return null;
   const { data } = event;
@@ -68,13 +83,20 @@ export function apply(event) {
   }
 }
 
+// Ids of events are milliseconds and a number within them.
+function isAfter(id, position) {
+  const [time, number] = id.split("-").map(Number);
+  const [thenTime, thenNumber] = position.split("-").map(Number);
+  return time > thenTime || (time === thenTime && number > thenNumber);
+}
+
 function ended(event, result) {
   return {
     state: event.type,
     cancelling: false,
     media: Boolean(result.path),
     video: result.media_type === "video/mp4",
-    version: event.at,
+    version: event.at.split("-")[0],
     seed: result.seed ?? null,
     width: result.width ?? null,
     height: result.height ?? null,

@@ -1,14 +1,20 @@
 // What waits, what runs, and who works.
 
-import { $, closesOnBackdrop, debounce, fill, h, icon, open, toast } from "./dom.js";
+import { $, closesOnBackdrop, fill, h, icon, oneAtATime, open, soon, toast } from "./dom.js";
 import { ask, samplePath, send } from "./server.js";
 
 const dialog = $("queue");
 closesOnBackdrop(dialog);
 
-export const refreshQueue = debounce(refresh, 300);
+const refresh = oneAtATime(read);
+export const refreshQueue = soon(refresh, () => 300);
 
-async function refresh() {
+// Steps move no count: they are worth a look at the queue only while it is open.
+export function heardOf(event) {
+  if (event.type !== "progress" || dialog.open) refreshQueue();
+}
+
+async function read() {
   let state;
   try {
     state = await ask("v1/queue?limit=100");
