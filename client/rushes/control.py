@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 from rushes import keys
 from rushes.client import Client
 from rushes.connection import reachable
-from rushes.errors import JobNotFound, QueueError
+from rushes.errors import QueueError
 from rushes.jobs import JobState
+from rushes.scripts import script
 
 Order = Literal["pause", "resume", "drain"]
 
 ORDER_TTL_S = 24 * 3600
 """An order to a worker that has died goes by itself; a living one renews it."""
+
+PIECE = 1000
+"""Samples looked at between two looks of Redis at everybody else: a few milliseconds of its time."""
 
 
 def order(client: Client, names: Iterable[str], what: Order) -> list[str]:
@@ -48,23 +51,27 @@ def order(client: Client, names: Iterable[str], what: Order) -> list[str]:
 
 
 def cancel_all(client: Client, *, run: str | None = None, submission: str | None = None) -> list[str]:
-    """Cancel every open sample of a run, or of one submission; returns their ids.
+    """Cancel every open sample of a run, or of one submission, however many there are; returns their ids.
+
+    Args:
+        submission: an id, or its beginning.
 
     Raises:
         QueueUnavailable: Redis cannot be reached.
     """
     cancelled: list[str] = []
-    for record in client.list(run=run, limit=keys.RESULTS_MAXLEN):
-        wanted = submission is None or (record.job is not None and record.job.submission.startswith(submission))
-        if wanted and not record.state.terminal:
-            with contextlib.suppress(JobNotFound):
-                client.cancel(record.id)
-                cancelled.append(record.id)
+    for open_ in pieces(client, "open", run):
+        wanted = [
+            record
+            for record in client.records(open_)
+            if submission is None or (record.job is not None and record.job.submission.startswith(submission))
+        ]
+        cancelled += client.cancel_records(wanted)
     return cancelled
 
 
 def purge(client: Client, *, state: JobState | None = None, run: str | None = None, older_than_s: float = 0) -> int:
-    """Forget the records of ended samples; their files stay. Returns how many.
+    """Forget the records of ended samples, however many there are; their files stay. Returns how many.
 
     Args:
         state: only those in this (terminal) state; None for every ended one.
@@ -76,16 +83,19 @@ def purge(client: Client, *, state: JobState | None = None, run: str | None = No
     with reachable(client.url):
         seconds, microseconds = client.redis.time()
     before = seconds + microseconds / 1e6 - older_than_s
-    gone = [
-        record
-        for record in client.list(run=run, state=state, limit=keys.RESULTS_MAXLEN)
-        if record.state.terminal and (record.finished_at or 0) <= before
-    ]
-    with reachable(client.url):
-        pipeline = client.redis.pipeline(transaction=False)
-        for record in gone:
-            pipeline.delete(keys.job(record.id))
-            pipeline.zrem(keys.INDEX, record.id)
-            pipeline.zrem(keys.run(record.run), record.id)
-        pipeline.execute()
-    return len(gone)
+    return sum(pieces(client, "purge", run, state.value if state else "", f"{before:.6f}"))
+
+
+def pieces(client: Client, name: str, run: str | None, *arguments: str) -> Iterator[Any]:
+    """What a script answers for every sample (of a run), a piece at a time, newest first; others come in between.
+
+    What is submitted meanwhile is left out.
+    """
+    look = client.redis.register_script(script(name))
+    index = keys.INDEX if run is None else keys.run(run)
+    highest, looked_at = "+inf", PIECE
+    while looked_at == PIECE:
+        with reachable(client.url):
+            looked_at, last, answer = look(args=[index, highest, PIECE, *arguments])
+        yield answer
+        highest = f"({last}"  # no two samples have the same time, so no piece leaves one out

@@ -440,6 +440,28 @@ def test_a_whole_run_or_submission_is_cancelled_at_once(client: Client, make_que
     assert cancel_all(client, submission=submission) == [other]
 
 
+def test_no_run_is_too_long_to_be_cancelled_or_purged(client: Client) -> None:
+    oldest = client.submit([make_job(index=index) for index in range(2)])
+    add_ended_records(client, "run", 50_000)
+    assert sorted(cancel_all(client, run="run")) == sorted(oldest)
+    assert purge(client, run="run") == 50_002
+    assert client.ids() == []
+    assert not client.redis.exists(keys.run("run"), keys.job(oldest[0]), keys.job("r1"), keys.job("r50000"))
+
+
+def add_ended_records(client: Client, run: str, count: int) -> None:
+    """Records as the scripts leave them, later than all there are, without a worker for each."""
+    script = """
+    for number = 1, ARGV[2] do
+      local id, time = 'r' .. number, ARGV[3] + number / 1000
+      redis.call('HSET', KEYS[1] .. id, 'state', 'done', 'run', ARGV[1], 'created_at', time, 'finished_at', 1)
+      redis.call('ZADD', KEYS[2], time, id)
+      redis.call('ZADD', KEYS[3], time, id)
+    end"""
+    later = client.list(limit=1)[0].created_at + 1
+    client.redis.eval(script, 3, keys.JOB_PREFIX, keys.INDEX, keys.run(run), run, count, later)
+
+
 def test_purging_forgets_ended_samples_only(client: Client, make_queue: MakeQueue) -> None:
     first, second = client.submit([make_job(index=index) for index in range(2)])
     client.cancel(first)

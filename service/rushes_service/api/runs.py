@@ -12,6 +12,7 @@ from typing_extensions import Self
 from rushes import keys
 from rushes.client import Client
 from rushes.connection import reachable
+from rushes.control import cancel_all
 from rushes.errors import JobNotFound
 from rushes.jobs import Frozen, JobState
 from rushes_service.api.context import InContext, Queue
@@ -132,9 +133,7 @@ def checkpoints(run: str, queue: Queue, context: InContext) -> Checkpoints:
 )
 def cancel(run: str, queue: Queue) -> RunDetails:
     """Queued samples of the run end at once, running ones at their next step."""
-    for state in (JobState.QUEUED, JobState.RUNNING):
-        for record in queue.list(run=known(queue, run).name, state=state, limit=10**6):
-            queue.cancel(record.id)
+    cancel_all(queue, run=known(queue, run).name)
     return show(run, queue)
 
 
