@@ -87,9 +87,7 @@ class EmbeddedRedis:
         if self._lock is None:
             self._lock = lock_directory(self.data_dir)
         try:
-            self._port = self._port or choose_port(self._asked_port)
-            self._process = self._launch(binary)
-            self._wait_until_ready()
+            self._start_on_a_port(binary)
             note_owner(self._lock, self.url)
         except BaseException:
             self.stop()
@@ -115,6 +113,19 @@ class EmbeddedRedis:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+    def _start_on_a_port(self, binary: str) -> None:
+        free_to_choose = self._port is None and self._asked_port in (None, 0)
+        while True:
+            self._port = self._port or choose_port(self._asked_port)
+            self._process = self._launch(binary)
+            try:
+                return self._wait_until_ready()
+            except QueueUnavailable:
+                # Somebody else may have taken the port between our look and the server's start.
+                if not free_to_choose or self._process.poll() is None or free_port(self._port) is not None:
+                    raise
+                self._port = None
 
     def _launch(self, binary: str) -> subprocess.Popen[bytes]:
         assert self._lock is not None

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -55,6 +56,17 @@ def test_the_next_free_port_is_taken_when_the_usual_one_is_not_free(
         monkeypatch.setattr(embedded, "PREFERRED_PORT", taken.getsockname()[1])
         with EmbeddedRedis(tmp_path) as server:
             assert server.port > taken.getsockname()[1]
+
+
+def test_servers_that_start_at_the_same_time_find_a_port_each(tmp_path: Path) -> None:
+    servers = [EmbeddedRedis(tmp_path / name) for name in "abcd"]
+    try:
+        with ThreadPoolExecutor(len(servers)) as threads:
+            list(threads.map(EmbeddedRedis.start, servers))
+        assert len({server.port for server in servers}) == len(servers)
+    finally:
+        for server in servers:
+            server.stop()
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_a_clear_error(tmp_path: Path) -> None:
