@@ -204,7 +204,10 @@ class SampleJob(Frozen):
     priority: Priority = "training"
     keep: Keep = "all"
     submitted_at: float = 0.0
-    """Seconds since 1970 by the submitter's clock; names the file, so a retry writes the same one."""
+    """Seconds since 1970 by the submitter's clock."""
+    local_time: str | None = Field(default=None, pattern=r"^\d{14}$")
+    """The same as `YYYYmmddHHMMSS` in the submitter's time zone, which workers need not share; names the file, so
+    that a retry on any machine writes the same one. None in jobs of earlier versions."""
 
     @property
     def strength(self) -> float:

@@ -188,7 +188,13 @@ def build_job(
         priority=run.priority,
         keep=run.keep,
         submitted_at=submitted_at,
+        local_time=file_time(time.localtime(submitted_at)),
     )
+
+
+def file_time(when: time.struct_time) -> str:
+    """A time as trainers write it into the names of their samples."""
+    return time.strftime("%Y%m%d%H%M%S", when)
 
 
 def checkpoint_at(path: str | Path) -> Checkpoint:

@@ -53,6 +53,7 @@ jobs = st.builds(
     priority=st.sampled_from(["interactive", "training"]),
     keep=st.sampled_from(["all", "latest"]),
     submitted_at=floats,
+    local_time=st.none() | st.just("20260102030405"),
 )
 errors = st.builds(JobError, code=words, message=words, retryable=st.booleans())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rushes.architectures import WAN21_T2V
 from rushes.errors import ConfigError, LeaseLost, NonFiniteLatents, OutputError
 from rushes.jobs import ModelSpec, Prompt, SampleJob
 from rushes.parameters import resolve
+from rushes.submission import Run, build_job
 from rushes_service.media import Written, read_receipt, sample_path, write_media
 
 RECEIPT = {"prompt": 'a "red" ball = #1; \\ ünï 🎬\nsecond line', "seed": 5, "sigmas": [0.1] * 1000}
@@ -218,6 +219,7 @@ def job(**fields: Any) -> SampleJob:
         "output_dir": "/out",
         "output_name": "lora",
         "submitted_at": 1_700_000_000.0,
+        "local_time": "20231114231320",
     }
     return SampleJob(**{**defaults, **fields})
 
@@ -227,7 +229,7 @@ def path_of(asked: SampleJob) -> str:
 
 
 def test_samples_are_named_as_trainers_name_theirs():
-    when = time.strftime("%Y%m%d%H%M%S", time.localtime(1_700_000_000))
+    when = "20231114231320"
     clip = Prompt(prompt="a red ball", seed=42, frame_count=9)
     assert path_of(job()) == f"/out/sample/lora_000100_03_{when}_42.png"
     assert path_of(job(prompt=clip)) == f"/out/sample/lora_000100_03_{when}_42.mp4"
@@ -235,6 +237,34 @@ def test_samples_are_named_as_trainers_name_theirs():
     assert path_of(job(epoch=0)) == f"/out/sample/lora_e000000_03_{when}_42.png"
     assert path_of(job(output_name=None)) == f"/out/sample/000100_03_{when}_42.png"
     assert path_of(job(priority="interactive")) == f"/out/sample/lora_000100_03_{when}_42_{JOB[:8]}.png"
+
+
+@pytest.fixture
+def time_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Moves this process into a time zone."""
+
+    def move(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield move
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_the_time_in_a_name_is_the_submitters_wherever_the_worker_is(time_zone: Callable[[str], None]) -> None:
+    run = Run(name="r", model=ModelSpec(architecture="wan2.1-t2v"), output_dir="/out")
+    time_zone("Pacific/Auckland")
+    submitted = build_job(run, Prompt(prompt="a red ball", seed=1), 0, None, 0, None, 1_700_000_000.0)
+    time_zone("America/Lima")
+    assert path_of(submitted) == "/out/sample/000000_00_20231115111320_1.png"
+
+
+def test_jobs_of_earlier_versions_have_one_name_on_every_machine(time_zone: Callable[[str], None]) -> None:
+    raw = job(local_time=None).encode()
+    assert "local_time" not in raw
+    time_zone("Asia/Tokyo")
+    assert path_of(SampleJob.decode(raw)) == "/out/sample/lora_000100_03_20231114221320_42.png"
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "/etc/passwd"])

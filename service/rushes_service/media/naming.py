@@ -8,6 +8,7 @@ from pathlib import Path
 from rushes.errors import ConfigError
 from rushes.jobs import SampleJob
 from rushes.parameters import SampleParameters
+from rushes.submission import file_time
 
 SAMPLE_DIR = "sample"
 
@@ -15,13 +16,13 @@ SAMPLE_DIR = "sample"
 def sample_path(job: SampleJob, parameters: SampleParameters) -> Path:
     """`<output_dir>/sample/[<output_name>_]<e000001|000100>_<index>_<YYYYmmddHHMMSS>_<seed>.png|mp4`.
 
-    The time is that of submission, so that a retry writes the same file. Samples that somebody asked for by hand
-    bear their id too: several may share everything else.
+    The time is that of submission, by the submitter's clock and time zone, so that a retry on any machine writes the
+    same file. Samples that somebody asked for by hand bear their id too: several may share everything else.
 
     Raises:
         ConfigError: the output name is no plain file name.
     """
-    when = time.strftime("%Y%m%d%H%M%S", time.localtime(job.submitted_at))
+    when = job.local_time or file_time(time.gmtime(job.submitted_at))
     progress = f"{job.step:06d}" if job.epoch is None else f"e{job.epoch:06d}"
     parts = [progress, f"{job.prompt_index:02d}", when, str(parameters.seed)]
     if job.output_name:
