@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class LoraRack:
 
     def __init__(self, model: nn.Module, names: Callable[[], NameTable], family: str) -> None:
         self.merger = LoraMerger(model)
-        self._names = names
+        self._names = functools.cache(names)
         self._family = family
         self._pin = any(parameter.is_cuda for parameter in model.parameters())
         self._read: dict[tuple[str, bool], Lora] = {}

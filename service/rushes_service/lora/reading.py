@@ -17,6 +17,7 @@ from rushes.errors import LoraMismatch, LoraValue
 from rushes_service.lora.changes import Change, Difference, Patch, Replacement, as_matrix
 from rushes_service.lora.families import guess_family, size_hint
 from rushes_service.lora.files import WeightsFile, read_file
+from rushes_service.lora.finite import check_finite
 from rushes_service.lora.keys import TEXT_ENCODER, Key, split
 from rushes_service.lora.kinds import weight_change
 from rushes_service.lora.targets import LoraTarget, NameTable
@@ -129,25 +130,6 @@ def read_lora(
     modules = len({patch.parameter.rpartition(".")[0] for patch in patches})
     report = LoraReport(str(place), file.sha256, style, kinds, matched, len(unmatched), modules, ranks)
     return Lora(file.sha256, patches, report, (f"partly used: {problem}",) if problem else ())
-
-
-def check_finite(file: WeightsFile) -> None:
-    """Raise `LoraValue` for the first tensor that holds NaN or infinity."""
-    for key, tensor in file.tensors.items():
-        # A sum is finite unless a term is not (or it overflows): one pass without a mask of the tensor's size.
-        if tensor.is_floating_point() and tensor.numel() and not torch.isfinite(summed(tensor)):
-            if torch.isfinite(tensor.float()).all():
-                continue
-            name, part, _ = split(key)
-            raise LoraValue(
-                f"{file.path}: {name}{f' ({part})' if part else ''} holds NaN or infinity; training has most likely "
-                "diverged"
-            )
-
-
-def summed(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor in float32; 8-bit floats have no sum of their own."""
-    return (tensor.float() if tensor.dtype.itemsize == 1 else tensor).sum(dtype=torch.float32)
 
 
 def check_config(file: WeightsFile) -> None:
