@@ -1,0 +1,68 @@
+"""Which checkpoints of a watched directory are known, so that a watcher that starts again goes on where it stopped.
+
+Job ids are made from content: should a journal be lost, checkpoints that were sampled are not sampled again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rushes.watch.finding import Found, Identity
+
+SAMPLED = "sampled"
+SKIPPED = "skipped"
+"""Was there before the watcher; `--backfill` samples it."""
+
+
+class Journal:
+    """One JSON file per watched directory: relative path -> identity and what was done.
+
+    Args:
+        path: of the file; made with its directory at the first `save`.
+        root: the watched directory.
+
+    A file that cannot be read counts as none.
+    """
+
+    def __init__(self, path: Path, root: Path) -> None:
+        self.path = path
+        self.root = root
+        self.exists = path.is_file()
+        self._known: dict[str, tuple[Identity, str]] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            known: Any = json.loads(path.read_text(encoding="utf-8"))["known"]
+            self._known = {name: (Identity(*map(int, entry[:3])), str(entry[3])) for name, entry in known.items()}
+
+    def knows(self, found: Found) -> bool:
+        """True for a checkpoint that has been dealt with, under this name or the one it had before it was renamed."""
+        known = self._known.get(self._name(found))
+        if known is not None and known[0][1:] == found.identity[1:]:
+            return True  # a directory that was copied or restored has other inodes
+        return any(found.identity == identity for identity, _ in self._known.values())
+
+    def note(self, found: Found, done: str) -> None:
+        """Remember a checkpoint as `SAMPLED` or `SKIPPED`; on disk after `save`."""
+        self._known[self._name(found)] = (found.identity, done)
+
+    def forget_skipped(self) -> None:
+        """Forget those that were there before."""
+        self._known = {name: entry for name, entry in self._known.items() if entry[1] != SKIPPED}
+
+    def save(self) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        known = {name: [*identity, done] for name, (identity, done) in self._known.items()}
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"version": 1, "known": known}, indent=0), encoding="utf-8")
+        temporary.replace(self.path)
+        self.exists = True
+
+    def _name(self, found: Found) -> str:
+        return found.path.relative_to(self.root).as_posix()

@@ -1,0 +1,257 @@
+"""`Watcher`: new complete checkpoints of unmodified trainers are held, spooled and handed over.
+
+    found ── complete, and unchanged for a moment ──> held ──> spool file ──> journal ──> Redis ──> spool file removed
+
+A crash anywhere on this way loses nothing: what is not in the journal is found again, what is in the spool is handed
+over by the next watcher, and doing either twice makes one sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rushes.checkpoints import PRIVATE_DIR, SNAPSHOT_DIR, SPOOL_DIR, read_header, release
+from rushes.client import Client
+from rushes.errors import CheckpointError, QueueUnavailable, WireError
+from rushes.jobs import digest
+from rushes.packing import LOST, Packer
+from rushes.prompts import PromptLine
+from rushes.spool import Parcel, Spool
+from rushes.submission import Run, run_name
+from rushes.watch.finding import Found, Search, find
+from rushes.watch.journal import SAMPLED, SKIPPED, Journal
+from rushes.watch.names import step_of
+from rushes.watch.waiting import Waiting, metadata_of
+from rushes.weights import hold
+
+SETTLE_S = 2.0
+"""How long a complete file must stay as it is. Some tools give a file its full size before they fill it."""
+
+JOURNAL = "watched"
+
+
+class Ready(NamedTuple):
+    """A checkpoint to sample now. Sorted by `order`: those that do not say their step come last."""
+
+    order: tuple[bool, int, int]
+    journal: Journal
+    found: Found
+    metadata: Mapping[str, Any]
+
+
+class Watcher:
+    """Samples the checkpoints that appear in directories.
+
+    Args:
+        roots: directories to watch; they may not exist yet.
+        run: what all samples share. Its name, output directory and output name are taken where `fixed` says so,
+            else they are made from where each checkpoint lies and what it is called.
+        prompts: reads the prompt file anew, for each checkpoint.
+        client: where samples are queued.
+        say: is told what happens, a line at a time.
+        backfill: sample what was there before, too.
+        base: sample the base model once per run, as step 0.
+        settle_s: see `SETTLE_S`.
+        fixed: those of "name", "output_dir", "output_name" that are given for all.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        run: Run,
+        prompts: Callable[[], Iterable[PromptLine]],
+        client: Client,
+        *,
+        say: Callable[[str], None],
+        search: Search | None = None,
+        backfill: bool = False,
+        base: bool = False,
+        settle_s: float = SETTLE_S,
+        fixed: frozenset[str] = frozenset(),
+    ) -> None:
+        self.roots = roots
+        self.run = run
+        self.client = client
+        self.say = say
+        self.search = search or Search()
+        self.base = base
+        self.fixed = fixed
+        self.prompts = prompts
+        self._journals = {root: Journal(self._journal_path(root), root) for root in roots}
+        self.waiting = Waiting(settle_s, say)
+        self._lines = list(prompts())
+        self._packers: dict[str, Packer] = {}
+        self._newest: dict[str, int] = {}
+        self._with_base: set[str] = set()
+        self._spools = {str(self._output_dir(root)): Spool(self._output_dir(root) / SPOOL_DIR) for root in roots}
+        self._away = False
+        self.failed = False
+        """Something could not be written at the last look; it is tried again at the next."""
+        for root in roots:
+            self._begin(root, backfill)
+
+    @property
+    def unsent(self) -> int:
+        """Submissions that Redis has not accepted yet; they lie in the spool."""
+        return sum(len(spool.waiting()) for spool in self._spools.values())
+
+    def look(self) -> None:
+        """Look at every directory once: submit what is ready, and hand over what lies in the spool."""
+        there: set[Path] = set()
+        ready: list[Ready] = []
+        for root, journal in self._journals.items():
+            for found in find(root, self.search):
+                there.add(found.path)
+                ready += self._ready(journal, found)
+        self.waiting.keep(there)
+        try:
+            for one in sorted(ready, key=lambda one: one.order):
+                self._submit(one)
+            self.failed = False
+        except OSError as error:
+            if not self.failed:
+                self.say(f"{error}; what is new is tried again until it can be written")
+            self.failed = True
+        self._hand_over()
+
+    def _begin(self, root: Path, backfill: bool) -> None:
+        """Take what lies in a directory that was never watched for known, or tell it apart to be sampled."""
+        journal = self._journals[root]
+        if backfill:
+            journal.forget_skipped()
+        old = [found for found in find(root, self.search) if self._ours(found) and self._counted(found)]
+        known = [found for found in old if journal.knows(found)]
+        if not root.is_dir():
+            self.say(f"watching {root}, which does not exist yet")
+        elif journal.exists:
+            self.say(f"watching {root}: {len(known)} checkpoints known, {len(old) - len(known)} new")
+        elif backfill:
+            self.say(f"watching {root}: {len(old)} checkpoints to sample")
+        else:
+            for found in old:
+                journal.note(found, SKIPPED)
+            journal.save()
+            left = f"; the {len(old)} checkpoints in it are left alone (--backfill samples them)" if old else ""
+            self.say(f"watching {root}{left}")
+
+    def _counted(self, found: Found) -> bool:
+        """True for a complete checkpoint; its step counts when a later one does not say its own."""
+        try:
+            metadata = metadata_of(found)
+        except CheckpointError:
+            return False
+        name = self._run_of(found).name
+        newest = self._newest.get(name, 0)
+        self._newest[name] = max(newest, step_of(found.place, metadata, newest))
+        return True
+
+    def _ours(self, found: Found) -> bool:
+        """True unless an output name is given, and the file is of a run with another."""
+        return "output_name" not in self.fixed or found.place.name in (None, self.run.output_name)
+
+    def _ready(self, journal: Journal, found: Found) -> Iterator[Ready]:
+        """A checkpoint that is new, complete, and has settled."""
+        if not self._ours(found) or journal.knows(found):
+            return
+        metadata = self.waiting.ready(found)
+        if metadata is not None:
+            step, epoch = found.place.step, found.place.epoch
+            order = (step is None and epoch is None, step_of(found.place, metadata, 0), epoch or 0)
+            yield Ready(order, journal, found, metadata)
+
+    def _submit(self, ready: Ready) -> None:
+        """Hold a checkpoint and write its samples ahead."""
+        _, journal, found, _ = ready
+        run = self._run_of(found)
+        step = step_of(found.place, ready.metadata, self._newest.get(run.name, 0))
+        packer = self._packer(run)
+        try:
+            held = hold(found.path, Path(run.output_dir) / SNAPSHOT_DIR)
+        except CheckpointError:
+            return  # gone just now; the next look says what is there
+        parcel = packer.pack(step, found.place.epoch, held)
+        if torn(parcel):
+            return
+        spool = self._spools.setdefault(run.output_dir, Spool(Path(run.output_dir) / SPOOL_DIR))
+        if self.base and run.name not in self._with_base:
+            spool.write(packer.pack(0, None, None))
+            self._with_base.add(run.name)
+        spool.write(parcel)
+        self._newest[run.name] = max(step, self._newest.get(run.name, 0))
+        journal.note(found, SAMPLED)
+        journal.save()
+        self.waiting.done(found.path)
+        self._announce(found, run, step, parcel)
+
+    def _announce(self, found: Found, run: Run, step: int, parcel: Parcel) -> None:
+        place = f"step {step}" if found.place.epoch is None else f"step {step}, epoch {found.place.epoch}"
+        self.say(f"{run.name}, {place}: {counted(len(parcel.jobs))} of {found.path.name}")
+        for refused in parcel.refused:
+            self.say(f"  prompt {refused.job.prompt_index} is not sampled: {refused.error.message}")
+
+    def _hand_over(self) -> None:
+        """Hand over what lies in the spools, also what a trainer or watcher that ended has left there."""
+        try:
+            for spool in self._spools.values():
+                for path in spool.waiting():
+                    self._deliver(spool, path)
+        except QueueUnavailable as error:
+            if not self._away:
+                self.say(f"{error}. Samples wait in the spool until then")
+            self._away = True
+            return
+        if self._away:
+            self.say("Redis is back; everything in the spool is handed over")
+        self._away = False
+
+    def _deliver(self, spool: Spool, path: Path) -> None:
+        try:
+            parcel = spool.read(path)
+        except WireError as error:
+            self.say(f"{spool.set_aside(path)} is set aside: {error}")
+            return
+        if parcel is not None:
+            self.client.hand_over(parcel)
+            spool.remove(path)
+
+    def _packer(self, run: Run) -> Packer:
+        if run.name not in self._packers:
+            self._packers[run.name] = Packer(run, self.prompts, self._lines)
+        return self._packers[run.name]
+
+    def _run_of(self, found: Found) -> Run:
+        """The run that a checkpoint belongs to: named as the trainer itself would name it."""
+        output_dir = str(self._output_dir(found.run_dir))
+        output_name = self.run.output_name if "output_name" in self.fixed else found.place.name
+        name = self.run.name if "name" in self.fixed else run_name(output_dir, output_name)
+        return replace(self.run, name=name, output_dir=output_dir, output_name=output_name)
+
+    def _output_dir(self, directory: Path) -> Path:
+        return Path(self.run.output_dir) if "output_dir" in self.fixed else directory
+
+    def _journal_path(self, root: Path) -> Path:
+        """One for each directory, also where all of them share an output directory."""
+        own = self._output_dir(root) == root
+        name = JOURNAL if own else f"{JOURNAL}-{digest(str(root), digits=8)}"
+        return self._output_dir(root) / PRIVATE_DIR / f"{name}.json"
+
+
+def torn(parcel: Parcel) -> bool:
+    """True if the trainer wrote over the file while it was being held; what was held is removed again."""
+    checkpoint = next((job.checkpoint for job in parcel.all if job.checkpoint), None)
+    if checkpoint is None or checkpoint.fingerprint == LOST:
+        return checkpoint is not None
+    try:
+        read_header(checkpoint.path)
+    except CheckpointError:
+        release(checkpoint.path)
+        return True
+    return False
+
+
+def counted(samples: int) -> str:
+    """`1 sample`, `2 samples`."""
+    return "1 sample" if samples == 1 else f"{samples} samples"

@@ -1,0 +1,276 @@
+"""`rushes watch`: directories that a writer process fills slowly, renames in and deletes from."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from client_support import AWAY, snapshots, spooled, work
+from queue_support import MODEL
+from rushes import Client, Run, cli, read_prompts
+from rushes.checkpoints import read_header
+from rushes.jobs import JobState
+from rushes.watch import Search, Watcher
+from support import wait_until
+
+WRITER = Path(__file__).parents[1] / "acceptance" / "programs" / "slow_writer.py"
+
+Write = Callable[..., None]
+MakeWatcher = Callable[..., Watcher]
+
+
+@pytest.fixture
+def write() -> Iterator[Write]:
+    """Makes moves of a writer process, and returns when each is made."""
+    with subprocess.Popen(
+        [sys.executable, str(WRITER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def move(*words: object) -> None:
+            process.stdin.write(" ".join(map(str, words)) + "\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "\n"
+
+        yield move
+        process.stdin.close()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    directory = tmp_path / "out"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def watcher(tmp_path: Path, redis_url: str, said: list[str]) -> Iterator[MakeWatcher]:
+    """Makes watchers with one prompt, to whom a complete file is ready at once."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball --d 1\n")
+    clients: list[Client] = []
+
+    def make(*roots: Path, url: str = redis_url, **options: object) -> Watcher:
+        clients.append(Client(url, retries=0))
+        shared = Run(name="", model=MODEL, output_dir="")
+        settings = {"settle_s": 0.0, "say": said.append, **options}
+        return Watcher(roots, shared, lambda: read_prompts(prompts), clients[-1], **settings)  # type: ignore[arg-type]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def sampled(url: str) -> list[tuple[str, int, int | None]]:
+    """Output name, step and epoch of every sample, in the order in which they were queued."""
+    client = Client(url)
+    jobs = [record.job for record in reversed(client.list())]
+    client.close()
+    return [(job.output_name or "", job.step, job.epoch) for job in jobs if job]
+
+
+def names(*roots: Path) -> list[str]:
+    return sorted(path.name for root in roots for path in root.iterdir() if not path.name.startswith("."))
+
+
+def test_musubi_files_are_sampled_once_they_are_whole(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str
+) -> None:
+    watching = watcher(out)
+    write("begin", out / "cat-000001.safetensors", 100)
+    watching.look()
+    assert sampled(redis_url) == []
+    write("begin", out / "cat-step00000150.safetensors", 150)
+    write("end", out / "cat-000001.safetensors")
+    watching.look()
+    assert sampled(redis_url) == [("cat", 100, 1)]
+    write("end", out / "cat-step00000150.safetensors")
+    write("write", out / "cat.safetensors", "-")
+    watching.look()
+    watching.look()
+    assert sampled(redis_url) == [("cat", 100, 1), ("cat", 150, None), ("cat", 150, None)]
+    (run,) = Client(redis_url).runs()
+    assert run.startswith("cat-")
+
+
+def test_a_checkpoint_that_is_rotated_away_is_sampled_all_the_same(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str
+) -> None:
+    watching = watcher(out)
+    write("write", out / "checkpoint-500" / "pytorch_lora_weights.safetensors", "-")
+    watching.look()
+    write("delete", out / "checkpoint-500" / "pytorch_lora_weights.safetensors")
+    watching.look()
+    (kept,) = snapshots(out)
+    assert read_header(kept)
+    assert [result.step for result in work(redis_url)] == [500]
+    assert snapshots(out) == []
+
+
+def test_an_adapter_is_sampled_when_its_configuration_is_there_too(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str
+) -> None:
+    watching = watcher(out)
+    write("begin", out / "epoch1" / "adapter_model.safetensors", "-")
+    write("text", out / "epoch1" / "adapter_config.json", '{"r": 4}')
+    watching.look()
+    write("write", out / "epoch2" / "adapter_model.safetensors", "-")
+    watching.look()
+    assert sampled(redis_url) == []
+    write("text", out / "epoch2" / "adapter_config.json", '{"r": 4}')
+    write("end", out / "epoch1" / "adapter_model.safetensors")
+    watching.look()
+    assert sampled(redis_url) == [("", 1, 1), ("", 2, 2)]
+
+
+def test_a_file_that_is_renamed_into_place_is_sampled_once_under_its_name(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str
+) -> None:
+    watching = watcher(out)
+    write("begin", out / "cat_000000500.safetensors.tmp", "-")
+    watching.look()
+    write("end", out / "cat_000000500.safetensors.tmp")
+    write("rename", out / "cat_000000500.safetensors.tmp", out / "cat_000000500.safetensors")
+    watching.look()
+    write("rename", out / "cat_000000500.safetensors", out / "best.safetensors")
+    watching.look()
+    assert sampled(redis_url) == [("cat", 500, None)]
+    write("write", out / "best.safetensors", 700)
+    watching.look()
+    assert sampled(redis_url) == [("cat", 500, None), ("best", 700, None)]
+
+
+def test_a_file_that_has_its_size_before_its_content_is_waited_for(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str
+) -> None:
+    watching = watcher(out, settle_s=3600.0)
+    write("write", out / "cat.safetensors", 5)
+    watching.look()
+    watching.look()
+    assert watching.waiting.settling
+    assert sampled(redis_url) == []
+    watching.waiting.settle_s = 0.0
+    watching.look()
+    assert not watching.waiting.settling
+    assert sampled(redis_url) == [("cat", 5, None)]
+
+
+def test_a_watcher_that_starts_again_samples_what_it_missed_and_nothing_twice(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str, said: list[str]
+) -> None:
+    write("write", out / "cat-step00000100.safetensors", 100)
+    write("begin", out / "cat-step00000200.safetensors", 200)
+    watcher(out).look()
+    write("end", out / "cat-step00000200.safetensors")
+    write("write", out / "cat-step00000300.safetensors", 300)
+    watcher(out).look()
+    assert sampled(redis_url) == [("cat", 200, None), ("cat", 300, None)]
+    write("write", out / "cat.safetensors", "-")
+    watcher(out, backfill=True).look()
+    assert sampled(redis_url)[2:] == [("cat", 100, None), ("cat", 300, None)]
+    (out / ".rushes" / "watched.json").unlink()
+    watcher(out, backfill=True, base=True).look()
+    assert sampled(redis_url)[4:] == [("cat", 0, None)]
+    assert said[0] == f"watching {out}; the 1 checkpoints in it are left alone (--backfill samples them)"
+
+
+def test_many_directories_also_ones_that_are_made_later(
+    tmp_path: Path, out: Path, watcher: MakeWatcher, write: Write, redis_url: str
+) -> None:
+    later = tmp_path / "later"
+    watching = watcher(out, later, search=Search(recursive=True))
+    for directory in (out / "one", out / "two", later):
+        write("write", directory / "checkpoint-7" / "pytorch_lora_weights.safetensors", "-")
+    watching.look()
+    jobs = [record.job for record in Client(redis_url).list()]
+    assert {job.output_dir for job in jobs if job} == {str(out / "one"), str(out / "two"), str(later)}
+    assert len({job.run for job in jobs if job}) == 3
+
+
+def test_while_redis_is_away_samples_wait_in_the_spool(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str, said: list[str]
+) -> None:
+    watching = watcher(out, url=AWAY)
+    write("write", out / "cat-000001.safetensors", 10)
+    watching.look()
+    watching.look()
+    assert (watching.unsent, len(spooled(out))) == (1, 1)
+    assert sum("cannot be reached" in line for line in said) == 1
+    watcher(out).look()
+    assert sampled(redis_url) == [("cat", 10, 1)]
+    assert spooled(out) == []
+
+
+def test_what_is_no_safetensors_file_is_named_once_and_left_alone(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str, said: list[str]
+) -> None:
+    watching = watcher(out)
+    write("text", out / "cat.safetensors", "\x80\x02 this is no checkpoint " * 5)
+    watching.look()
+    watching.look()
+    assert [line for line in said if "left alone: " in line and "cat.safetensors" in line] == said[1:]
+    assert sampled(redis_url) == []
+
+
+def test_the_command_watches_survives_being_killed_and_ends_at_ctrl_c(
+    tmp_path: Path, out: Path, write: Write, redis_url: str
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a red ball --d 1\n")
+    command = [sys.executable, "-m", "rushes.cli", "watch", str(out), "--architecture", "wan2.1-t2v"]
+    command += ["--rushes_model", "/models/tiny", "--sample_prompts", str(tmp_path / "prompts.txt")]
+    command += ["--settle", "0.05", "--poll", "0.2", "--rushes_run", "mine"]
+    environment = {**os.environ, "RUSHES_REDIS_URL": redis_url}
+
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        assert "watching" in process.stdout.readline()
+        return process
+
+    with start() as first:
+        write("begin", out / "cat-000001.safetensors", 10)
+        write("write", out / "cat-000002.safetensors", 20)
+        wait_until(lambda: sampled(redis_url) == [("cat", 20, 2)], 30, "the whole one")
+        first.kill()
+    write("end", out / "cat-000001.safetensors")
+    with start() as second:
+        wait_until(lambda: len(sampled(redis_url)) == 2, 30, "the other one")
+        second.send_signal(signal.SIGINT)
+        rest = second.stdout.read() if second.stdout else ""
+    assert second.returncode == 0
+    assert "stopped; what is queued is still sampled" in rest
+    assert sampled(redis_url) == [("cat", 20, 2), ("cat", 10, 1)]
+    assert {record.state for record in Client(redis_url).list(run="mine")} == {JobState.QUEUED}
+
+
+def test_once_samples_what_is_whole_and_names_what_is_not(
+    tmp_path: Path,
+    out: Path,
+    write: Write,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RUSHES_REDIS_URL", redis_url)
+    (tmp_path / "prompts.txt").write_text("a red ball --d 1\n")
+    write("write", out / "cat-000001.safetensors", 10)
+    write("write", out / "dog-000001.safetensors", 10)
+    write("begin", out / "cat-000002.safetensors", 20)
+    flags = ["--architecture", "wan2.1-t2v", "--rushes_model", "/models/tiny", "--output_dir", str(out)]
+    flags += ["--output_name", "cat", "--sample_prompts", str(tmp_path / "prompts.txt"), "--settle", "0.01"]
+    assert cli.main(["watch", *flags, "--backfill", "--once"]) == 0
+    assert sampled(redis_url) == [("cat", 10, 1)]
+    assert f"left alone: {out / 'cat-000002.safetensors'} is incomplete" in capsys.readouterr().out
+    assert cli.main(["watch", *flags, "--once", "--rushes_url", AWAY]) == 0
