@@ -10,6 +10,7 @@ watcher, the engine stays usable and the base weights stay exact.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import platform
 from collections.abc import Callable, Sequence
@@ -261,8 +262,14 @@ class Engine:
             "device": device_name(self.device),
             "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
             **denoised.facts,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "versions": versions(),
         }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of what computes."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def in_fp8(model: ModelSpec) -> bool:

@@ -108,7 +108,9 @@ def aside(base: Architecture, *, wanted: bool = True) -> Iterator[None]:
     try:
         for part in moved:
             part.to(CPU)
-        free_memory(base.device)
+        if moved:
+            # Not for nothing: walking all objects of a worker takes longer than a cached prompt.
+            free_memory(base.device)
         yield
     finally:
         for part in moved:
