@@ -17,7 +17,7 @@ demo: $(STAMP) ## train a tiny LoRA and sample every checkpoint beside it; pictu
 	$(BIN)/rushes demo --once
 
 test: $(STAMP) ## run the tests (ARGS="-k name" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --durations 20 $(ARGS)
 
 chaos: $(STAMP) ## five minutes of killed workers, stopped workers and a crashing Redis; is anything lost?
 	PYTHONPATH=tests $(BIN)/python tests/acceptance/chaos.py --seconds 300

