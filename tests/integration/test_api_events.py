@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 
 from api_support import Api, announce, job, serving
 from rushes import keys
+from rushes_service.api import feed
 from rushes_service.embedded import EmbeddedRedis
+from support import wait_until
 
 
 @dataclass
@@ -86,6 +89,32 @@ def test_a_browser_that_comes_back_misses_nothing_and_sees_nothing_twice(api: Ap
 
     stream = [entry_id for entry_id, _ in api.queue.redis.xrange(keys.EVENTS)]
     assert [event.id for event in seen] == stream
+
+
+def test_one_that_was_away_for_longer_than_the_server_remembers_misses_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "KEPT", 20)
+    with api.http.stream("GET", "/v1/events") as stays:
+        staying = events_of(stays)
+        ready = next(staying)
+        sent = [announce(api.queue, "progress", "a", step=number) for number in range(450)]
+        assert [event.id for event in take(staying, 450)] == sent
+        with api.http.stream("GET", "/v1/events", headers={"Last-Event-ID": ready.id}) as back:
+            assert [event.id for event in take(events_of(back), 451)] == [ready.id, *sent]
+
+
+def test_pages_share_one_connection_to_redis(api: Api) -> None:
+    def connections() -> int:
+        return sum(client["cmd"] == "xread" for client in api.queue.redis.client_list())
+
+    with ExitStack() as pages:
+        alone = wait_until(connections, 10, "the API's own watcher")
+        for _ in range(20):
+            response = pages.enter_context(api.http.stream("GET", "/v1/events"))
+            next(events_of(response))
+        assert wait_until(lambda: connections() > alone, 10, "the pages' reader")
+        assert connections() == alone + 1
 
 
 def test_one_that_leaves_before_anything_happened_misses_nothing_either(api: Api) -> None:

@@ -144,7 +144,8 @@ def test_a_second_ctrl_c_does_not_wait(drive: Callable[..., Driver]) -> None:
         return driver.process.poll() is not None
 
     wait_until(killed_by_further_ctrl_c, 20, "a later Ctrl-C to kill")
-    assert driver.end() == 0
+    # One more of them may come when it has done its work and only ends: it then ends of that.
+    assert driver.end() in (0, -signal.SIGINT)
     assert not alive(pid)
 
 

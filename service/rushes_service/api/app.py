@@ -61,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
             for watcher in watchers:
                 watcher.ask_to_stop()
+            await context.feed.close()
         client.close()
 
     app = FastAPI(

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from rushes.client import Client
+from rushes_service.api.feed import Feed
 from rushes_service.api.metrics import Metrics
 from rushes_service.api.paths import Roots
 from rushes_service.api.thumbnails import Thumbnails
@@ -28,6 +29,10 @@ class Context:
     thumbnails: Thumbnails
     metrics: Metrics
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    feed: Feed = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "feed", Feed(self.settings.redis_url, self.stopping))
 
 
 def context_of(request: Request) -> Context:

@@ -9,22 +9,18 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from rushes import keys
-from rushes.connection import BLOCK_MS, Connection, connect_async, reachable
 from rushes.errors import QueueUnavailable
-from rushes_service.api.context import Context, InContext
+from rushes_service.api.context import InContext
+from rushes_service.api.feed import Feed, order
 from rushes_service.api.problems import documented
 
 router = APIRouter(tags=["events"])
 log = logging.getLogger(__name__)
-
-BATCH = 200
-"""Events per read, so that one that is far behind does not hold all of it in memory."""
 
 PING_S = 15
 """Between heartbeats; below the idle time-out of common proxies (60 s)."""
@@ -63,63 +59,36 @@ async def events(
     after: Annotated[str | None, Query(description="The same, for clients that cannot set the header.")] = None,
 ) -> EventSourceResponse:
     """Open a stream at `Last-Event-ID`, or at now."""
-    with reachable(context.settings.redis_url):
-        async with connect(context) as redis:
-            position, lost = await start(redis, last_event_id or after)
+    position, lost = start(last_event_id or after, *await context.feed.bounds())
     greeting = ServerSentEvent(event="reset" if lost else "ready", id=position, data="{}", retry=RETRY_MS)
-    return EventSourceResponse(follow(context, position, run, greeting), ping=PING_S)
+    return EventSourceResponse(follow(context.feed, position, run, greeting), ping=PING_S)
 
 
-def connect(context: Context) -> Connection:
-    """A connection of its own: a blocking read would hold up everybody who shares it."""
-    return connect_async(context.settings.redis_url)
-
-
-async def start(redis: Connection, after: str | None) -> tuple[str, bool]:
+def start(after: str | None, oldest: str | None, newest: str | None) -> tuple[str, bool]:
     """Entry id to read after, and whether events between `after` and it are gone.
 
-    The newest id is read now instead of asking Redis for `$`, which would skip whatever comes between two reads.
+    Without `after` it is the newest one there is at this moment, and not Redis's `$`, which would skip whatever comes
+    until the first read.
     """
-    first = await redis.xrange(keys.EVENTS, count=1)
-    last = await redis.xrevrange(keys.EVENTS, count=1)
-    newest = last[0][0] if last else "0-0"
+    newest = newest or "0-0"
     if not after:
         return newest, False
     if not ENTRY_ID.fullmatch(after) or order(after) > order(newest):
         return newest, True
-    return after, bool(first) and order(after) < order(first[0][0])
-
-
-def order(entry_id: str) -> tuple[int, int]:
-    """Sort key of an entry id: milliseconds and sequence number."""
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)
+    return after, oldest is not None and order(after) < order(oldest)
 
 
 async def follow(
-    context: Context, position: str, run: str | None, greeting: ServerSentEvent
+    feed: Feed, position: str, run: str | None, greeting: ServerSentEvent
 ) -> AsyncIterator[ServerSentEvent]:
     """Events after `position` until the server stops or Redis goes away; the browser then comes back by itself."""
     yield greeting
-    async with connect(context) as redis:
-        while not context.stopping.is_set():
-            try:
-                with reachable(context.settings.redis_url):
-                    answer = await redis.xread({keys.EVENTS: position}, count=BATCH, block=BLOCK_MS)
-            except QueueUnavailable as error:
-                log.warning("an event stream ends: %s", error)
-                return
-            for position, fields in entries(answer):
-                if run is None or fields.get("run") == run:
-                    yield as_event(position, fields)
-
-
-def entries(answer: Any) -> list[tuple[str, dict[str, str]]]:
-    """Entries of an XREAD answer, whose outer shape depends on the protocol version (list or dict)."""
-    if not answer:
-        return []
-    found = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
-    return [entry for part in found for entry in (part if isinstance(part, list) else [part])]
+    try:
+        async for entry_id, fields in feed.after(position):
+            if run is None or fields.get("run") == run:
+                yield as_event(entry_id, fields)
+    except QueueUnavailable as error:
+        log.warning("an event stream ends: %s", error)
 
 
 def as_event(entry_id: str, fields: dict[str, str]) -> ServerSentEvent:
