@@ -34,6 +34,7 @@ LIGHT = {
     "prompts": "check a prompt file and show what it asks for",
     "submit": "sample a checkpoint, or the base model, with a prompt file",
     "watch": "sample every new checkpoint that a trainer writes into a directory",
+    "track": "show results in TensorBoard, W&B, Trackio or MLflow, each at its step",
     "jobs": "list, show, cancel and retry samples",
     "spool": "look at hand-offs that Redis has not accepted, and hand them over",
     "workers": "see what each worker does; pause, resume or drain one",

@@ -1,0 +1,121 @@
+"""Results of runs, followed through Redis into trackers. Whatever has been logged is remembered on disk."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rushes.client import Client
+from rushes.errors import QueueUnavailable
+from rushes.jobs import JobState, SampleResult, digest
+from rushes.trackers.base import Tracker
+
+Say = Callable[[str], None]
+
+
+def memory_path(destination: str, run: str) -> Path:
+    """Where it is remembered which samples of a run a tracker has: in the user's state directory."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "rushes" / "track" / f"{digest([destination, run])}.ids"
+
+
+@dataclass
+class Destination:
+    """One tracker for one run, and what it has been given.
+
+    Args:
+        name: for messages.
+        memory: a file of sample ids, one a line, written behind each `Tracker.log`: a crash between the two logs one
+            sample twice and loses none.
+    """
+
+    name: str
+    tracker: Tracker
+    memory: Path
+    _logged: set[str] = field(default_factory=set[str])
+    _waiting: deque[SampleResult] = field(default_factory=deque[SampleResult])
+    _troubled: bool = False
+
+    def __post_init__(self) -> None:
+        self.memory.parent.mkdir(parents=True, exist_ok=True)
+        if self.memory.exists():
+            self._logged = set(self.memory.read_text().split())
+
+    @property
+    def waiting(self) -> int:
+        """Results that the tracker has not taken yet."""
+        return len(self._waiting)
+
+    def take(self, results: Sequence[SampleResult]) -> None:
+        """Keep those results that are to be shown and are not yet."""
+        queued = {result.id for result in self._waiting}
+        for result in results:
+            if result.state is JobState.DONE and result.path and result.id not in self._logged | queued:
+                self._waiting.append(result)
+
+    def log(self, say: Say) -> int:
+        """Log what waits; returns how many were. What the tracker does not take is tried again at the next call."""
+        count = 0
+        while self._waiting:
+            result = self._waiting[0]
+            try:
+                self.tracker.log(result)
+            except Exception as error:  # noqa: BLE001 - a tracker's package may raise anything: its server is away
+                if not self._troubled:
+                    say(f"{self.name}: {error!r}; trying again")
+                self._troubled = True
+                return count
+            self._troubled = False
+            self._waiting.popleft()
+            self._logged.add(result.id)
+            with self.memory.open("a") as file:
+                file.write(f"{result.id}\n")
+            count += 1
+        return count
+
+
+class Follower:
+    """Brings results of one run into trackers.
+
+    Args:
+        run: its name.
+        destinations: where its results go.
+        say: is told what happens, a line at a time.
+    """
+
+    def __init__(self, client: Client, run: str, destinations: Sequence[Destination], say: Say) -> None:
+        self.client = client
+        self.run = run
+        self.destinations = destinations
+        self.say = say
+        self._cursor = "0-0"
+        self._away = False
+
+    def turn(self) -> bool:
+        """Log all that has ended since the last turn; False while Redis or a tracker is away."""
+        try:
+            while True:
+                results, cursor = self.client.results(self.run, self._cursor)
+                if cursor == self._cursor:
+                    break
+                self._cursor = cursor
+                for destination in self.destinations:
+                    destination.take(results)
+        except QueueUnavailable as error:
+            if not self._away:
+                self.say(str(error))
+            self._away = True
+        else:
+            self._away = False
+        for destination in self.destinations:
+            if count := destination.log(self.say):
+                self.say(f"{self.run}: {count} {'sample' if count == 1 else 'samples'} to {destination.name}")
+        return not self._away and not any(destination.waiting for destination in self.destinations)
+
+    def close(self) -> None:
+        """Close the trackers."""
+        for destination in self.destinations:
+            destination.tracker.close()
