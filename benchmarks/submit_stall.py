@@ -1,8 +1,10 @@
 """How long `TrainingSampler.submit` holds a training loop up, against one XADD over a bare socket.
 
-A loop makes real training steps of a small model, a millisecond or two each. Every `CYCLE` steps it hands a checkpoint
-over; at other steps of the same cycle each peer gets its turn, so that all of them see the same caches, the same idle
-background thread and the same noise. Then Redis is stopped and the loop goes on; afterwards every sample must be there.
+A loop makes real training steps of a small model, a millisecond or two each. Every `CYCLE` steps it saves a checkpoint
+under a new name, as trainers do, removes the one before, and hands it over; at other steps of the same cycle each peer
+gets its turn, also right behind a save, so that all of them see the same caches, the same idle background thread and
+the same noise. One more turn submits without a save before it: the caches are coldest then. Then Redis is stopped and
+the loop goes on; afterwards every sample must be there, though each checkpoint was removed long ago.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from time import perf_counter_ns
 
 import redis
 import torch
+from safetensors.torch import save_file
 
 from harness import (
     Report,
@@ -42,10 +45,12 @@ SUBMITS = 60
 CYCLE = 120
 """Training steps from one submit to the next, some 150 ms: the outbox has done its work by then, as it has in life."""
 
-LORA_BYTES = 4 << 20
+LORA_LAYERS = 16
+"""Of 256 KiB each: 4 MiB."""
+
 PROMPTS = ("a red fox in the snow --w 480 --h 832 --f 81 --d 1", "a paper boat on a river --w 480 --h 832 --f 81 --d 2")
-SUBJECT, RAW = "submit(path)", "raw XADD"
-"""Contestant names; the second is what the others are divided by."""
+SUBJECT, COLD, RAW = "submit(path)", "submit(path), not just saved", "raw XADD"
+"""Contestant names; the last is what the others are divided by."""
 
 Contestants = dict[str, Callable[[int], object]]
 
@@ -73,17 +78,25 @@ class Bench:
         self.cycle = cycle
         self.step = 0
         self.submitted = 0
-        self.weights = scratch / "checkpoint.safetensors"
-        self.weights.write_bytes(bytes(LORA_BYTES))
+        self.scratch = scratch
+        self.lora = {f"layer_{index}": torch.zeros(64, 1024) for index in range(LORA_LAYERS)}
+        self.saved = ""
         prompts = scratch / "prompts.txt"
         prompts.write_text("\n".join(PROMPTS))
         self.run = Run("benchmark", ModelSpec(architecture="wan2.1-t2v", model="/models/wan"), str(scratch))
         self.train = training_step()
         self.sampler = TrainingSampler(self.run, prompts, Cadence(every_n_steps=1), url=url)
-        self.contestants = {SUBJECT: self._submit, **peers(url, self.run)}
+        self.contestants = {SUBJECT: self._submit, COLD: self._submit, **peers(url, self.run)}
 
     def _submit(self, step: int) -> None:
-        self.sampler.submit(step=step, weights=str(self.weights))
+        self.sampler.submit(step=step, weights=self.saved)
+
+    def _save(self) -> None:
+        """Save a checkpoint and rotate the one before away."""
+        before, self.saved = self.saved, str(self.scratch / f"checkpoint-{self.step:06d}.safetensors")
+        save_file(self.lora, self.saved)
+        if before:
+            Path(before).unlink()
 
     def round(self, submits: int, only: str | None = None) -> Round:
         """`submits` cycles of training steps with one turn for each contestant."""
@@ -95,11 +108,13 @@ class Bench:
                 self.step += 1
                 self.train()
                 if name := turns.get(phase):
+                    if name != COLD:
+                        self._save()
                     contestant = self.contestants[name]
                     began = perf_counter_ns()
                     contestant(self.step)
                     taken[name].append((perf_counter_ns() - began) / 1e9)
-        self.submitted += submits
+        self.submitted += submits * len({SUBJECT, COLD}.intersection(names))
         return taken
 
     def lost(self) -> int:
@@ -166,6 +181,7 @@ def reported(up: list[Round], down: list[Round], lost: int, sampling: list[float
     report.add("submit(path), Redis stopped, median", [value / raw for value in medians(down, SUBJECT)], goal=0.1)
     report.add("submit(path), Redis stopped, p99", [percentile(pooled(down, SUBJECT), 0.99) / raw], goal=1.0)
     report.add("samples lost after the outage", [lost], unit="", goal=0)
+    report.add("submit(path), not just saved, undisturbed", [undisturbed(up, COLD, RAW)])
     for name in (name for name in up[0] if name not in (SUBJECT, RAW)):
         report.add(name, ratios(up, name, RAW))
         report.add(f"{name}, p99", [percentile(pooled(up, name), 0.99) / raw])

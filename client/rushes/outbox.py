@@ -32,6 +32,9 @@ from rushes.weights import Held
 
 logger = logging.getLogger("rushes")
 
+HandOff = tuple[int, int | None, Held | str | Exception | None, int | None]
+"""Step, epoch, weights, and for those that are a bare path the descriptor that is open on it: a `Held` to be."""
+
 POLL_S = 0.1
 FLUSH_POLL_S = 0.005
 RESULTS_EVERY_S = 1.0
@@ -79,7 +82,9 @@ class Outbox:
     def _start(self) -> None:
         """Set up for this process; a forked child begins with nothing of its parent's."""
         self._forked = False
-        self._waiting: deque[tuple[int, int | None, Held | Exception | None]] = deque()
+        self._waiting: deque[HandOff] = deque()
+        self.put: Callable[[HandOff], None] = self._waiting.append
+        """Take a submission from the trainer's thread. Never blocks, never raises; not even a Python function."""
         self._unsent: deque[tuple[Parcel, Path | None]] = deque()
         """Not in Redis yet, with the place in the spool."""
         self._results: deque[SampleResult] = deque()
@@ -100,11 +105,10 @@ class Outbox:
         self._thread = threading.Thread(target=self._work, name="rushes-outbox", daemon=True)
         self._thread.start()
 
-    def put(self, step: int, epoch: int | None, weights: Held | Exception | None) -> None:
-        """Take a submission from the trainer's thread. Never blocks, never raises."""
-        if self._forked:
-            self._start()
-        self._waiting.append((step, epoch, weights))
+    def _put_first(self, taken: HandOff) -> None:
+        """`put` in a forked child, the first time."""
+        self._start()
+        self.put(taken)
 
     def results(self) -> list[SampleResult]:
         """Results that have come back since the last call. Never blocks."""
@@ -137,6 +141,7 @@ class Outbox:
     def forget(self) -> None:
         """Drop what belongs to the parent, in a child that was forked from it."""
         self._forked = True
+        self.put = self._put_first
         for parents in (self._waiting, self._unsent, self._results, self.expected):
             parents.clear()
 
@@ -185,9 +190,11 @@ class Outbox:
         if time.monotonic() >= self._next_release:
             self._release_unneeded()
 
-    def _take(self, step: int, epoch: int | None, weights: Held | Exception | None) -> None:
+    def _take(
+        self, step: int, epoch: int | None, weights: Held | str | Exception | None, descriptor: int | None
+    ) -> None:
         """Make a parcel of a hand-off and write it ahead; from memory alone where the disk refuses."""
-        parcel = self._packer.pack(step, epoch, weights)
+        parcel = self._packer.pack(step, epoch, Held(weights, descriptor) if isinstance(weights, str) else weights)
         path = None
         try:
             path = self.spool.write(parcel)

@@ -108,10 +108,13 @@ def test_samplers_that_share_a_directory_do_not_wait_for_each_others_runs(
     assert len(client.list(run="other", state="queued")) == 2
 
 
-def test_weights_may_be_deleted_as_soon_as_submit_returns(make: MakeSampler, client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [str, Path])
+def test_weights_may_be_deleted_as_soon_as_submit_returns(
+    make: MakeSampler, client: Client, tmp_path: Path, kind: type[str] | type[Path]
+) -> None:
     path = lora(tmp_path)
     content = path.read_bytes()
-    make().submit(step=10, weights=path)
+    make().submit(step=10, weights=kind(path))
     path.unlink()
     [job, _] = [record.job for record in records(client, 2)]
     assert job is not None
