@@ -13,7 +13,7 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY client client
 COPY service service
-RUN pip install --constraint constraints.txt '.[api]'
+RUN pip install --constraint constraints.txt '.[api,s3]'
 
 USER 1000:1000
 EXPOSE 8720

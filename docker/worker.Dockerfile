@@ -21,7 +21,7 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 RUN mkdir -p client/rushes service/rushes_service \
     && touch README.md LICENSE client/rushes/__init__.py service/rushes_service/__init__.py \
-    && pip install --constraint constraints.txt '.[service]' \
+    && pip install --constraint constraints.txt '.[service,s3]' \
     && pip uninstall --yes rushes
 
 COPY README.md LICENSE ./

@@ -174,7 +174,15 @@ def data_length(path: str | Path, header: dict[str, Any]) -> int:
 
 
 def release(path: str | Path) -> None:
-    """Remove a snapshot whose last sample has ended. Anything that is not a snapshot is left alone."""
+    """Remove a snapshot whose last sample has ended, here or in a store. Anything else is left alone.
+
+    A store that cannot be reached keeps it until the trainer looks for what nobody needs.
+    """
+    if isinstance(path, str) and "://" in path:
+        from rushes.store import remove_snapshot  # the store needs errors and paths of its own, most people none
+
+        remove_snapshot(path)
+        return
     path = Path(path)
     if path.parent.parts[-2:] == tuple(SNAPSHOT_DIR.split("/")):
         path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rushes import keys
 from rushes.checkpoints import release
@@ -15,6 +15,8 @@ from rushes.errors import InputError, JobNotFound, SampleFailed, WaitTimeout, Wi
 from rushes.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
 from rushes.scripts import script
 from rushes.spool import Parcel
+from rushes.staging import stage
+from rushes.submission import Refused
 
 __all__ = ["DEFAULT_URL", "URL_VARIABLE", "Client", "WorkerInfo"]
 
@@ -22,6 +24,8 @@ MAX_SCAN = 20_000
 """Records looked at for one filtered listing."""
 
 PAGE = 200
+
+Snapshot = TypeVar("Snapshot", str, Path)
 
 STATES = tuple(state.value for state in JobState)
 
@@ -63,9 +67,14 @@ class Client:
         Returns:
             The state of each of `parcel.all` afterwards; `done` for one that was done before. A checkpoint snapshot
             that none of them needs is removed.
+
+        Raises:
+            StagingError: files cannot be uploaded to where the workers are to find them; nothing is queued.
         """
-        arguments = [part for job in parcel.jobs for part in submission(job)]
-        for refused in parcel.refused:
+        jobs, lost = stage(parcel.jobs)
+        gone = [Refused(job, JobError(code=error.code, message=str(error))) for job, error in lost]
+        arguments = [part for job in jobs for part in submission(job)]
+        for refused in [*gone, *parcel.refused]:
             result = SampleResult.of(refused.job, JobState.FAILED, error=refused.error)
             arguments += submission(refused.job, result)
         if not arguments:
@@ -75,7 +84,11 @@ class Client:
             states, unneeded = self._submit(args=arguments)
         for path in set(unneeded):
             release(path)
-        return [JobState(state) for state in states]
+        queued = [*jobs, *(refused.job for refused in [*gone, *parcel.refused])]
+        by_id = {job.id: JobState(state) for job, state in zip(queued, states, strict=True)}
+        # Earlier samples of the same checkpoint may have ended, and taken it with them, while these were on their way.
+        stage(job for job in parcel.jobs if by_id[job.id] is JobState.QUEUED)
+        return [by_id[job.id] for job in parcel.all]
 
     def get(self, job_id: str) -> JobRecord:
         """The record of one sample.
@@ -143,8 +156,8 @@ class Client:
         """Records in the order given, those that exist; one round trip for all of them."""
         return list(self._records(job_ids).values())
 
-    def unneeded(self, snapshots: Sequence[Path]) -> list[Path]:
-        """Those checkpoint snapshots that no open sample needs."""
+    def unneeded(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+        """Those checkpoint snapshots, here or in a store, that no open sample needs."""
         with self._reachable():
             pipeline = self.redis.pipeline(transaction=False)
             for path in snapshots:

@@ -25,6 +25,7 @@
     ├── QueueError
     │   ├── QueueUnavailable       Redis cannot be reached, or refuses
     │   └── JobNotFound            no record of that sample
+    ├── StagingError               files cannot be put into the store that machines share, or fetched from it (retried)
     ├── WireError                  a payload that cannot be decoded; keeps the raw bytes
     ├── WaitTimeout                `Client.wait` ran out of time
     └── SampleFailed               raised by `Client.wait` for a sample that ended without a picture
@@ -223,6 +224,13 @@ class JobNotFound(QueueError):
     """There is no record of that sample (unknown id, or expired)."""
 
     code = "job_not_found"
+
+
+class StagingError(RushesError):
+    """The store that trainer and workers share cannot be reached, refuses, or does not hold what it should. Retried."""
+
+    code = "staging"
+    retryable = True
 
 
 class WireError(RushesError):

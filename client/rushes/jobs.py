@@ -205,6 +205,8 @@ class SampleJob(Frozen):
     keep: Keep = "all"
     submitted_at: float = 0.0
     """Seconds since 1970 by the submitter's clock."""
+    staging: str | None = None
+    """URL below which the files of this sample are put for workers elsewhere (see staging.py); None for none."""
     local_time: str | None = Field(default=None, pattern=r"^\d{14}$")
     """The same as `YYYYmmddHHMMSS` in the submitter's time zone, which workers need not share; names the file, so
     that a retry on any machine writes the same one. None in jobs of earlier versions."""

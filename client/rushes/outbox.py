@@ -22,11 +22,13 @@ from pathlib import Path
 
 from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR, release
 from rushes.client import Client
-from rushes.errors import QueueUnavailable, WireError
+from rushes.errors import QueueUnavailable, StagingError, WireError
 from rushes.jobs import JobState, SampleResult
 from rushes.packing import Packer
 from rushes.prompts import PromptLine
 from rushes.spool import Parcel, Spool
+from rushes.staging import snapshots_of
+from rushes.store import store_of
 from rushes.submission import Run
 from rushes.weights import Held
 
@@ -212,7 +214,7 @@ class Outbox:
                 self._unsent.popleft()
             if time.monotonic() >= self._next_results:
                 self._replay()
-        except QueueUnavailable as error:
+        except (QueueUnavailable, StagingError) as error:
             if not self._outage_logged:
                 logger.warning("rushes: %s. Samples wait in %s; training goes on", error, self.spool.directory)
             self._outage_logged = True
@@ -221,7 +223,7 @@ class Outbox:
             self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
             return
         if self._outage_logged:
-            logger.info("rushes: Redis is back; everything in the spool is handed over")
+            logger.info("rushes: all is reachable again; everything in the spool is handed over")
         self._outage_logged = False
         self._retry_s = FIRST_RETRY_S
 
@@ -250,6 +252,16 @@ class Outbox:
                 self._results.append(result)
         if path is not None:
             self.spool.remove(path)
+        self._release_staged(parcel)
+
+    def _release_staged(self, parcel: Parcel) -> None:
+        """Remove the snapshot that was uploaded; later, if another hand-off may need it too."""
+        if self.run.staging is None or len(self._unsent) > 1 or self._waiting or self.spool.waiting():
+            return
+        staged = [job.checkpoint for job in parcel.jobs if job.staging and job.checkpoint and job.checkpoint.snapshot]
+        for path in {checkpoint.path for checkpoint in staged}:
+            with contextlib.suppress(OSError):
+                release(path)
 
     def _collect(self) -> None:
         self._next_results = time.monotonic() + RESULTS_EVERY_S
@@ -287,6 +299,12 @@ class Outbox:
             old = [path for path in self.snapshots.glob("*.safetensors") if aged(path, UNNEEDED_S)]
             for path in self._client.unneeded(old):
                 release(path)
+        if self.run.staging is None:
+            return
+        with contextlib.suppress(QueueUnavailable, StagingError):
+            staged = snapshots_of(self.run.staging, self.run.name)
+            for url in self._client.unneeded(list(store_of(self.run.staging).older(staged, UNNEEDED_S))):
+                release(url)
 
 
 def aged(path: Path, seconds: float) -> bool:

@@ -29,6 +29,7 @@ from rushes.jobs import (
 )
 from rushes.parameters import resolve
 from rushes.prompts import PromptLine
+from rushes.store import check_url
 
 SEED_LIMIT = 2**32
 """Drawn seeds are below this: short enough to be typed again, and what other tools draw from."""
@@ -41,7 +42,8 @@ class Run:
     """What all samples of one training run have in common.
 
     `output_dir` is the trainer's own; media files go to `<output_dir>/sample/`. `loras` are merged into every sample
-    beside its checkpoint.
+    beside its checkpoint. With `staging`, an fsspec URL, files reach the workers by way of a store, and media are
+    written there.
     """
 
     name: str
@@ -53,8 +55,11 @@ class Run:
     keep: Keep = "all"
     loras: tuple[ExtraLora, ...] = ()
     allow_partial_lora: bool = False
+    staging: str | None = None
 
     def __post_init__(self) -> None:
+        if self.staging is not None:
+            object.__setattr__(self, "staging", check_url(self.staging))
         for text in (self.name, self.output_dir, self.output_name or ""):
             try:
                 text.encode()
@@ -188,6 +193,7 @@ def build_job(
         priority=run.priority,
         keep=run.keep,
         submitted_at=submitted_at,
+        staging=run.staging,
         local_time=file_time(time.localtime(submitted_at)),
     )
 

@@ -233,6 +233,7 @@ def run_from_args(
         keep=keep,
         loras=loras_from_args(given),
         allow_partial_lora=bool(given.get("allow_partial_lora")),
+        staging=given.get("rushes_staging") or None,
     )
 
 
@@ -390,6 +391,11 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--rushes_lora_expert": {
         "choices": ("low", "high"),
         "help": "Wan2.2 with --rushes_experts both: the one that the LoRA is trained on (default: both)",
+    },
+    "--rushes_staging": {
+        "metavar": "URL",
+        "help": "store for workers that share no file system with this machine, s3://bucket/runs for example "
+        "(default: none); checkpoints are uploaded there, and samples are written there",
     },
     "--rushes_run": {
         "metavar": "NAME",

@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     """Decode and write a sample while the next one is denoised, as long as memory has never run out."""
     cache_max_gb: float = Field(default=20.0, gt=0)
     """GiB that the conditioning cache may take; beyond it, what was used longest ago is deleted."""
+    staged_max_gb: float = Field(default=20.0, gt=0)
+    """GiB that files fetched from a store (`--rushes_staging`) may take; beyond it, what was used longest ago goes."""
     map: Annotated[tuple[str, ...], NoDecode] = ()
     """Directories of the trainers' machines and what they are called here, `/train=/mnt/train`; in the environment
     separated by `:`."""
@@ -77,6 +79,11 @@ class Settings(BaseSettings):
     """Workers that may die over one sample before it is set aside as dead."""
     retry_delay_s: float = Field(default=5.0, ge=0)
     """Wait before the second attempt; doubles with each further one."""
+
+    @property
+    def staged_bytes(self) -> int:
+        """`staged_max_gb` in bytes."""
+        return int(self.staged_max_gb * GIB)
 
     @field_validator("roots", "map", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ import pytest
 
 from queue_support import make_job
 from rushes.errors import ConfigError
+from rushes.job_files import PROMPT_FIELDS
 from rushes.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt
 from rushes_service.worker import paths
 from rushes_service.worker.paths import PathMap
@@ -54,7 +55,7 @@ def test_every_file_that_a_job_names_is_found_here() -> None:
 
 def test_no_field_that_names_a_file_is_forgotten() -> None:
     files = {name for name in Prompt.model_fields if name.endswith("_path")}
-    assert files == {*paths.PROMPT_FIELDS, "control_image_path"}
+    assert files == {*PROMPT_FIELDS, "control_image_path"}
     parts = {"model", "dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "image_encoder"}
     assert parts <= set(paths.MODEL_FIELDS)
     assert not {"architecture", "dtype", "lora_expert"} & set(paths.MODEL_FIELDS)

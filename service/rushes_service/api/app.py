@@ -25,6 +25,7 @@ from rushes_service.api.thumbnails import Thumbnails
 from rushes_service.api.watching import Watcher
 from rushes_service.api.webhooks import GROUP, Webhooks
 from rushes_service.settings import Settings
+from rushes_service.staged import StagedFiles
 
 THUMBNAIL_DIR = "thumbnails"
 """Below the cache directory."""
@@ -49,7 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
         raise ConfigError("RUSHES_ROOTS is empty: name at least one directory that requests may use")
     client = Client(settings.redis_url)
     thumbnails = Thumbnails(settings.cache_dir / THUMBNAIL_DIR)
-    context = Context(settings, client, Roots(settings.roots), thumbnails, Metrics(client))
+    staged = StagedFiles(settings.cache_dir, settings.staged_bytes)
+    context = Context(settings, client, Roots(settings.roots), thumbnails, Metrics(client), staged)
     watchers = watchers_of(context)
 
     @asynccontextmanager

@@ -14,6 +14,7 @@ from rushes_service.api.metrics import Metrics
 from rushes_service.api.paths import Roots
 from rushes_service.api.thumbnails import Thumbnails
 from rushes_service.settings import Settings
+from rushes_service.staged import StagedFiles
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Context:
     roots: Roots
     thumbnails: Thumbnails
     metrics: Metrics
+    staged: StagedFiles
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     feed: Feed = field(init=False)
 

@@ -13,12 +13,14 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from rushes.checkpoints import read_header
-from rushes.errors import CheckpointError, OutputError
+from rushes.errors import CheckpointError, OutputError, StagingError
 from rushes.jobs import Frozen, JobRecord
+from rushes.store import is_url
 from rushes_service.api.context import InContext, Queue
 from rushes_service.api.files import described, file_response
 from rushes_service.api.problems import documented
 from rushes_service.catalogue.checkpoints import existing
+from rushes_service.staged import StagedFiles
 
 router = APIRouter(prefix="/v1/samples", tags=["samples"])
 
@@ -69,9 +71,9 @@ class Lora(Frozen):
     response_class=FileResponse,
     responses={**described("image/png", "video/mp4"), **documented(400, 401, 403, 404, 409, 416, 503)},
 )
-def media(id: str, request: Request, queue: Queue) -> Response:
+def media(id: str, request: Request, context: InContext) -> Response:
     """The file of a sample that is done; parts of it by `Range`, nothing new by `If-None-Match`."""
-    path = media_path(queue.get(id))
+    path = media_path(context.client.get(id), context.staged)
     return file_response(path, MEDIA_TYPES[path.suffix.lower()], request)
 
 
@@ -90,7 +92,7 @@ def thumbnail(
 ) -> Response:
     """A small WebP: the picture itself, or the middle frame of a clip. Made at the first request, then kept."""
     record = context.client.get(id)
-    path = media_path(record)
+    path = media_path(record, context.staged)
     result = record.result
     length_s = (result.frame_count or 1) / (result.fps or 1) if result else 0.0
     try:
@@ -101,13 +103,13 @@ def thumbnail(
 
 
 @router.get("/{id}/receipt", summary="What was done to make it", responses=documented(401, 403, 404, 409, 503))
-def receipt(id: str, queue: Queue) -> dict[str, Any]:
+def receipt(id: str, context: InContext) -> dict[str, Any]:
     """The receipt beside the file: every parameter, the LoRA's fingerprint, versions, seconds per stage."""
-    record = queue.get(id)
+    record = context.client.get(id)
     if record.result is None or record.result.receipt is None:
-        media_path(record)
+        media_path(record, context.staged)
         raise HTTPException(404, "this sample has no receipt")
-    path = below_output(record, record.result.receipt)
+    path = below_output(record, record.result.receipt, context.staged)
     if path.suffix != ".json" or path.stat().st_size > MAX_RECEIPT_BYTES:
         raise HTTPException(403, f"{path.name} is not a receipt")
     try:
@@ -163,7 +165,7 @@ def product(shape: list[int]) -> int:
     return total
 
 
-def media_path(record: JobRecord) -> Path:
+def media_path(record: JobRecord, staged: StagedFiles) -> Path:
     """The real path of a sample's file.
 
     Raises:
@@ -176,18 +178,20 @@ def media_path(record: JobRecord) -> Path:
     if result is None or result.path is None:
         reason = f": {result.error.message}" if result and result.error else ""
         raise HTTPException(404, f"the sample ended as {record.state.value} and has no picture{reason}")
-    path = below_output(record, result.path)
+    path = below_output(record, result.path, staged)
     if path.suffix.lower() not in MEDIA_TYPES:
         raise HTTPException(403, f"{result.path} is not a picture or video")
     return path
 
 
-def below_output(record: JobRecord, text: str) -> Path:
-    """The real path of a file of a sample.
+def below_output(record: JobRecord, text: str, staged: StagedFiles) -> Path:
+    """The real path of a file of a sample; a copy, if it is in a store.
 
     Raises:
         HTTPException: it is gone, leads outside the sample's output directory, or is no plain file.
     """
+    if is_url(text):
+        return from_store(record, text, staged)
     try:
         path = Path(text).resolve(strict=True)
     except (OSError, RuntimeError):
@@ -197,3 +201,19 @@ def below_output(record: JobRecord, text: str) -> Path:
     if not stat.S_ISREG(path.stat().st_mode):
         raise HTTPException(403, f"{text} is not a picture or video")
     return path
+
+
+def from_store(record: JobRecord, url: str, staged: StagedFiles) -> Path:
+    """A copy of a sample's file that lies in a store.
+
+    Raises:
+        HTTPException: the sample was not staged there, or the store cannot be reached.
+    """
+    job = record.job
+    if job is None or job.staging is None or not url.startswith(f"{job.output_dir}/"):
+        raise HTTPException(403, f"{url} leads outside the output directory of its sample")
+    try:
+        # A sample that is made again has the same URL and another file.
+        return staged.fetch(job.staging, url, str(record.finished_at))
+    except StagingError as error:
+        raise HTTPException(404, str(error)) from error

@@ -20,9 +20,11 @@ from rushes.errors import (
 from rushes.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
+from rushes_service.staged import StagedFiles
 from rushes_service.worker.lease import Lease, Progress, Shutdown
 from rushes_service.worker.paths import PathMap
 from rushes_service.worker.sample import Sampler, Take, write_sample
+from rushes_service.worker.workplace import Workplace, workplace
 
 logger = logging.getLogger("rushes.worker")
 
@@ -46,6 +48,7 @@ class Means:
     engine: Sampler
     settings: Settings
     paths: PathMap
+    staged: StagedFiles
     shutdown: Shutdown
 
 
@@ -70,6 +73,7 @@ class Attempt:
             beat=lambda progress: announce(sampling_info(job, progress, self._began)),
         )
         self._holding = contextlib.ExitStack()
+        self._place: Workplace | None = None
         self._take: Take | None = None
 
     def denoise(self) -> Outcome | None:
@@ -84,7 +88,9 @@ class Attempt:
             if self._means.shutdown.asked.is_set():  # it came while this worker was already on its way out
                 raise SampleHandedBack("the worker is shutting down")
             self._holding.enter_context(self._lease)
-            self._take = self._means.engine.denoise(self._means.paths.job_here(self.job), self._lease)
+            place = workplace(self.job, self._means.paths, self._means.staged)
+            self._place = self._holding.enter_context(place)
+            self._take = self._means.engine.denoise(self._place.job, self._lease)
         except Exception as error:  # noqa: BLE001  # each kind means something, see there
             self._holding.close()
             return self._outcome_of(error)
@@ -92,12 +98,12 @@ class Attempt:
 
     def finish(self) -> Outcome:
         """Decode what was denoised, and write it; raises as `denoise`."""
-        if self._take is None:
+        if self._take is None or self._place is None:
             raise RuntimeError("finish() goes after a denoise() that returned None")
         try:
             with self._holding:
-                queue, paths = self._means.queue, self._means.paths
-                result = write_sample(self._take, self.job, self._lease, queue.worker, paths, self._began)
+                worker = self._means.queue.worker
+                result = write_sample(self._take, self.job, self._place, self._lease, worker, self._began)
         except Exception as error:  # noqa: BLE001  # each kind means something, see there
             return self._outcome_of(error)
         return Outcome(

@@ -18,6 +18,7 @@ from rushes.errors import LeaseLost, QueueUnavailable, WireError
 from rushes.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
+from rushes_service.staged import StagedFiles
 from rushes_service.worker.attempt import Attempt, Means, Outcome
 from rushes_service.worker.background import Background
 from rushes_service.worker.lease import Shutdown
@@ -63,6 +64,7 @@ class Worker:
         self.settings = settings
         self.until_empty = until_empty
         self.paths = paths
+        self.staged = StagedFiles(settings.cache_dir, settings.staged_bytes)
         self.shutdown = Shutdown(settings.grace_s)
         self._background = Background()
         self._announced = 0.0
@@ -162,7 +164,7 @@ class Worker:
         self._lane_models[here] = job.model.fingerprint
         if here != self.engine.warm_model:
             self._background.wait()  # two base models at once are too many
-        means = Means(self.queue, self.engine, self.settings, self.paths, self.shutdown)
+        means = Means(self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown)
         attempt = Attempt(means, held, job, lambda info: self._announce("sampling", info))
         ended = attempt.denoise()
         if ended is not None:

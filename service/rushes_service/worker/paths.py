@@ -8,12 +8,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from rushes.errors import ConfigError
-from rushes.jobs import ModelSpec, Prompt, SampleJob
+from rushes.job_files import prompt_with
+from rushes.jobs import ModelSpec, SampleJob
 
 MODEL_FIELDS = tuple(name for name, field in ModelSpec.model_fields.items() if field.annotation == (str | None))
 """Parts of a base model that are files or directories: all that are plain text, but for the family."""
-
-PROMPT_FIELDS = ("image_path", "end_image_path", "control_video_path")
 
 Translate = Callable[[str], str]
 
@@ -96,11 +95,3 @@ def model_with(model: ModelSpec, name: Translate) -> ModelSpec:
     """A base model whose files are called what `name` says."""
     given = {field: getattr(model, field) for field in MODEL_FIELDS}
     return model.model_copy(update={field: name(value) for field, value in given.items() if value})
-
-
-def prompt_with(prompt: Prompt, name: Translate) -> Prompt:
-    """A prompt whose pictures and clips are called what `name` says."""
-    given = {field: getattr(prompt, field) for field in PROMPT_FIELDS}
-    changes: dict[str, Any] = {field: name(value) for field, value in given.items() if value}
-    changes["control_image_path"] = tuple(name(path) for path in prompt.control_image_path)
-    return prompt.model_copy(update=changes)

@@ -14,6 +14,7 @@ from rushes_service.media import sample_path, write_media
 from rushes_service.queue import Reservation
 from rushes_service.worker.lease import Lease
 from rushes_service.worker.paths import PathMap
+from rushes_service.worker.workplace import Workplace
 
 SAME_PATHS = PathMap()
 
@@ -68,7 +69,7 @@ class Sampler(Protocol):
         ...
 
 
-def write_sample(take: Take, job: SampleJob, lease: Lease, worker: str, paths: PathMap, began: float) -> SampleResult:
+def write_sample(take: Take, job: SampleJob, place: Workplace, lease: Lease, worker: str, began: float) -> SampleResult:
     """Decode `take` and write the media file of `job` and its receipt; both are told in the submitter's paths.
 
     Args:
@@ -76,23 +77,25 @@ def write_sample(take: Take, job: SampleJob, lease: Lease, worker: str, paths: P
 
     Raises:
         SampleError: it cannot be made.
+        StagingError: it cannot be uploaded.
         SampleStopped: somebody ended it.
         WorkerUnfit: the process must not go on.
     """
     written = write_media(
         take.frames(),
-        sample_path(paths.job_here(job), take.parameters),
+        sample_path(place.job, take.parameters),
         job_id=job.id,
         frame_count=take.parameters.frame_count,
         fps=take.parameters.fps,
-        receipt=lambda: receipt(job, take, lease.held, worker, paths),
+        receipt=lambda: receipt(job, take, lease.held, worker, place),
         guard=lease.guard,
     )
+    path, receipt_file = place.publish(written, lease.guard)
     return SampleResult.of(
         job,
         JobState.DONE,
-        path=paths.there(str(written.path)),
-        receipt=paths.there(str(written.receipt_path)),
+        path=path,
+        receipt=receipt_file,
         media_type="image/png" if take.parameters.frame_count == 1 else "video/mp4",
         width=take.parameters.width,
         height=take.parameters.height,
@@ -106,7 +109,7 @@ def write_sample(take: Take, job: SampleJob, lease: Lease, worker: str, paths: P
     )
 
 
-def receipt(job: SampleJob, take: Take, held: Reservation, worker: str, paths: PathMap) -> dict[str, Any]:
+def receipt(job: SampleJob, take: Take, held: Reservation, worker: str, place: Workplace) -> dict[str, Any]:
     """Everything that was done to make this sample, so that it can be made again."""
     return {
         "rushes": "receipt/1",
@@ -123,5 +126,5 @@ def receipt(job: SampleJob, take: Take, held: Reservation, worker: str, paths: P
         "submitted_at": job.submitted_at,
         "attempt": held.attempt + 1,
         "worker": worker,
-        **paths.all_there(take.facts()),
+        **place.told(take.facts()),
     }
