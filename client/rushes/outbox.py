@@ -119,6 +119,10 @@ class Outbox:
             found.append(self._results.popleft())
         return found
 
+    def pending(self) -> int:
+        """Samples whose results are to come, and hand-offs on their way; 0 while Redis is away."""
+        return 0 if self._outage_logged else len(self._waiting) + len(self._unsent) + len(self.expected)
+
     def flush(self, timeout: float | None = None, *, patient: bool = True) -> bool:
         """Wait until everything is in Redis; False when time ran out (the rest is in the spool).
 

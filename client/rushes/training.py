@@ -177,6 +177,13 @@ class TrainingSampler:
         """Samples of this run that ended since the last call, in that order. Never blocks."""
         return self._outbox.results() if self._outbox else []
 
+    def pending(self) -> int:
+        """How many samples that this process asked for are still to end; a hand-off that is on its way counts as one.
+
+        0 while Redis is away: nothing can come back then.
+        """
+        return self._outbox.pending() if self._outbox else 0
+
     def close(self, wait: bool = False, timeout: float | None = None) -> list[SampleResult]:
         """End the sampler. Samples that are queued are still made.
 
