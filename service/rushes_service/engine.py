@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from rushes.architectures import architecture
@@ -30,6 +29,7 @@ from rushes_service.architectures.base import Architecture, Denoised
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import (
     device_errors,
+    memory_now,
     name_of,
     reset_peak_memory,
     resolve_device,
@@ -117,11 +117,9 @@ class Engine:
         return self._warm.fingerprint if self._warm else None
 
     @property
-    def memory_bytes(self) -> int:
-        """Memory held: on the GPU, or of the whole process on the CPU."""
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        return psutil.Process().memory_info().rss
+    def memory(self) -> dict[str, int]:
+        """Bytes held, at most, used by everybody, and in all: see `memory_now`."""
+        return memory_now(self.device)
 
     @property
     def overlaps(self) -> bool:

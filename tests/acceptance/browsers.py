@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import APIResponse, Browser, Page, Route, sync_playwright
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect, sync_playwright
 
 from support import wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HOW = "no browser to test the page with: apt-get install chromium (or put google-chrome on the PATH)"
 
-WAIT_MS = 20_000
+WAIT_MS = 60_000
+"""A page of a busy machine may take long; whoever waits goes on as soon as it is there."""
+
+expect.set_options(timeout=WAIT_MS)
 
 
 def find_browser() -> str:

@@ -21,7 +21,7 @@ from rushes_service.api.security import MAX_UPLOAD_BYTES
 from rushes_service.embedded import EmbeddedRedis
 
 LISTENERS = 200
-RECORDS = 20_000
+RECORDS = 10_000
 """`docs/api.md` has how long a hundred thousand take; what is answered is the same."""
 
 
@@ -138,14 +138,14 @@ def fill(api: Api, count: int) -> None:
         pipeline.execute()
 
 
-def test_tens_of_thousands_of_samples_are_listed_filtered_and_shown(api: Api) -> None:
+def test_ten_thousand_samples_are_listed_filtered_and_shown(api: Api) -> None:
     fill(api, RECORDS)
 
     assert len(api.http.get("/v1/samples", params={"limit": 200}).json()["samples"]) == 200
     failed: list[str] = []
     cursor: dict[str, str] = {}
     while True:
-        page = api.http.get("/v1/samples", params={"state": "failed", "limit": 70, **cursor}).json()
+        page = api.http.get("/v1/samples", params={"state": "failed", "limit": 4, **cursor}).json()
         failed += [sample["id"] for sample in page["samples"]]
         if page["next"] is None:
             break

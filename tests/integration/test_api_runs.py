@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from PIL import Image
 from api_support import Api, announce, ended, job, picture, serving
 from gallery_support import paint_run
 from rushes import keys
-from rushes.jobs import JobState, SampleJob
+from rushes.jobs import JobState, Prompt, SampleJob
+from rushes_service.api.metrics import MEMORY
+from rushes_service.api.uploads import UPLOAD_DIR, prune
 from rushes_service.embedded import EmbeddedRedis
+from rushes_service.queue import Queue
 from support import wait_until
 
 
@@ -190,6 +194,15 @@ def test_numbers_for_prometheus_tell_lanes_ends_and_stages(api: Api) -> None:
     assert 'priority="training"} 1.0' in text
 
 
+def test_memory_of_workers_is_among_the_numbers(api: Api, tmp_path: Path) -> None:
+    worker = Queue(api.queue.url, worker="box-cuda0", lease_s=30)
+    worker.announce({"state": "idle", "device": "cuda:0", **{name: str(n) for n, name in enumerate(MEMORY, 1)}})
+
+    text = api.http.get("/metrics").text
+    for number, what in enumerate(("held", "peak", "used", "total"), 1):
+        assert f'rushes_worker_memory_bytes{{device="cuda:0",what="{what}",worker="box-cuda0"}} {number}.0' in text
+
+
 def test_samples_are_listed_in_either_order_and_by_several_states(api: Api) -> None:
     api.queue.submit([job(number, api.root) for number in range(6)])
     api.http.delete(f"/v1/samples/{job(2, api.root).id}")
@@ -219,3 +232,26 @@ def test_a_picture_that_is_deleted_is_said_to_be_gone(api: Api) -> None:
     path.unlink()
     for part in ("media", "thumbnail"):
         assert "is gone" in api.http.get(f"/v1/samples/{sample.id}/{part}").json()["detail"]
+
+
+def test_an_old_upload_is_removed_unless_a_sample_names_it(api: Api) -> None:
+    paths: list[Path] = []
+    for colour in ("red", "green", "blue"):
+        data = io.BytesIO()
+        Image.new("RGB", (8, 8), colour).save(data, "PNG")
+        paths.append(api.root / api.http.post("/v1/uploads", content=data.getvalue()).json()["path"])
+    named, forgotten, fresh = paths
+    asked = Prompt(prompt="a boat", image_path=str(named))
+    api.queue.submit([job(1, api.root, prompt=asked)])
+    for path in (named, forgotten):
+        os.utime(path, (0, 0))
+    uploads = api.root / UPLOAD_DIR
+
+    assert prune(uploads, api.queue) == 1
+    assert (named.exists(), forgotten.exists(), fresh.exists()) == (True, False, True)
+    with serving("redis://127.0.0.1:1/0", api.root) as without_redis:
+        assert without_redis.http.get("/healthz").status_code == 200
+    assert named.exists()
+    api.queue.redis.flushdb()
+    assert prune(uploads, api.queue) == 1
+    assert not named.exists()

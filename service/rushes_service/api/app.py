@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import socket
 from collections.abc import AsyncIterator
@@ -10,12 +11,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.concurrency import run_in_threadpool
 
 from rushes.client import Client
 from rushes.errors import ConfigError
-from rushes_service.api import events, grids, health, media, page, queue, resampling, runs, samples, uploads
+from rushes_service.api import events, grids, health, media, page, queue, resampling, runs, samples, uploads, videos
 from rushes_service.api.context import Context
+from rushes_service.api.housekeeping import keep_tidy
 from rushes_service.api.limits import RateLimit
 from rushes_service.api.metrics import Metrics
 from rushes_service.api.paths import Roots
@@ -30,7 +31,7 @@ from rushes_service.staged import StagedFiles
 THUMBNAIL_DIR = "thumbnails"
 """Below the cache directory."""
 
-ROOMS = (samples, resampling, grids, media, runs, queue, uploads, events, health, page)
+ROOMS = (samples, resampling, grids, media, runs, queue, uploads, videos, events, health, page)
 
 DESCRIPTION = """
 Samples of LoRA checkpoints, made by workers on other GPUs while training goes on.
@@ -56,13 +57,15 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(thumbnails.prune)
+        tidying = asyncio.create_task(keep_tidy(context))
         with ExitStack() as stack:
             for watcher in watchers:
                 stack.enter_context(watcher)
             yield
+            context.stopping.set()
             for watcher in watchers:
                 watcher.ask_to_stop()
+            await tidying
             await context.feed.close()
         client.close()
 

@@ -23,6 +23,9 @@ ENDS = frozenset({"done", "failed", "cancelled", "superseded", "dead"})
 SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 """Bounds of the histograms: a still on a fast GPU to a long clip on a slow one."""
 
+MEMORY = {"memory": "held", "memory_peak": "peak", "memory_used": "used", "memory_total": "total"}
+"""What workers announce, and what it is called here."""
+
 MAX_OPEN = 100_000
 """Samples whose submission time is kept until they start."""
 
@@ -108,7 +111,17 @@ class QueueCollector(Collector):
             yield GaugeMetricFamily(
                 "rushes_queue_delayed", "Wait for another attempt.", value=self._client.redis.zcard(keys.DELAYED)
             )
+        living = self._client.workers()
         workers = GaugeMetricFamily("rushes_workers", "Live workers by what they do.", labels=["state"])
-        for state, count in Tally(info.get("state", "") for info in self._client.workers()).items():
+        for state, count in Tally(info.get("state", "") for info in living).items():
             workers.add_metric([state], count)
-        yield workers
+        memory = GaugeMetricFamily(
+            "rushes_worker_memory_bytes",
+            "Memory that a worker holds, the most it held for a sample, what is used of its device, and all of that.",
+            labels=["worker", "device", "what"],
+        )
+        for info in living:
+            for name, what in MEMORY.items():
+                if info.get(name, "").isdecimal():
+                    memory.add_metric([info["name"], info.get("device", ""), what], int(info[name]))
+        yield from (workers, memory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from rushes.training import MODEL_FLAGS
 from rushes_service.api.paths import Roots
 from rushes_service.api.problems import invalid
 from rushes_service.api.schemas import RunFields, SampleRequest
+from rushes_service.api.uploads import UPLOAD_DIR
 
 BASE = "base"
 """Name of the base model where a checkpoint is named."""
@@ -132,7 +135,15 @@ def files_of(prompt: Prompt, roots: Roots) -> dict[str, object]:
     for name in PATH_FIELDS:
         value = getattr(prompt, name)
         if isinstance(value, str):
-            changes[name] = roots.resolve(value, f"prompt.{name}")
+            changes[name] = in_use(roots.resolve(value, f"prompt.{name}"))
         elif value:
-            changes[name] = tuple(roots.resolve(path, f"prompt.{name}") for path in value)
+            changes[name] = tuple(in_use(roots.resolve(path, f"prompt.{name}")) for path in value)
     return changes
+
+
+def in_use(path: str) -> str:
+    """`path`; if it is an upload, it is young again: its sample's record is not there yet."""
+    if UPLOAD_DIR in path:
+        with contextlib.suppress(OSError):
+            os.utime(path)
+    return path

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import secrets
+import stat
+import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -12,6 +17,9 @@ from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from rushes import keys
+from rushes.client import Client
+from rushes.connection import reachable
 from rushes.jobs import Frozen
 from rushes_service.api.context import InContext
 from rushes_service.api.problems import documented
@@ -19,6 +27,13 @@ from rushes_service.api.problems import documented
 router = APIRouter(prefix="/v1", tags=["uploads"])
 
 UPLOAD_DIR = ".rushes/uploads"
+
+KEPT_S = 30 * 24 * 3600
+"""Age at which an upload that no sample's record names is removed."""
+
+UPLOAD_NAME = re.compile(r"\b[0-9a-f]{32}\.(?:png|jpg|webp|mp4)\b")
+PIECE = 500
+"""Records per look at Redis."""
 
 MAX_PIXELS = 64_000_000
 """Twice an 8K frame; more would be a decompression bomb to whoever opens it."""
@@ -80,6 +95,7 @@ def kind_of(data: bytes) -> str | None:
 def keep(data: bytes, path: Path) -> None:
     """Write the file whole, unless it is there."""
     if path.exists():
+        path.touch()  # somebody is about to name it: see `prune`
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     private = path.with_name(f".{secrets.token_hex(8)}")
@@ -88,3 +104,42 @@ def keep(data: bytes, path: Path) -> None:
         private.replace(path)
     finally:
         private.unlink(missing_ok=True)
+
+
+def prune(directory: Path, client: Client) -> int:
+    """Remove uploads that were put there long ago and that no sample's record names; returns how many.
+
+    Raises:
+        QueueUnavailable: Redis cannot be asked; nothing is removed then.
+    """
+    old = [path for path in directory.glob("*") if is_old(path)]
+    named = set(named_uploads(client)) if old else set()
+    removed = 0
+    for path in old:
+        # Looked at once more: it may have been uploaded again while the records were read.
+        if path.name not in named and is_old(path):
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def is_old(path: Path) -> bool:
+    """True for an upload, or a piece of one, that nobody has sent or named in a request for `KEPT_S`."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_mtime < time.time() - KEPT_S
+
+
+def named_uploads(client: Client) -> Iterator[str]:
+    """File names of uploads in every record that Redis keeps, whatever a worker's machine calls their directory."""
+    with reachable(client.url):
+        # Not by the index: it forgets a sample that was submitted long ago even while it waits.
+        keys_of_records = client.redis.scan_iter(match=f"{keys.JOB_PREFIX}*", count=PIECE)
+        while some := list(islice(keys_of_records, PIECE)):
+            pipeline = client.redis.pipeline(transaction=False)
+            for key in some:
+                pipeline.hget(key, "payload")
+            for payload in pipeline.execute():
+                yield from UPLOAD_NAME.findall(payload or "")

@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 
+import psutil
 import torch
 
 from rushes.errors import ConfigError, OutOfMemory, WorkerUnfit
@@ -93,3 +94,19 @@ def peak_memory(device: torch.device) -> dict[str, int | str]:
         return {"bytes": torch.cuda.max_memory_allocated(device), "of": "device"}
     unit = 1 if sys.platform == "darwin" else 1024
     return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "of": "process"}
+
+
+def memory_now(device: torch.device) -> dict[str, int]:
+    """Bytes as a worker announces them, by the names it does so.
+
+    `memory` is what this process holds and `memory_peak` the most that `peak_memory` means; `memory_used`, by
+    whomever, and `memory_total` are of the whole GPU, or of the machine on the CPU.
+    """
+    peak = int(peak_memory(device)["bytes"])
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated(device)
+        free, total = torch.cuda.mem_get_info(device)
+    else:
+        held, machine = psutil.Process().memory_info().rss, psutil.virtual_memory()
+        free, total = machine.available, machine.total
+    return {"memory": held, "memory_peak": peak, "memory_used": total - free, "memory_total": total}

@@ -2,6 +2,7 @@
 
 import { $, closesOnBackdrop, fill, h, icon, oneAtATime, open, soon, toast } from "./dom.js";
 import { ask, samplePath, send } from "./server.js";
+import { bytes } from "./words.js";
 
 const dialog = $("queue");
 closesOnBackdrop(dialog);
@@ -54,7 +55,8 @@ function show(state) {
 
 function worker(info) {
   const doing = info.state === "sampling" ? [info.run, info.stage, info.total && info.total !== "0" ? `${info.step}/${info.total}` : ""].filter(Boolean).join(" · ") : info.state;
-  return h("li", {}, h("span", {}, h("strong", {}, info.device ?? ""), " ", info.name), h("small", {}, doing));
+  const memory = info.memory_total ? `${bytes(Number(info.memory_used))} of ${bytes(Number(info.memory_total))} in use` : null;
+  return h("li", {}, h("span", {}, h("strong", {}, info.device ?? ""), " ", info.name), h("small", {}, [doing, memory].filter(Boolean).join(" · ")));
 }
 
 function sample(found) {

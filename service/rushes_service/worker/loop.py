@@ -204,8 +204,9 @@ class Worker:
             return
         self._announced = time.monotonic()
         model = {"model": self._warm_model() or "", "label": self._label}
-        facts = {"state": state, "device": str(self.engine.device), "memory": str(self.engine.memory_bytes)}
-        self._order = self.queue.announce({**facts, **model, **(more or {})})
+        memory = {name: str(count) for name, count in self.engine.memory.items()}
+        facts = {"state": state, "device": str(self.engine.device)}
+        self._order = self.queue.announce({**facts, **memory, **model, **(more or {})})
         if self._order == "drain":
             self.shutdown.drain()
 

@@ -54,7 +54,7 @@ class Rehearsal:
     def __init__(self, step_s: float = 0.02, load_s: float = 0.0) -> None:
         self.device = "rehearsal"
         self.warm_model: str | None = None
-        self.memory_bytes = 0
+        self.memory = {"memory": 0}
         self.overlaps = True
         self._step_s = step_s
         self._load_s = load_s

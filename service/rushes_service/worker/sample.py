@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,8 +60,8 @@ class Sampler(Protocol):
         ...
 
     @property
-    def memory_bytes(self) -> int:
-        """Memory it holds on its device."""
+    def memory(self) -> Mapping[str, int]:
+        """Bytes it holds on its device as `memory`, and more that is known about it; announced under these names."""
         ...
 
     def denoise(self, job: SampleJob, watch: Lease) -> Take:

@@ -1,0 +1,243 @@
+"""The Videos API as OpenAI's clients speak it, over our samples: create, remix, list, look, download, cancel.
+
+A model is a family or the label of a base model that is in use; fields that OpenAI does not know (`checkpoint`,
+`strength`, `seed`, `run`) go into the client's extra body.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query
+from fastapi.responses import RedirectResponse
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from rushes import keys
+from rushes.architectures import ARCHITECTURES
+from rushes.jobs import Frozen, JobRecord, JobState, ModelSpec, Prompt
+from rushes.submission import sampled_architecture
+from rushes_service.api.context import InContext, Queue
+from rushes_service.api.files import described
+from rushes_service.api.problems import documented
+from rushes_service.api.requests import job_of
+from rushes_service.api.resampling import changed
+from rushes_service.api.samples import samples_of
+from rushes_service.api.schemas import (
+    EXAMPLE_ID,
+    MAX_STEP,
+    PromptChanges,
+    ResampleRequest,
+    SampleRequest,
+    readable,
+)
+from rushes_service.catalogue.lanes import read_models
+from rushes_service.catalogue.listing import page_of
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"])
+
+STATUS = {JobState.QUEUED: "queued", JobState.RUNNING: "in_progress", JobState.DONE: "completed"}
+"""What our states are called there; every other one is `failed`."""
+
+EXAMPLE = {
+    "id": EXAMPLE_ID,
+    "object": "video",
+    "model": "wan2.1-t2v",
+    "status": "in_progress",
+    "progress": 35,
+    "created_at": 1767225600,
+    "prompt": "a cat walking on a fence",
+    "seconds": "4",
+    "size": "480x272",
+}
+
+
+class VideoRequest(Frozen):
+    """One clip to be made now."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "wan2.1-t2v", "prompt": "a cat walking on a fence", "seconds": "4", "size": "480x272"}
+            ]
+        }
+    )
+
+    prompt: str = Field(min_length=1, max_length=32_000)
+    model: str = Field(description="A model family, or the `label` of one of `GET /v1/models`.")
+    seconds: str = Field(default="4", pattern=r"^\d{1,2}(\.\d{1,2})?$", description="Length at the family's own rate.")
+    size: str | None = Field(default=None, pattern=r"^\d{2,4}x\d{2,4}$", description="Width x height in pixels.")
+    checkpoint: str | None = Field(default=None, description="LoRA file below a root; null samples the base model.")
+    strength: float | None = Field(default=None, allow_inf_nan=False, description="LoRA multiplier.")
+    step: int = Field(default=0, ge=0, le=MAX_STEP, description="Training step of the checkpoint.")
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    run: str = Field(default="interactive", min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+
+    @model_validator(mode="after")
+    def refuse_broken_text(self) -> Self:
+        """As in a request for a sample."""
+        return readable(self)
+
+
+class RemixRequest(Frozen):
+    """Another prompt for a clip like one that there is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "the same cat, at night"}]})
+
+    prompt: str = Field(min_length=1, max_length=32_000)
+
+    @model_validator(mode="after")
+    def refuse_broken_text(self) -> Self:
+        """As in a request for a sample."""
+        return readable(self)
+
+
+class VideoError(Frozen):
+    """Why there is no clip."""
+
+    code: str
+    message: str
+
+
+class Video(Frozen):
+    """A sample under the names of OpenAI's API. Times are in whole seconds since 1970."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    progress: int = Field(ge=0, le=100, description="Percent of the denoising steps.")
+    created_at: int
+    completed_at: int | None = None
+    expires_at: int | None = Field(default=None, description="When its record goes; the file stays.")
+    prompt: str | None = None
+    seconds: str | None = None
+    size: str | None = None
+    error: VideoError | None = None
+
+    @classmethod
+    def of(cls, record: JobRecord) -> Video:
+        """A record of ours under these names."""
+        job, result = record.job, record.result
+        done = record.state is JobState.DONE
+        ended = int(record.finished_at) if record.finished_at else None
+        error = result.error if result else None
+        return cls(
+            id=record.id,
+            model=job.model.label if job else "",
+            status=STATUS.get(record.state, "failed"),  # type: ignore[arg-type]
+            progress=100 if done else min(100, 100 * record.step // record.total) if record.total else 0,
+            created_at=int(record.created_at),
+            completed_at=ended if done else None,
+            expires_at=ended + keys.RECORD_TTL_S if ended else None,
+            prompt=job.prompt.prompt if job else None,
+            seconds=f"{result.frame_count / result.fps:.3g}" if result and result.frame_count and result.fps else None,
+            size=f"{result.width}x{result.height}" if result and result.width else None,
+            error=VideoError(code=error.code, message=error.message) if error else None,
+        )
+
+
+class Videos(Frozen):
+    """A page of clips."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"data": [EXAMPLE], "has_more": False}]})
+
+    object: Literal["list"] = "list"
+    data: tuple[Video, ...]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool
+
+
+class Deleted(Frozen):
+    """An answer to DELETE."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": EXAMPLE_ID, "deleted": True}]})
+
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: bool = Field(description="False for a clip that had ended: our samples keep their files.")
+
+
+@router.post("", summary="Ask for a clip", responses=documented(401, 403, 413, 422, 429, 503))
+def create(asked: VideoRequest, context: InContext) -> Video:
+    """Queue one clip at interactive priority. A start image is named in `POST /v1/samples`, not here."""
+    job = job_of(sample_request(asked, context.client), context.roots)
+    context.client.submit([job])
+    return Video.of(context.client.get(job.id))
+
+
+@router.post(
+    "/{id}/remix", summary="The same with another prompt", responses=documented(401, 403, 404, 409, 413, 422, 429, 503)
+)
+def remix(id: str, asked: RemixRequest, context: InContext) -> Video:
+    """Queue a clip like this one, same seed and checkpoint, with another prompt."""
+    changes = ResampleRequest(prompt=PromptChanges(prompt=asked.prompt))
+    job = changed(context.client.get(id), changes, context.roots)
+    context.client.submit([job])
+    return Video.of(context.client.get(job.id))
+
+
+@router.get("", summary="List clips", responses=documented(401, 404, 422, 503))
+def index(
+    queue: Queue,
+    after: Annotated[str | None, Query(description="Id of the last clip of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
+) -> Videos:
+    """Samples of every run, pictures too."""
+    cursor = f"{queue.get(after).created_at:.6f}" if after else None
+    ids, following = page_of(queue, None, frozenset(), order == "asc", limit, cursor)
+    found = tuple(map(Video.of, samples_of(queue, ids)))
+    ends = {"first_id": found[0].id, "last_id": found[-1].id} if found else {}
+    return Videos(data=found, has_more=following is not None, **ends)
+
+
+@router.get("/{id}", summary="Look at a clip", responses=documented(401, 404, 503))
+def show(id: str, queue: Queue) -> Video:
+    """Status and progress of one clip."""
+    return Video.of(queue.get(id))
+
+
+@router.delete("/{id}", summary="Cancel a clip", responses=documented(401, 403, 404, 503))
+def delete(id: str, queue: Queue) -> Deleted:
+    """A clip that is queued or being made is cancelled; one that has ended stays."""
+    open_ = not queue.get(id).state.terminal
+    queue.cancel(id)
+    return Deleted(id=id, deleted=open_)
+
+
+@router.get(
+    "/{id}/content",
+    status_code=307,
+    summary="Download a clip",
+    response_class=RedirectResponse,
+    responses={**described("image/png", "video/mp4", "image/webp"), **documented(401, 404, 409, 416, 422, 503)},
+)
+def content(
+    id: str,
+    variant: Annotated[Literal["video", "thumbnail"], Query(description="The file, or a still of it.")] = "video",
+) -> RedirectResponse:
+    """Leads to the file of a clip that is completed, as `/v1/samples` serves it."""
+    # Relative, so that it also works below a proxy's path.
+    part = "media" if variant == "video" else "thumbnail?width=640"
+    return RedirectResponse(f"../../samples/{quote(id, safe='')}/{part}", 307)
+
+
+def sample_request(asked: VideoRequest, queue: Queue) -> SampleRequest:
+    """The same wish in our own words."""
+    model: dict[str, Any] = {"architecture": asked.model}
+    family = asked.model
+    if asked.model not in ARCHITECTURES:
+        known: dict[str, ModelSpec] = {spec.label: spec for spec in read_models(queue).values()}
+        if asked.model in known:
+            model, family = {"model": known[asked.model]}, known[asked.model].architecture
+    spec = sampled_architecture(family)
+    width, height = map(int, asked.size.split("x")) if asked.size else (None, None)
+    frames = round(float(asked.seconds) * spec.fps) + 1
+    prompt = Prompt(prompt=asked.prompt, width=width, height=height, frame_count=frames, seed=asked.seed)
+    shared = {"checkpoint": asked.checkpoint, "strength": asked.strength, "step": asked.step, "run": asked.run}
+    return SampleRequest(prompt=prompt, **shared, **model)
