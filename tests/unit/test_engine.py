@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -75,6 +76,20 @@ def test_a_sample_has_the_size_and_frames_asked_for(engine, model):
 
 def test_the_same_job_twice_makes_identical_frames(engine, model, lora):
     assert np.array_equal(frames(engine, make_job(model, lora)), frames(engine, make_job(model, lora)))
+
+
+def test_a_warm_sample_does_not_stop_to_collect_garbage(engine, model):
+    """A worker has a million objects: walking them took longer than all else around a short sample."""
+    frames(engine, make_job(model))
+    collections: list[str] = []
+    gc.disable()  # what is left is asked for
+    gc.callbacks.append(note := lambda phase, _info: collections.append(phase))
+    try:
+        frames(engine, make_job(model))
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
+    assert not collections
 
 
 def test_frames_are_the_same_with_and_without_the_conditioning_cache(engine, model, tmp_path):
