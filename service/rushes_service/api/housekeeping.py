@@ -28,10 +28,10 @@ async def keep_tidy(context: Context) -> None:
 
 def tidy(context: Context) -> None:
     """Remove what is no longer of use; what cannot be told today is left for tomorrow."""
-    context.thumbnails.prune()
     try:
+        context.thumbnails.prune()
         removed = prune(context.roots.first / UPLOAD_DIR, context.client)
         if removed:
             log.info("%d uploads that no sample names were removed", removed)
     except (QueueUnavailable, OSError) as error:
-        log.warning("old uploads are kept for now: %s", error)
+        log.warning("what is old is kept for now: %s", error)

@@ -215,7 +215,10 @@ def delete(id: str, queue: Queue) -> Deleted:
     status_code=307,
     summary="Download a clip",
     response_class=RedirectResponse,
-    responses={**described("image/png", "video/mp4", "image/webp"), **documented(401, 404, 409, 416, 422, 503)},
+    responses={
+        **described("image/png", "video/mp4", "image/webp"),
+        **documented(400, 401, 403, 404, 409, 416, 422, 503),
+    },
 )
 def content(
     id: str,
