@@ -25,6 +25,9 @@ STRENGTH = "Rushes, same file, new strength"
 SWAPS = 100
 """After so many the base must be bit-exact."""
 
+TURNS = 2
+"""Swaps of each contestant in a round."""
+
 FUSES = 8
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -56,9 +59,9 @@ def measure(report: Report, name: str, dtype: torch.dtype, scratch: Path, quick:
         contestant(0)
     for index in range(rounds):
         taken = new_round()
-        for turn in range(1 if quick else 3):
+        for turn in range(1 if quick else TURNS):
             for title, contestant in contestants.items():
-                taken[title].append(timed(contestant, 3 * index + turn + 1))
+                taken[title].append(timed(contestant, TURNS * index + turn + 1))
         found.append(taken)
     report.add(f"{name}: {SUBJECT}", ratios(found, SUBJECT, FLOOR), goal=1.5)
     for title in (title for title in contestants if title not in (FLOOR, SUBJECT)):
