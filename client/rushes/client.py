@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from redis.exceptions import NoScriptError
+
 from rushes import keys
 from rushes.checkpoints import release
-from rushes.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, connect, reachable
+from rushes.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, connect, exchange, reachable
 from rushes.errors import InputError, JobNotFound, SampleFailed, WaitTimeout, WireError
 from rushes.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
 from rushes.scripts import script
@@ -81,7 +83,7 @@ class Client:
             return []
         # One script, not a transaction of several: before each of those redis-py asks whether the script is known.
         with self._reachable():
-            states, unneeded = self._submit(args=arguments)
+            states, unneeded = self._submitted(arguments)
         for path in set(unneeded):
             release(path)
         queued = [*jobs, *(refused.job for refused in [*gone, *parcel.refused])]
@@ -89,6 +91,13 @@ class Client:
         # Earlier samples of the same checkpoint may have ended, and taken it with them, while these were on their way.
         stage(job for job in parcel.jobs if by_id[job.id] is JobState.QUEUED)
         return [by_id[job.id] for job in parcel.all]
+
+    def _submitted(self, arguments: list[str]) -> Any:
+        """What the script says."""
+        try:
+            return exchange(self.redis, ("EVALSHA", self._submit.sha, 0, *arguments))[0]
+        except NoScriptError:  # not sent to this server yet
+            return self._submit(args=arguments)
 
     def get(self, job_id: str) -> JobRecord:
         """The record of one sample.

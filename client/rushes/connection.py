@@ -110,6 +110,31 @@ def shown(url: str) -> str:
     return f"{scheme}://{user}:***@{place}" if colon else url
 
 
+def exchange(client: Connection, *commands: tuple[Any, ...]) -> list[Any]:
+    """Send commands together and return their answers as the server gives them.
+
+    What redis-py's own pipeline does, with the client's retries, but without its layers on the way: they cost more than
+    the server does, where somebody waits for a sample to start.
+
+    Raises:
+        redis.RedisError: the server cannot be reached, or the first refusal among the answers.
+    """
+    pool = client.connection_pool
+    connection = pool.get_connection()
+
+    def ask() -> list[Any]:
+        connection.send_packed_command(connection.pack_commands(commands))
+        return [connection.read_response() for _ in commands]
+
+    try:
+        return connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
+    except redis.ResponseError:
+        connection.disconnect()  # later answers may not have been read
+        raise
+    finally:
+        pool.release(connection)
+
+
 @contextmanager
 def reachable(url: str | None) -> Generator[None]:
     """Turn what Redis says into `QueueUnavailable` with the address and what to do."""

@@ -27,10 +27,10 @@ local function event(kind, id, run, data)
     'type', kind, 'id', id, 'run', run, 'data', data)
 end
 
--- Put a job on its lane and wake the idle workers.
-local function enqueue(id, lane)
+-- Put a job on its lane and wake the idle workers. Further fields of its record may be given.
+local function enqueue(id, lane, ...)
   local entry = redis.call('XADD', lane, '*', 'id', id)
-  redis.call('HSET', JOB_PREFIX .. id, 'state', 'queued', 'lane', lane, 'entry', entry)
+  redis.call('HSET', JOB_PREFIX .. id, 'state', 'queued', 'lane', lane, 'entry', entry, ...)
   redis.call('XADD', BELL, 'MAXLEN', 1, '*', 'lane', lane)
 end
 

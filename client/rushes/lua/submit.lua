@@ -12,19 +12,19 @@ local function submit(id, run, lane, model, payload, snapshot, at_step, latest, 
 
   local time = unique_now()
   if state then redis.call('DEL', key) end
-  redis.call('HSET', key, 'payload', payload, 'run', run, 'snapshot', snapshot, 'created_at', time,
-    'at_step', at_step)
+  local record = {'payload', payload, 'run', run, 'snapshot', snapshot, 'created_at', time, 'at_step', at_step}
   redis.call('ZADD', INDEX, time, id)
   redis.call('ZADD', RUNS, time, run)
   redis.call('ZADD', RUN_PREFIX .. run, time, id)
   redis.call('EXPIRE', RUN_PREFIX .. run, RECORD_TTL_S)
 
   if result ~= '' then
+    redis.call('HSET', key, unpack(record))
     close(id, 'failed', result)
     return 'failed'
   end
   if latest == '1' then
-    redis.call('HSET', key, 'latest', '1')
+    record[#record + 1], record[#record + 2] = 'latest', '1'
     redis.call('SET', NEWEST_PREFIX .. run, at_step, 'EX', RECORD_TTL_S)
   end
   if snapshot ~= '' then
@@ -34,7 +34,7 @@ local function submit(id, run, lane, model, payload, snapshot, at_step, latest, 
   if redis.call('HSETNX', LANES, lane, model) == 1 then
     redis.pcall('XGROUP', 'CREATE', lane, GROUP, '0', 'MKSTREAM')
   end
-  enqueue(id, lane)
+  enqueue(id, lane, unpack(record))
   event('queued', id, run, payload)
   return 'queued'
 end

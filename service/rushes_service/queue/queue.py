@@ -10,12 +10,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import redis
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from rushes import keys
 from rushes.checkpoints import release
-from rushes.connection import connect, reachable
+from rushes.connection import connect, exchange, reachable
 from rushes.errors import LeaseLost, WireError
 from rushes.jobs import JobError, JobState, ModelSpec, SampleJob, SampleResult
 from rushes.scripts import script
@@ -135,16 +134,11 @@ class Queue:
         Both commands leave together. The server keeps the second until the first returns, so the sample comes with the
         bell and not a round trip after it. Should this process be lost in between, the lease runs out as for any other.
         """
-        pipeline = self.redis.pipeline(transaction=False)
-        pipeline.xread({keys.BELL: self._bell}, block=max(1, round(wait_s * 1000)))
-        pipeline.evalsha(self._reserve.sha, 0, *arguments)
-        rung, found = pipeline.execute(raise_on_error=False)
-        if isinstance(rung, redis.RedisError):
-            raise rung
-        if isinstance(found, NoScriptError):  # the server has been restarted
+        listen = ("XREAD", "BLOCK", max(1, round(wait_s * 1000)), "STREAMS", keys.BELL, self._bell)
+        try:
+            rung, found = exchange(self.redis, listen, ("EVALSHA", self._reserve.sha, 0, *arguments))
+        except NoScriptError:  # the server has been restarted
             return None
-        if isinstance(found, redis.RedisError):
-            raise found
         if rung:
             self._bell = rung[0][1][-1][0]
         return found if found or not rung else None
