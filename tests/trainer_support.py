@@ -10,7 +10,31 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from rushes.client import Client
+from rushes.jobs import JobRecord
+from support import wait_until
+
 STEPS_PER_EPOCH = 3
+
+HANDED_OVER_S = 30.0
+
+
+def records(url: str, count: int) -> list[JobRecord]:
+    """All samples, once there are `count`."""
+    client = Client(url)
+    found: list[JobRecord] = []
+
+    def there() -> bool:
+        found[:] = client.list()
+        return len(found) >= count
+
+    wait_until(there, HANDED_OVER_S, f"{count} samples")
+    client.close()
+    return found
+
+
+def steps(found: list[JobRecord]) -> list[int]:
+    return sorted(record.job.step for record in found if record.job)
 
 
 class Network(torch.nn.Module):
@@ -114,3 +138,28 @@ def arguments(directory: Path, redis_url: str, **given: Any) -> argparse.Namespa
         "rushes_url": redis_url,
     }
     return argparse.Namespace(**{**flags, **given})
+
+
+class FluxNetworkTrainer:
+    """The calls that sd-scripts makes around a sample: it asks after every step, due or not."""
+
+    def __init__(self, accelerator: Accelerator | None = None) -> None:
+        self.accelerator = accelerator or Accelerator()
+        self.network = Network()
+
+    def train(self, args: argparse.Namespace) -> None:
+        assert args.sample_prompts is None, "the trainer would encode the prompts"
+        self.accelerator._models.append(SimpleNamespace(module=self.network))
+        unused = (None,) * 5
+        self.sample_images(self.accelerator, args, 0, 0, *unused)
+        for step in range(1, args.max_train_steps + 1):
+            self.network.down.data += 1
+            self.sample_images(self.accelerator, args, None, step, *unused)
+            if step % STEPS_PER_EPOCH == 0:
+                self.sample_images(self.accelerator, args, step // STEPS_PER_EPOCH, step, *unused)
+
+    def sample_images(self, *_: Any) -> None:
+        raise AssertionError("the trainer samples by itself")
+
+    def generate_step_logs(self, *_: Any, **__: Any) -> dict[str, float]:
+        return {}

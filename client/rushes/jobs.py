@@ -29,6 +29,9 @@ Keep = Literal["all", "latest"]
 Expert = Literal["low", "high"]
 Experts = Literal["low", "high", "both"]
 
+LABEL = r"^[A-Za-z0-9.-]{1,32}$"
+"""What a label may be: part of a file name, between underscores."""
+
 BASE_MODEL = "base"
 """Checkpoint fingerprint of the base model without a LoRA."""
 
@@ -203,6 +206,10 @@ class SampleJob(Frozen):
     output_name: str | None = None
     priority: Priority = "training"
     keep: Keep = "all"
+    label: str | None = Field(default=None, pattern=LABEL)
+    """Tells weights of one step apart, `ema` say: in the file's name, and over the column of the gallery. The id does
+    not depend on it: the same weights are sampled once."""
+
     submitted_at: float = 0.0
     """Seconds since 1970 by the submitter's clock."""
     staging: str | None = None

@@ -55,6 +55,9 @@ class Run:
     keep: Keep = "all"
     loras: tuple[ExtraLora, ...] = ()
     allow_partial_lora: bool = False
+    label: str | None = None
+    """See `SampleJob.label`."""
+
     staging: str | None = None
 
     def __post_init__(self) -> None:
@@ -192,6 +195,7 @@ def build_job(
         output_name=run.output_name,
         priority=run.priority,
         keep=run.keep,
+        label=run.label,
         submitted_at=submitted_at,
         staging=run.staging,
         local_time=file_time(time.localtime(submitted_at)),

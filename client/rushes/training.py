@@ -6,8 +6,10 @@ import argparse
 import logging
 import operator
 import os
+import re
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar, cast
 
@@ -17,7 +19,7 @@ from rushes.architectures import ARCHITECTURES
 from rushes.cadence import Cadence
 from rushes.checkpoints import SNAPSHOT_DIR
 from rushes.errors import ConfigError
-from rushes.jobs import ExtraLora, Frozen, Keep, ModelSpec, SampleResult, VaeOptions, summary
+from rushes.jobs import LABEL, ExtraLora, Frozen, Keep, ModelSpec, SampleResult, VaeOptions, summary
 from rushes.outbox import Outbox
 from rushes.prompts import PromptLine, read_prompts
 from rushes.submission import DEFAULT_VAE, Run, check_prompts, extra_loras, run_name
@@ -41,6 +43,9 @@ MODEL_FLAGS = (
 
 MODEL_SWITCHES = ("fp8_base", "fp8_scaled", "fp8_llm", "fp8_t5", "f1", "latent_window_size")
 """Flags of the trainers that say how the base model is to be used, wherever its files are."""
+
+SAMPLED_INSTEAD = ("dit", "dit_high_noise")
+"""Parts that may be others in samples than in training: `--rushes_dit`, `--rushes_dit_high_noise`."""
 
 OWN_CHOICES = ("dtype", "experts", "lora_expert")
 """Ours that do the same: `--rushes_dtype`, `--rushes_experts`, `--rushes_lora_expert`."""
@@ -79,6 +84,7 @@ class TrainingSampler:
         self.cadence = cadence
         self.prompts = Path(prompts).expanduser().absolute()
         self.lenient = lenient
+        self._url = url
         self._snapshots = Path(run.output_dir) / SNAPSHOT_DIR
         self._outbox: Outbox | None = None
         if enabled:
@@ -173,6 +179,21 @@ class TrainingSampler:
                 held = error
         outbox.put((step, epoch, held, None))
 
+    def labelled(self, label: str) -> TrainingSampler:
+        """A sampler beside this one, for other weights of the same steps: averaged ones (EMA), for example.
+
+        Its samples belong to the same run, have `label` in their files' names and over their columns in the gallery,
+        and come back from `results` of either sampler. Close both.
+
+        Raises:
+            ConfigError: a label is 1 to 32 letters, digits, dots or hyphens.
+        """
+        if not re.fullmatch(LABEL, label):
+            raise ConfigError(f"label {label!r}: must be 1 to 32 letters, digits, dots or hyphens")
+        run = replace(self.run, label=label)
+        enabled = self._outbox is not None
+        return TrainingSampler(run, self.prompts, self.cadence, url=self._url, lenient=self.lenient, enabled=enabled)
+
     def results(self) -> list[SampleResult]:
         """Samples of this run that ended since the last call, in that order. Never blocks."""
         return self._outbox.results() if self._outbox else []
@@ -251,6 +272,7 @@ def model_from_args(given: dict[str, Any], architecture: str, model: str | None)
     # A trainer has flags for other families too; a file that this one has no use for is not part of its model.
     flags = [file.flag for file in spec.files] if spec else MODEL_FLAGS
     parts = {flag: located(given[flag]) for flag in (*flags, *MODEL_SWITCHES) if given.get(flag)}
+    parts |= {flag: located(given[f"rushes_{flag}"]) for flag in SAMPLED_INSTEAD if given.get(f"rushes_{flag}")}
     parts |= {field: given[f"rushes_{field}"] for field in OWN_CHOICES if given.get(f"rushes_{field}")}
     variants = [other for flag, other in spec.variants if given.get(flag)] if spec else []
     return checked(ModelSpec, architecture=next(iter(variants), architecture), model=located(source), **parts)
@@ -386,6 +408,11 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--rushes_model": {
         "metavar": "MODEL",
         "help": "diffusers directory or hub id of the base model; files given by other flags replace its parts",
+    },
+    "--rushes_dit": {"metavar": "FILE", "help": "transformer weights of samples, if not --dit"},
+    "--rushes_dit_high_noise": {
+        "metavar": "FILE",
+        "help": "Wan2.2: transformer for much noise of samples, if not --dit_high_noise; see --rushes_experts",
     },
     "--rushes_dtype": {
         "choices": ("bfloat16", "float16", "float32"),

@@ -10,37 +10,15 @@ from typing import Any
 import pytest
 
 from rushes.checkpoints import fingerprint
-from rushes.client import Client
 from rushes.errors import ArchitectureError, ConfigError, PromptError
 from rushes.integrations.kohya import NotLoaded, save_network
 from rushes.integrations.musubi import MUSUBI_TUNER, WAN_TASKS, RushesSampling, family_of
-from rushes.jobs import JobRecord
-from support import wait_until
-from trainer_support import Accelerator, Network, NetworkTrainer, arguments
-
-HANDED_OVER_S = 30.0
+from rushes.training import model_from_args
+from trainer_support import Accelerator, Network, NetworkTrainer, arguments, records, steps
 
 
 class Trainer(RushesSampling, NetworkTrainer):
     """As a fork has it: its own trainer behind the mixin."""
-
-
-def records(url: str, count: int) -> list[JobRecord]:
-    """All samples, once there are `count`."""
-    client = Client(url)
-    found: list[JobRecord] = []
-
-    def there() -> bool:
-        found[:] = client.list()
-        return len(found) >= count
-
-    wait_until(there, HANDED_OVER_S, f"{count} samples")
-    client.close()
-    return found
-
-
-def steps(found: list[JobRecord]) -> list[int]:
-    return sorted(record.job.step for record in found if record.job)
 
 
 def test_sampling_is_handed_over_with_the_trainers_own_cadence(redis_url: str, tmp_path: Path) -> None:
@@ -114,6 +92,13 @@ def test_the_family_follows_from_the_trainers_own_flags(
     architecture: str, flags: dict[str, Any], family: str, tmp_path: Path
 ) -> None:
     assert family_of(architecture, arguments(tmp_path, "", **flags)) == family
+
+
+def test_samples_may_be_made_with_other_transformers_than_training(tmp_path: Path) -> None:
+    files = {"dit": "high", "rushes_dit": "low", "rushes_dit_high_noise": "high"}
+    experts = {"rushes_experts": "both", "rushes_lora_expert": "high"}
+    model = model_from_args(vars(arguments(tmp_path, "", **files, **experts)), "wan2.2-t2v-a14b", None)
+    assert (model.dit, model.dit_high_noise, model.experts, model.lora_expert) == ("low", "high", "both", "high")
 
 
 def test_the_same_weights_of_a_step_make_the_same_file(tmp_path: Path) -> None:

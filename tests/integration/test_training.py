@@ -202,6 +202,22 @@ def test_a_prompt_file_that_breaks_is_seen_and_the_prompts_before_are_sampled(
     assert str(prompts) in result.error.message
 
 
+def test_other_weights_of_the_same_step_stand_beside_them_under_a_label(
+    make: MakeSampler, client: Client, tmp_path: Path
+) -> None:
+    sampler = make()
+    averaged = sampler.labelled("ema")
+    for each, weights in ((sampler, lora(tmp_path, 10)), (averaged, lora(tmp_path, 20))):
+        each.submit(step=10, weights=weights)
+        each.close()
+    jobs = [record.job for record in client.list() if record.job]
+    assert (
+        sorted((job.label or "", job.step, job.run) for job in jobs) == [("", 10, "run")] * 2 + [("ema", 10, "run")] * 2
+    )
+    with pytest.raises(ConfigError, match="label 'e/ma': must be"):
+        make(name="other").labelled("e/ma")
+
+
 def test_closing_with_wait_brings_every_result(make: MakeSampler, redis_url: str, tmp_path: Path) -> None:
     sampler = make()
     sampler.submit(step=0)

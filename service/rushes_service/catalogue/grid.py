@@ -33,7 +33,9 @@ class Column(Frozen):
     epoch: int | None = None
     strength: float = 1.0
     fingerprint: str = BASE_MODEL
-    name: str = Field(default="", description="File name of the checkpoint, where the trainer wrote it.")
+    name: str = Field(
+        default="", description="Label of the checkpoint, else its file's name where the trainer wrote it."
+    )
     loras: tuple[str, ...] = Field(default=(), description="Other LoRAs that were merged beside it, with strengths.")
 
 
@@ -155,7 +157,7 @@ def column_of(job: Mapping[str, Any]) -> Column:
         epoch=job.get("epoch"),
         strength=strength,
         fingerprint=fingerprint,
-        name=file_name(checkpoint.get("source") or checkpoint.get("path") or ""),
+        name=job.get("label") or file_name(checkpoint.get("source") or checkpoint.get("path") or ""),
         loras=names,
     )
 

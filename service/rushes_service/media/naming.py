@@ -14,7 +14,7 @@ SAMPLE_DIR = "sample"
 
 
 def sample_path(job: SampleJob, parameters: SampleParameters) -> Path:
-    """`<output_dir>/sample/[<output_name>_]<e000001|000100>_<index>_<YYYYmmddHHMMSS>_<seed>.png|mp4`.
+    """`<output_dir>/sample/[<output_name>_]<e000001|000100>_<index>_<YYYYmmddHHMMSS>_<seed>[_<label>].png|mp4`.
 
     The time is that of submission, by the submitter's clock and time zone, so that a retry on any machine writes the
     same file. Samples that somebody asked for by hand bear their id too: several may share everything else.
@@ -29,6 +29,8 @@ def sample_path(job: SampleJob, parameters: SampleParameters) -> Path:
         if Path(job.output_name).name != job.output_name:
             raise ConfigError(f"output name {job.output_name!r} must be a plain name, without directories")
         parts.insert(0, job.output_name)
+    if job.label:
+        parts.append(job.label)
     if job.priority == "interactive":
         parts.append(job.id[:8])
     suffix = ".png" if parameters.frame_count == 1 else ".mp4"
