@@ -24,6 +24,7 @@ from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR, release
 from rushes.client import Client
 from rushes.errors import QueueUnavailable, StagingError, WireError
 from rushes.jobs import JobState, SampleResult
+from rushes.notes import Notes
 from rushes.packing import Packer
 from rushes.prompts import PromptLine
 from rushes.spool import Parcel, Spool
@@ -76,6 +77,7 @@ class Outbox:
         self.run = run
         self.url = url
         self.spool = Spool(Path(run.output_dir) / SPOOL_DIR)
+        self.notes = Notes(self.spool.directory, run.name)
         self.snapshots = Path(run.output_dir) / SNAPSHOT_DIR
         self._packer = Packer(run, prompts, lines)
         self._start()
@@ -166,6 +168,7 @@ class Outbox:
 
     def _work(self) -> None:
         self._sweep()
+        self._resume()
         while not self._stopping:
             self._hurry.wait(POLL_S)
             self._hurry.clear()
@@ -182,6 +185,16 @@ class Outbox:
                 for path in directory.glob(pattern):
                     if aged(path, ABANDONED_S):
                         path.unlink()
+
+    def _resume(self) -> None:
+        """Hand over what a process of this run was killed over, between securing the weights and the spool."""
+        try:
+            for path, note in self.notes.abandoned():
+                logger.warning("rushes: step %d is handed over for a process that was killed meanwhile", note.step)
+                self._take(note.step, note.epoch, note.held, None)
+                path.unlink(missing_ok=True)
+        except Exception:
+            logger.exception("rushes: hand-offs of a process that was killed cannot be resumed; training goes on")
 
     def _turn(self) -> None:
         while self._waiting:
@@ -200,12 +213,21 @@ class Outbox:
         self, step: int, epoch: int | None, weights: Held | str | Exception | None, descriptor: int | None
     ) -> None:
         """Make a parcel of a hand-off and write it ahead; from memory alone where the disk refuses."""
-        parcel = self._packer.pack(step, epoch, Held(weights, descriptor) if isinstance(weights, str) else weights)
+        notes: list[Path | None] = []
+        parcel = self._packer.pack(
+            step,
+            epoch,
+            Held(weights, descriptor) if isinstance(weights, str) else weights,
+            lambda pending, source: notes.append(self.notes.write(step, epoch, pending, source)),
+        )
         path = None
         try:
             path = self.spool.write(parcel)
         except OSError as error:
             logger.error("rushes: step %d would not survive a crash of this process: %s", step, error)
+        for note in filter(None, notes):
+            with contextlib.suppress(OSError):
+                note.unlink()
         self._unsent.append((parcel, path))
         for refused in parcel.refused:
             logger.error("rushes: prompt %d is not sampled: %s", refused.job.prompt_index, refused.error.message)
@@ -227,7 +249,8 @@ class Outbox:
             self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
             return
         if self._outage_logged:
-            logger.info("rushes: all is reachable again; everything in the spool is handed over")
+            back = "Redis is" if self.run.staging is None else "Redis and the store are"
+            logger.info("rushes: %s back; everything in the spool is handed over", back)
         self._outage_logged = False
         self._retry_s = FIRST_RETRY_S
 

@@ -14,7 +14,7 @@ from rushes.jobs import Checkpoint, JobError
 from rushes.prompts import PromptLine
 from rushes.spool import Parcel
 from rushes.submission import Refused, Run, build_from_lines
-from rushes.weights import Held
+from rushes.weights import Held, Secured
 
 LOST = "lost"
 """Checkpoint fingerprint of weights that could not be had: such samples are not those of the base model."""
@@ -37,20 +37,32 @@ class Packer:
         self.prompts = prompts
         self._read_before = list(read_before)
 
-    def pack(self, step: int, epoch: int | None, weights: Held | Exception | None) -> Parcel:
-        """The parcel of one submission; `weights` is an error when they could not be had. Never raises."""
-        checkpoint, reason = self._keep(weights)
+    def pack(
+        self,
+        step: int,
+        epoch: int | None,
+        weights: Held | Exception | None,
+        secured: Secured | None = None,
+    ) -> Parcel:
+        """The parcel of one submission; `weights` is an error when they could not be had. Never raises.
+
+        Args:
+            secured: as for `Held.keep`.
+        """
+        checkpoint, reason = self._keep(weights, secured)
         jobs, refused = build_from_lines(self.run, self._lines(), checkpoint=checkpoint, step=step, epoch=epoch)
         if reason is not None:
             jobs, refused = [], [*refused, *(Refused(job, reason) for job in jobs)]
         return Parcel(jobs, refused)
 
-    def _keep(self, weights: Held | Exception | None) -> tuple[Checkpoint | None, JobError | None]:
+    def _keep(
+        self, weights: Held | Exception | None, secured: Secured | None
+    ) -> tuple[Checkpoint | None, JobError | None]:
         try:
             if isinstance(weights, Exception):
                 raise weights
             directory = Path(self.run.output_dir) / SNAPSHOT_DIR
-            return (weights.keep(directory) if weights else None), None
+            return (weights.keep(directory, secured) if weights else None), None
         except Exception as error:  # noqa: BLE001 - it may come from the trainer's own save function
             path = weights.path if isinstance(weights, Held) else ""
             return Checkpoint(path=path, fingerprint=LOST), why_not(error)

@@ -21,6 +21,10 @@ OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """Not blocking: a pipe in the place of a checkpoint must not stop the training loop."""
 
 
+Secured = Callable[[Path, "str | None"], None]
+"""Is told the file that has the content now, and the trainer's own."""
+
+
 class Held(NamedTuple):
     """Weights that can no longer get lost, though next to nothing of them has been read yet.
 
@@ -32,9 +36,14 @@ class Held(NamedTuple):
     path: str
     descriptor: int | None = None
     config: str | None = None
+    source: str | None = None
+    """What the trainer wrote, where `path` is our file already."""
 
-    def keep(self, directory: Path) -> Checkpoint:
+    def keep(self, directory: Path, secured: Secured | None = None) -> Checkpoint:
         """Make a snapshot in `directory`, named by content. Reads the whole file once, to hash it.
+
+        Args:
+            secured: told, before that takes its time, the file that has the content now, and the trainer's.
 
         Raises:
             CheckpointMissing: the file is gone.
@@ -42,12 +51,14 @@ class Held(NamedTuple):
             OSError: the directory cannot be written.
         """
         if self.descriptor is None:
-            pending, source = Path(self.path), None
+            pending, source = Path(self.path), self.source
         else:
             if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
                 raise CheckpointFormat(f"{self.path}: is not a file; give the .safetensors file itself")
             source = os.path.normpath(self.path)
             pending = self._secured(source, self.descriptor, directory)
+        if secured is not None:
+            secured(pending, source)
         digest = fingerprint(pending)
         return Checkpoint(path=str(adopt(pending, digest)), fingerprint=digest, source=source, snapshot=True)
 

@@ -26,6 +26,7 @@ LANE = lane(MODEL.fingerprint, "training")
 
 TRAINER = """
 import os, sys, time
+import rushes.weights
 sys.path.insert(0, sys.argv[4])
 from pathlib import Path
 from client_support import lora
@@ -35,8 +36,10 @@ directory, url, ending = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 (directory / "prompts.txt").write_text("a red ball --d 1\\ntwo cats --d 2\\n")
 run = Run(name="run", model=MODEL, output_dir=str(directory), output_name="lora")
 sampler = TrainingSampler(run, directory / "prompts.txt", Cadence(), url=url)
+if ending == "hash":
+    rushes.weights.fingerprint = lambda path: time.sleep(600)  # a large checkpoint on a slow disk
 sampler.submit(step=10, weights=lora(directory))
-if ending == "hang":
+if ending in ("hang", "hash"):
     time.sleep(600)
 if ending == "raise":
     raise SystemExit("the trainer fell over")
@@ -108,6 +111,22 @@ def test_what_a_killed_process_left_in_the_spool_is_replayed_by_the_next(
     make()
     wait_until(lambda: not spooled(tmp_path), 10, "the spool to be handed over")
     assert steps(client) == [10, 10]
+    assert len(snapshots(tmp_path)) == 1
+
+
+def test_a_checkpoint_that_was_being_hashed_when_its_process_was_killed_is_handed_over_by_the_next(
+    make: MakeSampler, client: Client, tmp_path: Path
+) -> None:
+    process = trainer(tmp_path, AWAY, "hash")
+    wait_until(lambda: list((tmp_path / SPOOL_DIR).glob("*.note")), 20, "the note of the hand-off")
+    lora(tmp_path).unlink()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    make()
+    wait_until(lambda: client.list(), 20, "the hand-off")
+    wait_until(lambda: not spooled(tmp_path), 10, "an empty spool")
+    assert steps(client) == [10, 10]
+    assert [record.state for record in client.list()] == ["queued", "queued"]
     assert len(snapshots(tmp_path)) == 1
 
 

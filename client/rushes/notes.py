@@ -1,0 +1,95 @@
+"""Notes of hand-offs whose checkpoint is still being hashed, so that a process that is killed meanwhile loses none.
+
+One small file beside the spool's parcels, written as soon as the weights are linked and removed when the parcel is on
+disk. The next process of the same run finds what a dead one has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rushes.weights import Held
+
+ABANDONED_S = 600.0
+"""Age at which a note from another machine, whose processes cannot be asked for, is taken for a dead one's."""
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True)
+class Note:
+    """A hand-off: `pending` is the file that has the weights, `source` the trainer's own."""
+
+    run: str
+    step: int
+    epoch: int | None
+    pending: str
+    source: str | None
+    host: str
+    pid: int
+
+    @property
+    def held(self) -> Held:
+        """The weights, to be handed over."""
+        return Held(self.pending, source=self.source)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The notes of one run in a directory."""
+
+    directory: Path
+    run: str
+
+    def write(self, step: int, epoch: int | None, pending: Path, source: str | None) -> Path | None:
+        """Note a hand-off; None where the disk refuses, which only makes a crash cost more."""
+        note = Note(self.run, step, epoch, str(pending), source, socket.gethostname(), os.getpid())
+        path = self.directory / f"{os.getpid()}-{time.time_ns()}-{next(_serial)}.note"
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(asdict(note)), encoding="utf-8")
+            return temporary.replace(path)
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            return None
+
+    def abandoned(self) -> Iterator[tuple[Path, Note]]:
+        """Notes of this run whose process is dead and whose weights are there. What is of no use is removed."""
+        for path in sorted(self.directory.glob("*.note")):
+            with contextlib.suppress(OSError):
+                try:
+                    found: Any = json.loads(path.read_text(encoding="utf-8"))
+                    note = Note(**found)
+                except (ValueError, TypeError):
+                    path.unlink()
+                    continue
+                if note.run != self.run or not dead(note, path):
+                    continue
+                if Path(note.pending).is_file():
+                    yield path, note
+                else:
+                    path.unlink()
+
+
+def dead(note: Note, path: Path) -> bool:
+    """True when nobody works on a note any more."""
+    if note.host != socket.gethostname():
+        return time.time() - path.stat().st_mtime > ABANDONED_S
+    try:
+        os.kill(note.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
