@@ -18,7 +18,17 @@ ALWAYS_ZERO = {"samples lost after the outage", "samples lost", "streamed frames
 
 
 @pytest.mark.parametrize(
-    "name", ["submit_stall", "queue_latency", "decode_memory", "decode_encode", "fleet", "two_workers"]
+    "name",
+    [
+        "submit_stall",
+        "queue_latency",
+        "decode_memory",
+        "decode_encode",
+        "fleet",
+        "two_workers",
+        "overlap",
+        "first_result",
+    ],
 )
 def test_a_quick_run_reports_every_figure_with_its_spread(name: str, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
