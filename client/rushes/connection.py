@@ -126,8 +126,11 @@ def exchange(client: Connection, *commands: tuple[Any, ...]) -> list[Any]:
         connection.send_packed_command(connection.pack_commands(commands))
         return [connection.read_response() for _ in commands]
 
+    def hang_up(_: Exception) -> None:
+        connection.disconnect()
+
     try:
-        return connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
+        return connection.retry.call_with_retry(ask, hang_up)
     except redis.ResponseError:
         connection.disconnect()  # later answers may not have been read
         raise
