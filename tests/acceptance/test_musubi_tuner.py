@@ -112,11 +112,11 @@ def test_musubi_tuner_trains_and_every_checkpoint_is_sampled_elsewhere(
 ) -> None:
     trainer = Trainer(tmp_path, tiny_wan, redis_url)
     steps = ["--max_train_steps", "6", "--sample_every_n_steps", "2", "--sample_at_first"]
-    rotating = ["--save_every_n_steps", "2", "--save_last_n_steps", "1", "--save_state"]
+    rotating = ["--save_every_n_steps", "2", "--save_last_n_steps", "1", "--save_last_n_steps_state", "4"]
     tracked = f"--log_with tensorboard --logging_dir {tmp_path}/logs --rushes_wait 240".split()
     with workers(redis_url, tmp_path) as pool:
         pool.start()
-        said = trainer.run(*steps, *rotating, *tracked)
+        said = trainer.run(*steps, *rotating, *tracked, "--save_state")
         assert not trainer.tripped.exists(), trainer.tripped.read_text()
         assert "removing old checkpoint" in said
         records = records_of(redis_url)
@@ -127,12 +127,17 @@ def test_musubi_tuner_trains_and_every_checkpoint_is_sampled_elsewhere(
         assert len({record.job.checkpoint and record.job.checkpoint.fingerprint for record in records}) == 4
         assert all(Path(record.result.path).is_file() for record in records)
 
-        # A run that is resumed counts on, and samples nothing twice.
-        resumed = f"--resume {trainer.out}/lora-step00000004-state --max_train_steps 2 --sample_every_n_steps 2".split()
-        said = trainer.run(*resumed, "--log_with", "tensorboard", "--logging_dir", f"{tmp_path}/again")
+        (shown,) = tmp_path.glob("logs/*/network_train/samples/*tfevents*")
+        assert [shown.read_bytes().count(tag) >= 4 for tag in (b"sample_0", b"sample_1")] == [True, True]
+
+        # A run that is resumed counts on, and samples nothing twice: what it is resumed from was sampled before.
+        resumed = ["--resume", f"{trainer.out}/lora-step00000004-state", "--max_train_steps", "2"]
+        said = trainer.run(*resumed, "--sample_every_n_steps", "2", "--sample_at_first")
+        assert "step 4 is handed over" in said
         assert "samples are counted from step 4 on" in said
         assert "step 6 is handed over" in said
-        assert {record.job.step for record in records_of(redis_url)} == {0, 2, 4, 6}
+        again = [record.job.step for record in records_of(redis_url)]
+        assert [again.count(step) for step in (0, 2, 4)] == [2, 2, 2]
         assert not trainer.tripped.exists()
 
 

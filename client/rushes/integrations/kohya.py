@@ -60,6 +60,8 @@ class Sidecar:
         sampler = TrainingSampler(run, given["sample_prompts"], cadence, url=given.get("rushes_url"))
         wait_s = given.get("rushes_wait")
         logger.info("rushes: samples of run %s (%s) are made outside this process", run.name, architecture)
+        if cadence.at_first and given.get("network_weights") and not given.get("resume"):
+            logger.warning("rushes: --sample_at_first shows the base model, without --network_weights")
         return cls(sampler, WAIT_S if wait_s is None else wait_s)
 
     def resumed(self, accelerator: Any, resume: str | None) -> None:

@@ -34,6 +34,9 @@ LAUNCHER_FLAGS: dict[str, dict[str, Any]] = {
 PEEK = "__rushes_peek__"
 """Name under which a script is run to see what it defines; its `__main__` part does not run."""
 
+PREFIX = "Sampled"
+"""Begins the name of a trainer's class once its sampling is exchanged."""
+
 
 @dataclass(frozen=True)
 class Trainer:
@@ -160,7 +163,7 @@ def exchange(base: type, mixin: type, flags: Mapping[str, Any]) -> None:
         if isinstance(self, mixin):
             return original(self, args)
         kind = cast("type[Any]", type(self))
-        self.__class__ = type(f"Sampled{kind.__name__}", (mixin, kind), {"rushes_flags": flags})
+        self.__class__ = type(f"{PREFIX}{kind.__name__}", (mixin, kind), {"rushes_flags": flags})
         return self.train(args)
 
     base.train = train  # pyright: ignore[reportAttributeAccessIssue]

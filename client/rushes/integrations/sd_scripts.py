@@ -17,7 +17,7 @@ from rushes.architectures import FLUX1_KONTEXT
 from rushes.cadence import Cadence
 from rushes.errors import ArchitectureError
 from rushes.integrations.kohya import Sidecar
-from rushes.integrations.launching import Trainer, add_flags, launch
+from rushes.integrations.launching import PREFIX, Trainer, add_flags, launch
 
 SERVED = {"FluxNetworkTrainer": (FLUX1_KONTEXT.name,)}
 """Trainer's class -> families whose LoRAs it trains and Rushes samples."""
@@ -41,7 +41,7 @@ def family_of(trainer: type, named: str | None) -> str:
         return str(named)
     if not served:
         raise ArchitectureError(
-            f"Rushes cannot sample what sd-scripts' {trainer.__name__} trains; of sd-scripts it serves "
+            f"Rushes cannot sample what sd-scripts' {trainer.__name__.removeprefix(PREFIX)} trains; of sd-scripts it serves "
             f"flux_train_network.py with a FLUX.1 Kontext model ({FLUX1_KONTEXT.name})"
         )
     raise ArchitectureError(
