@@ -36,6 +36,7 @@ class Column(Frozen):
     name: str = Field(
         default="", description="Label of the checkpoint, else its file's name where the trainer wrote it."
     )
+    label: str = Field(default="", description="What weights of one step are told apart by: `ema`, say.")
     loras: tuple[str, ...] = Field(default=(), description="Other LoRAs that were merged beside it, with strengths.")
 
 
@@ -157,6 +158,7 @@ def column_of(job: Mapping[str, Any]) -> Column:
         epoch=job.get("epoch"),
         strength=strength,
         fingerprint=fingerprint,
+        label=job.get("label") or "",
         name=job.get("label") or file_name(checkpoint.get("source") or checkpoint.get("path") or ""),
         loras=names,
     )

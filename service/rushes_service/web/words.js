@@ -8,7 +8,7 @@ export function columnTitle(column) {
 export function columnNote(column) {
   const strength = column.strength ?? 1;
   return [
-    column.base ? "no LoRA" : null,
+    column.base ? "no LoRA" : (column.label ?? null),
     column.epoch === undefined || column.epoch === null ? null : `epoch ${column.epoch}`,
     !column.base && strength !== 1 ? `× ${strength}` : null,
     ...(column.loras ?? []).map((name) => `+ ${name}`),
