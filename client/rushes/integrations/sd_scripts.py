@@ -40,9 +40,10 @@ def family_of(trainer: type, named: str | None) -> str:
     if named in served:
         return str(named)
     if not served:
+        name = trainer.__name__.removeprefix(PREFIX)
         raise ArchitectureError(
-            f"Rushes cannot sample what sd-scripts' {trainer.__name__.removeprefix(PREFIX)} trains; of sd-scripts it serves "
-            f"flux_train_network.py with a FLUX.1 Kontext model ({FLUX1_KONTEXT.name})"
+            f"Rushes cannot sample what sd-scripts' {name} trains; of sd-scripts it serves flux_train_network.py with "
+            f"a FLUX.1 Kontext model ({FLUX1_KONTEXT.name})"
         )
     raise ArchitectureError(
         f"{named or 'the model'}: of what this script trains Rushes samples {', '.join(sorted(served))}, and not yet "
