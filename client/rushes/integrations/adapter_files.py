@@ -1,0 +1,77 @@
+"""The LoRA of a model that PEFT or diffusers has put one on, as one file. Runs in the trainer's environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from rushes.errors import CheckpointError
+
+PREFIX = "transformer."
+"""In diffusers' LoRA files, of the model that denoises."""
+
+METADATA_KEY = "lora_adapter_metadata"
+"""Where diffusers keeps the adapter's configuration in a file's header; without it nobody knows `lora_alpha`."""
+
+PEFT_PREFIX = "base_model.model."
+
+
+def save_adapter(model: Any, path: str, adapter: str | None = None) -> None:
+    """Write a model's LoRA as diffusers writes it, with its configuration.
+
+    Args:
+        model: a PEFT model, a diffusers model with `add_adapter`, or a module that holds one of these.
+        path: a file ending in `.safetensors`.
+        adapter: the adapter's name; needed where there are several.
+
+    Raises:
+        CheckpointError: there is no adapter, or more than one and none is named.
+    """
+    from peft import get_peft_model_state_dict  # pyright: ignore
+    from safetensors.torch import save_file  # pyright: ignore
+
+    holder = adapted(model)
+    name = adapter_name(holder, adapter)
+    tensors_of = cast("Callable[..., Mapping[str, Any]]", get_peft_model_state_dict)
+    tensors = {
+        PREFIX + key.removeprefix(PEFT_PREFIX): tensor.detach().cpu().contiguous()
+        for key, tensor in tensors_of(holder, adapter_name=name).items()
+    }
+    config = {PREFIX + key: value for key, value in holder.peft_config[name].to_dict().items()}
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(config, default=plain, sort_keys=True)}
+    cast("Callable[..., None]", save_file)(tensors, path, metadata=metadata)
+
+
+def adapted(model: Any) -> Any:
+    """The first module, from the outside in, that carries an adapter.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    for module in model.modules():
+        if isinstance(getattr(module, "peft_config", None), dict):
+            return module
+    raise CheckpointError(
+        f"{type(model).__name__} has no LoRA of PEFT or diffusers on it; give `weights`, a function that writes your "
+        "LoRA to the path it is given"
+    )
+
+
+def adapter_name(model: Any, asked: str | None) -> str:
+    """The name of the adapter to write.
+
+    Raises:
+        CheckpointError: there is none of that name, or several and none was asked for.
+    """
+    names = list(cast("dict[str, Any]", model.peft_config))
+    if asked is None and len(names) == 1:
+        return names[0]
+    if asked is not None and asked in names:
+        return asked
+    raise CheckpointError(f"which adapter? there are {', '.join(names)}, and {asked!r} was asked for")
+
+
+def plain(value: Any) -> Any:
+    """A set as a list, anything else that JSON does not know as text."""
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)  # pyright: ignore
