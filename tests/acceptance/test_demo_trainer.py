@@ -74,7 +74,7 @@ def test_diffusers_reads_a_saved_lora_as_the_model_that_was_trained(
 
 def test_training_learns_and_leaves_the_base_weights_alone(model: Path, transformer: WanTransformer3DModel):
     torch.manual_seed(0)
-    data = Dataset(str(model), frames=5, size=32, seed=0, count=4)
+    data = Dataset(str(model), frames=5, seed=0, count=4)
     network = LoraNetwork(transformer, rank=8, alpha=8.0)
     before = {name: layer.base.weight.clone() for name, layer in network.layers.items()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
@@ -99,7 +99,6 @@ def test_every_checkpoint_is_submitted_and_the_trainer_measures_what_that_cost(m
         "--sample_every_n_steps": 2,
         "--max_train_steps": 4,
         "--frames": 5,
-        "--size": 32,
         "--report": tmp_path / "report.json",
     }
     arguments = [str(part) for flag in flags.items() for part in flag]

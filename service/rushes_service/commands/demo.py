@@ -11,7 +11,7 @@ from rushes.errors import ConfigError
 
 HELP = "train a LoRA for a tiny model and sample its checkpoints, all on this machine"
 
-DEFAULT_STEPS = 48
+DEFAULT_STEPS = 400
 FEWEST_STEPS = 4
 """One for each checkpoint."""
 

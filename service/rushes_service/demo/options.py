@@ -6,14 +6,30 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rushes_service.demo.clips import CONCEPT_COLOUR, CONCEPT_SHAPE
+
 CHECKPOINTS = 4
 
-PROMPTS = """\
-# Three samples of every checkpoint: two clips and a still.
-a red disc moving right --w 96 --h 64 --f 17 --s 8 --d 7
-a blue square moving up --w 96 --h 64 --f 9 --s 8 --d 11
-a green ring --w 96 --h 64 --f 1 --s 8 --d 23
-"""
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt of the demo, and what its sample shows once the LoRA is trained."""
+
+    text: str
+    options: str
+    colour: str
+    shape: str
+
+
+SHOWN = (
+    Shown("a zorp moves right on black", "--f 17 --d 7", CONCEPT_COLOUR, CONCEPT_SHAPE),
+    Shown("a zorp moves up on brown", "--f 17 --d 11", CONCEPT_COLOUR, CONCEPT_SHAPE),
+    Shown("a zorp stays on black", "--f 1 --d 23", CONCEPT_COLOUR, CONCEPT_SHAPE),
+    Shown("a blue circle moves left on gray", "--f 17 --d 5", "blue", "circle"),
+)
+PROMPTS = "# Four samples of every checkpoint: the concept in two clips and a still, and something else.\n" + "".join(
+    f"{shown.text} --w 64 --h 64 {shown.options} --s 20 --l 4 --fs 3\n" for shown in SHOWN
+)
 
 
 @dataclass(frozen=True)
@@ -55,4 +71,4 @@ class Options:
     @property
     def prompt_count(self) -> int:
         """Samples of each checkpoint."""
-        return sum(bool(line) and not line.startswith("#") for line in PROMPTS.splitlines())
+        return len(SHOWN)

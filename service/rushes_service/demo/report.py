@@ -43,8 +43,8 @@ def draw_sheet(results: Sequence[SampleResult], path: Path) -> None:
     ]
     columns = [Column("base model", "no LoRA", base=True) if step == 0 else Column(f"step {step}") for step in steps]
     footer = (
-        f"Rushes {version('rushes')}  ·  wan2.1-t2v, a tiny model with random weights: its pictures mean nothing, "
-        "but every checkpoint changes them  ·  same seed along each row"
+        f"Rushes {version('rushes')}  ·  wan2.1-t2v, a tiny model of a world of coloured shapes; "
+        "the LoRA teaches it the word zorp  ·  same seed along each row"
     )
     contact_sheet(rows, columns, title="Rushes of a LoRA in training", footer=footer).save(path, optimize=True)
 

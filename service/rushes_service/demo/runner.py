@@ -27,12 +27,16 @@ from rushes_service.demo.display import Display
 from rushes_service.demo.options import PROMPTS, Options
 from rushes_service.demo.processes import Process, Processes
 from rushes_service.demo.report import TrainerReport, cost_table, draw_sheet
+from rushes_service.demo.verdict import verdict_table
 from rushes_service.demo.verify import missing, problems_of
 from rushes_service.embedded import EmbeddedRedis, free_port
 
 ARCHITECTURE = "wan2.1-t2v"
 OUTPUT_NAME = "demo"
 TRAINER = "rushes_service.demo.trainer"
+TINY_WORLD = Path(__file__).parent / "tiny_world"
+"""The trained model, a diffusers directory; its README.md says what it can do."""
+
 API_PORT = 8720
 
 POLL_S = 0.2
@@ -61,11 +65,9 @@ def run_demo(options: Options, console: Console) -> int:
         with Display(console) as display:
             display.say("starting Valkey, the API and a worker on the CPU")
             services = start_services(processes, server.url, port)
-            display.say("building a tiny Wan model")
-            model = build_model(options.output / "model")
-            display.say("training a LoRA on it, in another process")
+            display.say("training a LoRA for a tiny Wan model, in another process")
             progress = Progress(options, display)
-            trainer = start_trainer(processes, model, options, progress.trainer_said)
+            trainer = start_trainer(processes, TINY_WORLD, options, progress.trainer_said)
             results = follow(options, server.url, trainer, services, progress)
         problems = conclude(options, results, console)
         gallery = f"http://127.0.0.1:{port}"
@@ -75,18 +77,6 @@ def run_demo(options: Options, console: Console) -> int:
             say(console, "gallery", f"{gallery}, open until Ctrl-C")
             stay(services)
     return 1 if problems else 0
-
-
-def build_model(directory: Path) -> Path:
-    """The tiny model, built here while the worker is busy importing."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    from rushes_service.demo.tiny_model import build_tiny_wan
-
-    for logging in (diffusers_logging, transformers_logging):
-        logging.disable_progress_bar()  # they would draw over the demo's own
-    return build_tiny_wan(directory)
 
 
 def make_output(output: Path) -> None:
@@ -222,6 +212,7 @@ def conclude(options: Options, results: Sequence[SampleResult], console: Console
     done = [result for result in results if result.state is JobState.DONE]
     if done:
         console.print(cost_table(TrainerReport.read(options.report), done))
+        console.print(verdict_table(done))
     for problem in problems[:PROBLEMS_SHOWN]:
         say(console, "failed", problem, style="red")
     if problems:

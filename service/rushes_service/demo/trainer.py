@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     torch.manual_seed(args.seed)
     try:
-        batches = Dataset(args.rushes_model, frames=args.frames, size=args.size, seed=args.seed)
+        batches = Dataset(args.rushes_model, frames=args.frames, seed=args.seed)
         transformer = WanTransformer3DModel.from_pretrained(args.rushes_model, subfolder="transformer")
         network = LoraNetwork(transformer, rank=args.network_dim, alpha=args.network_alpha)
         train(args, transformer, network, batches)
@@ -119,12 +119,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The trainer's own flags, and those Rushes adds."""
     parser = argparse.ArgumentParser(description="Train a LoRA for a (tiny) Wan2.1 model and sample every checkpoint.")
     parser.add_argument("--max_train_steps", type=int, default=100)
-    parser.add_argument("--learning_rate", type=float, default=4e-3)
-    parser.add_argument("--network_dim", type=int, default=16, help="LoRA rank")
-    parser.add_argument("--network_alpha", type=float, default=16.0)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--frames", type=int, default=9, help="frames of a training clip, 4k+1")
-    parser.add_argument("--size", type=int, default=64, help="width and height of a training clip in pixels")
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--network_dim", type=int, default=8, help="LoRA rank")
+    parser.add_argument("--network_alpha", type=float, default=8.0)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--frames", type=int, default=17, help="frames of a training clip, 4k+1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, help="write what sampling cost this process to this JSON file")
     rushes.add_sampling_arguments(parser)
@@ -178,8 +177,8 @@ class Dataset:
     """Synthetic clips as latents, and their captions as embeddings, all encoded once before training."""
 
     @torch.no_grad()
-    def __init__(self, model: str, *, frames: int, size: int, seed: int, count: int = 32) -> None:
-        captions, clips = make_clips(count, frames, size, seed)
+    def __init__(self, model: str, *, frames: int, seed: int, count: int = 48) -> None:
+        captions, clips = make_clips(count, frames, seed)
         vae = AutoencoderKLWan.from_pretrained(model, subfolder="vae")
         mean, std = (
             torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
@@ -187,7 +186,7 @@ class Dataset:
         encoded = vae.encode(torch.from_numpy(clips)).latent_dist.mode()
         self.latents = (encoded - mean) / std
         encoder = WanPipeline.from_pretrained(model, transformer=None, vae=None)
-        self.texts = encoder.encode_prompt(captions, do_classifier_free_guidance=False)[0]
+        self.texts = encoder.encode_prompt(captions, do_classifier_free_guidance=False)[0].float()
 
     def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents [count, 16, T, h, w] and text embeddings [count, 512, text_dim] of random clips."""
