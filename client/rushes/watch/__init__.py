@@ -1,5 +1,7 @@
 """The directory watcher: for every trainer, unmodified.
 
+The rooms, in the order of a checkpoint's way:
+
     names.py      file name and metadata -> run, step, epoch
     finding.py    a directory -> the checkpoints in it
     journal.py    which of them are known already, on disk
