@@ -67,11 +67,29 @@ def test_a_tracker_that_fails_gets_the_same_result_again(tmp_path: Path) -> None
 
     destination = Destination("it", Unsteady(), tmp_path / "memory.ids")
     destination.take([picture(tmp_path, 10), picture(tmp_path, 20)])
-    assert [destination.log(said.append) for _ in range(3)] == [0, 0, 2]
-    assert (seen, len(said)) == ([10, 10, 10, 20], 1)
+    assert [destination.log(said.append) for _ in range(2)] == [0, 2]
+    assert (seen, len(said)) == ([10, 20, 10, 20], 1)
     again = Destination("it", Unsteady(), tmp_path / "memory.ids")
     again.take([picture(tmp_path, 10), picture(tmp_path, 20)])
     assert again.waiting == 0
+
+
+def test_a_result_that_a_tracker_cannot_read_holds_up_no_other(tmp_path: Path) -> None:
+    said: list[str] = []
+    seen: list[int] = []
+
+    class Choosy:
+        def log(self, result: SampleResult) -> None:
+            if result.step == 10:
+                raise OutputError("not a clip")
+            seen.append(result.step)
+
+        def close(self) -> None: ...
+
+    destination = Destination("it", Choosy(), tmp_path / "memory.ids")
+    destination.take([picture(tmp_path, step) for step in (10, 20, 30)])
+    assert [destination.log(said.append) for _ in range(2)] == [2, 0]
+    assert (seen, len(said), destination.waiting) == ([20, 30], 1, 1)
 
 
 def test_mistakes_are_told(track: list[str], capsys: pytest.CaptureFixture[str]) -> None:

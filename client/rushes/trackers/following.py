@@ -15,6 +15,9 @@ from rushes.trackers.base import Tracker
 
 Say = Callable[[str], None]
 
+AWAY_AFTER = 2
+"""Results refused in a row that mean that the tracker is away; one alone may be a clip that it cannot read."""
+
 
 def memory_path(destination: str, run: str) -> Path:
     """Where it is remembered which samples of a run a tracker has: in the user's state directory."""
@@ -57,24 +60,32 @@ class Destination:
                 self._waiting.append(result)
 
     def log(self, say: Say) -> int:
-        """Log what waits; returns how many were. What the tracker does not take is tried again at the next call."""
-        count = 0
-        while self._waiting:
-            result = self._waiting[0]
+        """Log what waits; returns how many were. What the tracker does not take is tried again, behind the others."""
+        count = refused = 0
+        troubled = False
+        for _ in range(len(self._waiting)):
+            result = self._waiting.popleft()
             try:
                 self.tracker.log(result)
             except Exception as error:  # noqa: BLE001 - a tracker's package may raise anything: its server is away
-                if not self._troubled:
+                self._waiting.append(result)
+                if not (troubled or self._troubled):
                     say(f"{self.name}: {error!r}; trying again")
-                self._troubled = True
-                return count
-            self._troubled = False
-            self._waiting.popleft()
-            self._logged.add(result.id)
-            with self.memory.open("a") as file:
-                file.write(f"{result.id}\n")
+                troubled = True
+                refused += 1
+                if refused == AWAY_AFTER:
+                    break
+                continue
+            refused = 0
+            self._remember(result)
             count += 1
+        self._troubled = troubled
         return count
+
+    def _remember(self, result: SampleResult) -> None:
+        self._logged.add(result.id)
+        with self.memory.open("a") as file:
+            file.write(f"{result.id}\n")
 
 
 class Follower:

@@ -19,7 +19,7 @@ OLDEST = {
     "torch": (2, 6),
     "diffusers": (0, 36),
     "transformers": (4, 57),
-    "redis": (5, 2),
+    "redis": (5, 3),
     "pydantic": (2, 8),
     "safetensors": (0, 4),
     "imageio-ffmpeg": (0, 5),
