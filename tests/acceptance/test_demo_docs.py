@@ -19,7 +19,7 @@ from rushes_service.demo.trainer import LoraNetwork
 from rushes_service.embedded import EmbeddedRedis
 
 GUIDE = Path(__file__).parents[2] / "docs" / "trainers.md"
-LINES, EPOCHS, WEIGHTS, _ = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+LINES, EPOCHS, WEIGHTS, *_ = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture
