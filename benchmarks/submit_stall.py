@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from time import perf_counter_ns
+from time import perf_counter, perf_counter_ns, sleep
 
 import redis
 import torch
@@ -44,6 +44,11 @@ SUBMITS = 60
 
 CYCLE = 120
 """Training steps from one submit to the next, some 150 ms: the outbox has done its work by then, as it has in life."""
+
+RECOVERY_S = 60.0
+"""More than the longest pause of the outbox between two tries (15 s): closing at once would leave it to the next run."""
+
+POLL_S = 0.1
 
 LORA_LAYERS = 16
 """Of 256 KiB each: 4 MiB."""
@@ -118,9 +123,12 @@ class Bench:
         return taken
 
     def lost(self) -> int:
-        """Samples that were handed over and are not in Redis after the outbox has emptied itself."""
+        """Samples that were handed over and are not in Redis, though the outbox has had time for all of its tries."""
+        client, deadline = Client(self.url), perf_counter() + RECOVERY_S
+        while (missing := self.submitted * len(PROMPTS) - len(client.ids())) and perf_counter() < deadline:
+            sleep(POLL_S)
         self.sampler.close()
-        return self.submitted * len(PROMPTS) - len(Client(self.url).ids())
+        return missing
 
 
 def training_step() -> Callable[[], None]:
