@@ -46,7 +46,7 @@ CYCLE = 120
 """Training steps from one submit to the next, some 150 ms: the outbox has done its work by then, as it has in life."""
 
 RECOVERY_S = 60.0
-"""More than the longest pause of the outbox between two tries (15 s): closing at once would leave it to the next run."""
+"""More than the outbox's longest pause between two tries (15 s); closed at once, it may leave some in its spool."""
 
 POLL_S = 0.1
 
