@@ -139,8 +139,11 @@ class Outbox:
         while self._waiting or self._unsent:
             self._hurry.set()
             spooled = not self._waiting and all(path is not None for _, path in list(self._unsent))
-            if not patient and spooled and self._failed_tries > tries:
+            failed = self._failed_tries - tries
+            if not patient and spooled and failed > 1:
                 return False
+            if failed == 1:  # it may have begun before Redis came back, unlike the next
+                self._next_try = 0.0
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             time.sleep(FLUSH_POLL_S)

@@ -134,7 +134,8 @@ class TrainingSampler:
     def submit(self, *, step: int, epoch: int | None = None, weights: Weights | None = None) -> None:
         """Hand the samples of one checkpoint over and return at once.
 
-        When this returns, the weights are safe: the trainer may change, rotate or delete them.
+        When this returns, the weights are safe: the trainer may train on, and rotate or delete the file. One that is
+        overwritten in place before its samples are made is recognised, and fails them.
 
         Args:
             step: optimizer steps done. Step 0 is the base model; `weights` are not looked at.
@@ -369,7 +370,7 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--text_encoder1": {"metavar": "FILE", "help": "first text encoder"},
     "--text_encoder2": {"metavar": "FILE", "help": "second text encoder"},
     "--fp8_base": {"action": "store_true", "help": "transformer's weights in fp8, computed in its own precision"},
-    "--fp8_scaled": {"action": "store_true", "help": "with --fp8_base; samples are made without the scales"},
+    "--fp8_scaled": {"action": "store_true", "help": "with --fp8_base: the same with a scale for every 64 weights"},
     "--fp8_llm": {"action": "store_true", "help": "first text encoder in fp8"},
     "--t5": {"metavar": "FILE", "help": "T5 text encoder"},
     "--fp8_t5": {"action": "store_true", "help": "T5 in fp8"},

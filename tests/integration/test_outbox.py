@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -146,6 +147,26 @@ def test_a_process_that_ends_while_redis_is_away_leaves_a_spool_and_does_not_han
     assert process.returncode == 0
     assert "cannot be reached" in err
     assert len(spooled(tmp_path)) == 1
+
+
+def test_a_redis_that_is_back_while_the_last_try_is_under_way_gets_what_waits(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf, training(tmp_path, url_of(deaf)) as make:
+        sampler = make()
+        sampler.submit(step=10, weights=lora(tmp_path))
+        connection, (_, port) = deaf.accept()[0], deaf.getsockname()
+        ending = threading.Thread(target=sampler.close)
+        ending.start()
+        wait_until(lambda: sampler._outbox is None or sampler._outbox._hurry.is_set(), 10, "a flush")
+        deaf.close()
+        with EmbeddedRedis(tmp_path / "valkey", port):
+            connection.close()
+            ending.join()
+            assert not spooled(tmp_path)
+
+
+def url_of(server: socket.socket) -> str:
+    """The Redis URL of a socket that listens."""
+    return f"redis://127.0.0.1:{server.getsockname()[1]}/0"
 
 
 def test_a_forked_process_hands_over_its_own(client: Client, redis_url: str, tmp_path: Path) -> None:
