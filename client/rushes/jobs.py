@@ -90,6 +90,8 @@ class ModelSpec(Frozen):
     fp8_base: bool = False
     """Keep the transformer's weights in float8; it computes in `dtype`."""
     fp8_scaled: bool = False
+    """The same with scales, and only for the linear layers of its blocks."""
+
     fp8_llm: bool = False
     fp8_t5: bool = False
     f1: bool = False

@@ -23,7 +23,7 @@ import torch
 
 from rushes.architectures import architecture
 from rushes.errors import NonFiniteLatents
-from rushes.jobs import Dtype, ModelSpec, SampleJob
+from rushes.jobs import Dtype, SampleJob
 from rushes.parameters import SampleParameters, resolve
 from rushes_service.architectures.base import Architecture, Denoised
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
@@ -160,7 +160,7 @@ class Engine:
             work.clock,
             self._turns,
             (encoding, denoising, decoding),
-            (*warnings, *storage_warnings(job), *warm.base.warnings(parameters, job.vae), *warm.loras.warnings),
+            (*warnings, *warm.base.warnings(parameters, job.vae), *warm.loras.warnings),
             self._facts(warm, job, denoised),
         )
 
@@ -190,7 +190,7 @@ class Engine:
                 base = find(model.architecture)(
                     model, self.device, resolve_dtype(model.dtype or self._dtype, self.device)
                 )
-                placement.load(base, fp8=in_fp8(model), offload=self._offload)
+                placement.load(base, offload=self._offload)
                 rack = LoraRack(base.transformer, base.lora_names, model.architecture)
                 self._warm = Warm(model.fingerprint, base, rack, self._offload)
         return self._warm
@@ -255,7 +255,7 @@ class Engine:
             "model": {"fingerprint": warm.fingerprint, **job.model.model_dump(mode="json", exclude_defaults=True)},
             **warm.loras.facts(),
             "dtype": name_of(warm.base.dtype),
-            "stored_as": "float8_e4m3fn" if in_fp8(job.model) else name_of(warm.base.dtype),
+            "stored_as": placement.stored_as(warm.base),
             "offloaded": warm.offloaded,
             "device": device_name(self.device),
             "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
@@ -268,18 +268,6 @@ class Engine:
 def versions() -> dict[str, str]:
     """Versions of Python and of what computes."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def in_fp8(model: ModelSpec) -> bool:
-    """True if the transformer's weights are to be kept in float8."""
-    return model.fp8_base or model.fp8_scaled
-
-
-def storage_warnings(job: SampleJob) -> tuple[str, ...]:
-    """What is to be said about the precision that the weights are stored in."""
-    if not job.model.fp8_scaled:
-        return ()
-    return ("--fp8_scaled stores weights as --fp8_base does, without scales: the picture differs a little",)
 
 
 def non_finite_message(done: int, total: int, parameters: SampleParameters) -> str:

@@ -18,9 +18,12 @@ from lora_support import RANK
 from rushes.errors import CheckpointFormat, LoraMismatch, LoraValue
 from rushes_service.architectures.wan_names import ORIGINAL_NAMES, wan_names
 from rushes_service.demo.tiny_model import transformer
+from rushes_service.lora.changes import Decomposed, LowRank, Patch
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, read_lora
 from rushes_service.lora.targets import renamed
+from rushes_service.lora.unmerged import factored
+from rushes_service.memory.float8 import stored_in_float8
 
 TARGETS = ["to_q", "to_v", "to_out.0", "ffn.net.2"]
 TOLERANCE = 1e-5
@@ -254,3 +257,13 @@ def test_a_strength_that_changes_touches_no_other_lora(model: nn.Module, tmp_pat
     written = {name for name, tensor in model.state_dict().items() if tensor._version != versions[name]}
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert written == changed == {f"blocks.{block}.attn1.to_q.weight" for block in range(2)}
+
+
+def test_dora_measures_weights_in_float8_with_their_scales():
+    layer: Any = nn.Linear(64, 8, bias=False)
+    stored_in_float8(layer, scaled=True)
+    weight = layer.expanded(torch.float32)
+    nothing = LowRank(torch.zeros(1, 64), torch.zeros(8, 1))
+    twice_as_long = Decomposed(nothing, 2 * weight.norm(dim=1, keepdim=True))
+    delta, _, _ = factored(Patch("layer.weight", twice_as_long), 1.0, layer)
+    torch.testing.assert_close(delta, weight)

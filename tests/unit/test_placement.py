@@ -26,8 +26,9 @@ def frames(engine: Engine, job: SampleJob) -> np.ndarray:
     return np.stack(list(engine.denoise(job, Recorder()).frames()))
 
 
-def in_fp8(job: SampleJob) -> SampleJob:
-    return job.model_copy(update={"model": job.model.model_copy(update={"fp8_base": True})})
+def in_fp8(job: SampleJob, *, scaled: bool = False) -> SampleJob:
+    flags = {"fp8_base": True, "fp8_scaled": scaled}
+    return job.model_copy(update={"model": job.model.model_copy(update=flags)})
 
 
 def test_an_offloaded_model_makes_the_same_pictures(model, tmp_path):
@@ -49,17 +50,30 @@ def test_weights_in_fp8_take_less_and_change_the_picture_a_little(model, tmp_pat
     assert torch.float8_e4m3fn in stored
 
 
-def test_a_lora_acts_on_weights_in_fp8_and_can_be_taken_off_again(model, tmp_path):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_lora_acts_on_weights_in_fp8_and_can_be_taken_off_again(model, tmp_path, scaled):
     lora = write_lora(tmp_path / "a.safetensors", alpha=8.0)
     engine = Engine("cpu", tmp_path / "cache")
-    base = frames(engine, in_fp8(make_job(model)))
-    take = engine.denoise(in_fp8(make_job(model, lora)), Recorder())
+    base = frames(engine, in_fp8(make_job(model), scaled=scaled))
+    take = engine.denoise(in_fp8(make_job(model, lora), scaled=scaled), Recorder())
     assert "float8" in take.facts()["lora"]["merge"]
     changed = np.stack(list(take.frames()))
     exact = frames(engine, make_job(model, lora)).astype(int)
     assert np.abs(changed.astype(int) - base).mean() > 1
     assert np.abs(changed.astype(int) - exact).mean() < np.abs(base.astype(int) - exact).mean()
-    assert np.array_equal(frames(engine, in_fp8(make_job(model))), base)
+    assert np.array_equal(frames(engine, in_fp8(make_job(model), scaled=scaled)), base)
+
+
+def test_scaled_fp8_is_for_the_linear_layers_of_blocks_alone(model, tmp_path):
+    engine = Engine("cpu", tmp_path / "cache", offload=True)
+    take = engine.denoise(in_fp8(make_job(model), scaled=True), Recorder())
+    assert take.facts()["stored_as"] == "float8_e4m3fn with scales"
+    offloaded = np.stack(list(take.frames()))
+    parameters = engine._warm.base.transformer.named_parameters()
+    stored = {name for name, parameter in parameters if parameter.dtype == torch.float8_e4m3fn}
+    assert "blocks.0.ffn.net.2.weight" in stored
+    assert all(name.startswith("blocks.") and name.endswith("weight") and "norm" not in name for name in stored)
+    assert np.array_equal(frames(Engine("cpu", tmp_path / "cache"), in_fp8(make_job(model), scaled=True)), offloaded)
 
 
 def test_a_sample_waits_for_room_on_a_shared_device(model, tmp_path):

@@ -46,6 +46,9 @@ class Architecture(ABC):
     vae_in_denoise: ClassVar[bool] = False
     """True if `denoise` uses the VAE."""
 
+    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
+    """The transformer's lists of blocks, whose linear layers `--fp8_scaled` is for."""
+
     vae: Any
     """The loaded VAE, a module that remembers its device."""
 

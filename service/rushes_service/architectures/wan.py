@@ -73,6 +73,8 @@ class Wan(Architecture):
     in_channels: ClassVar[int]
     """Latent channels that the transformer takes: 16 of noise, and what is given beside it."""
 
+    blocks = ("blocks",)
+
     vae_dtype: ClassVar[torch.dtype] = torch.float32
     """As diffusers advises for Wan's VAE: bfloat16 shows in flat areas, and streamed decoding is small anyway."""
 

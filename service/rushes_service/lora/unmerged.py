@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rushes.errors import LoraValue
 from rushes_service.lora.changes import LowRank, Patch, as_matrix
+from rushes_service.memory.float8 import full_weight
 
 Weighted = tuple[Patch, float]
 
@@ -96,7 +97,7 @@ def factored(
     change = patch.change
     if isinstance(change, LowRank):
         return change.down, change.up.float() * (change.scale * strength), patch.into
-    base = readable(patch.parameter, module.weight)
+    base = readable(patch.parameter, full_weight(module))
     rows = slice(*patch.into) if patch.into else slice(None)
     return strength * change.delta(base[rows]), None, patch.into
 

@@ -1,7 +1,7 @@
 """Where the parts of a base model lie, and in which precision they are stored.
 
-All of it changes modules that are loaded already, so that no family has to know. Weights in float8 and offloading are
-diffusers' own hooks.
+All of it changes modules that are loaded already, so that no family has to know. Weights in float8 without scales and
+offloading are diffusers' own hooks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from diffusers.hooks import HookRegistry, apply_group_offloading
 from torch import nn
 
 from rushes.errors import ConfigError
+from rushes_service.architectures.devices import name_of
+from rushes_service.memory.float8 import FP8, block_linears, stored_in_float8
 
 if TYPE_CHECKING:
     from rushes_service.architectures.base import Architecture
 
 CPU = torch.device("cpu")
-FP8 = torch.float8_e4m3fn
 OFFLOADING = "group_offloading"
 """Name of diffusers' hook."""
 
@@ -51,6 +52,24 @@ def store_in_fp8(base: Architecture) -> None:
         if not hasattr(transformer, "enable_layerwise_casting"):
             raise ConfigError(f"--fp8_base: weights of a {type(transformer).__name__} cannot be kept in float8")
         transformer.enable_layerwise_casting(storage_dtype=FP8, compute_dtype=base.dtype)
+
+
+def store_in_scaled_fp8(base: Architecture, device: torch.device) -> None:
+    """Keep the weights of the transformer's blocks in float8 with scales; all else stays as it is.
+
+    Args:
+        device: where that is computed, one layer at a time.
+    """
+    for transformer in transformers_of(base):
+        for _, layer in block_linears(transformer, base.blocks):
+            stored_in_float8(layer, scaled=True, device=device)
+
+
+def stored_as(base: Architecture) -> str:
+    """How the transformer's weights are stored, for the receipt."""
+    if base.model.fp8_scaled:
+        return f"{name_of(FP8)} with scales"
+    return name_of(FP8 if base.model.fp8_base else base.dtype)
 
 
 def offload_blocks(base: Architecture, device: torch.device) -> None:
@@ -132,15 +151,17 @@ def vae_on_device(base: Architecture) -> Iterator[None]:
             free_memory(base.device)
 
 
-def load(base: Architecture, *, fp8: bool, offload: bool) -> None:
+def load(base: Architecture, *, offload: bool) -> None:
     """Load `base`, store its weights as asked, and bring it to its device or, with `offload`, leave it in host memory.
 
     What is to be smaller on the device than in its files is made so before it gets there.
     """
-    device = base.device
+    device, fp8 = base.device, base.model.fp8_base or base.model.fp8_scaled
     with working_on(base, CPU if fp8 or offload else device):
         base.load()
-    if fp8:
+    if base.model.fp8_scaled:
+        store_in_scaled_fp8(base, device)
+    elif fp8:
         store_in_fp8(base)
     if offload:
         offload_blocks(base, device)

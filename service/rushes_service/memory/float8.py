@@ -1,0 +1,90 @@
+"""Linear layers whose weights are stored in float8 (e4m3), with scales or without, and computed in wider precision.
+
+Scales and rounding are musubi-tuner 0.3.4's (modules/fp8_optimization_utils.py): one scale for every 64 columns of a
+row, or one for a row where columns do not divide so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+FP8 = torch.float8_e4m3fn
+FP8_MAX = torch.finfo(FP8).max
+
+BLOCK_COLUMNS = 64
+"""Columns that share a scale."""
+
+SMALLEST_SCALE = 1e-8
+"""Of a block of zeros, which have none of their own."""
+
+EXCLUDED = "norm"
+"""In the names of layers that keep their precision: norms, and the modulation that diffusers has inside them."""
+
+
+class Float8Linear(nn.Linear):
+    """A linear layer with its weight in float8. Never constructed: `stored_in_float8` makes one of a live layer.
+
+    `scales` is [rows, blocks, 1], or None.
+    """
+
+    scales: torch.Tensor | None
+
+    def expanded(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight as it computes, [rows, columns] in `dtype`."""
+        weight = self.weight.to(dtype)
+        if self.scales is None:
+            return weight
+        return (weight.unflatten(1, (self.scales.shape[1], -1)) * self.scales.to(dtype)).flatten(1)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return functional.linear(input, self.expanded(input.dtype), self.bias)
+
+
+@torch.no_grad()
+def stored_in_float8(layer: nn.Linear, *, scaled: bool, device: torch.device | None = None) -> None:
+    """Make `layer` a `Float8Linear` in place.
+
+    Args:
+        scaled: with scales, in the precision that the weight had; else it is rounded as it is.
+        device: where to compute that, if not where the weight lies. The result lies where the weight lay.
+    """
+    home, dtype = layer.weight.device, layer.weight.dtype
+    weight = layer.weight.detach().to(device or home)
+    rounded, scales = quantized(weight) if scaled else (weight.to(FP8), None)
+    layer.weight = nn.Parameter(rounded.to(home), requires_grad=False)
+    layer.register_buffer("scales", None if scales is None else scales.to(home, dtype))
+    layer.__class__ = Float8Linear
+
+
+def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight [rows, columns] in float8, and its scales [rows, blocks, 1] in float32.
+
+    The largest number of a block becomes the largest that float8 has.
+    """
+    blocks, rest = divmod(weight.shape[1], BLOCK_COLUMNS)
+    blocks = 1 if rest else blocks
+    parts = weight.unflatten(1, (blocks, -1))
+    # Divided in the weight's own precision: the reference widens only afterwards.
+    scales = (parts.abs().amax(dim=2, keepdim=True) / FP8_MAX).clamp(min=SMALLEST_SCALE).float()
+    rounded = (parts.float() / scales).nan_to_num_(0.0).clamp_(-FP8_MAX, FP8_MAX).to(FP8)
+    return rounded.flatten(1), scales
+
+
+def block_linears(model: nn.Module, blocks: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers inside `model`'s lists called `blocks`, by name, without those of norms and modulation."""
+    for name, module in model.named_modules():
+        inside = name.partition(".")[0] in blocks and EXCLUDED not in name
+        if inside and isinstance(module, nn.Linear):
+            yield name, module
+
+
+def full_weight(module: nn.Module) -> Any:
+    """The weight of a module as it computes: with its scales, if it is stored in float8."""
+    if not isinstance(module, Float8Linear):
+        return module.weight
+    return module.expanded(torch.float32 if module.scales is None else module.scales.dtype)
