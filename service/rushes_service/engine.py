@@ -35,6 +35,7 @@ from rushes_service.architectures.devices import (
     resolve_device,
     resolve_dtype,
 )
+from rushes_service.architectures.files.known import KNOWN_DIR, KnownFiles
 from rushes_service.architectures.registry import find
 from rushes_service.decode.take import Stopwatch, Take, Watch
 from rushes_service.disk_cache import CONDITIONING_DIR
@@ -160,7 +161,12 @@ class Engine:
             work.clock,
             self._turns,
             (encoding, denoising, decoding),
-            (*warnings, *warm.base.warnings(parameters, job.vae), *warm.loras.warnings),
+            (
+                *warnings,
+                *warm.base.known.warnings,
+                *warm.base.warnings(parameters, job.vae),
+                *warm.loras.warnings,
+            ),
             self._facts(warm, job, denoised),
         )
 
@@ -187,9 +193,9 @@ class Engine:
             self.unload()
             work.watch.stage("load")
             with self._turns.computing, work.clock.timing("load"), device_errors(self.device, "loading the model"):
-                base = find(model.architecture)(
-                    model, self.device, resolve_dtype(model.dtype or self._dtype, self.device)
-                )
+                dtype = resolve_dtype(model.dtype or self._dtype, self.device)
+                known = KnownFiles(self.conditioning.directory / KNOWN_DIR)
+                base = find(model.architecture)(model, self.device, dtype, known)
                 placement.load(base, offload=self._offload)
                 rack = LoraRack(base.transformer, base.lora_names, model.architecture)
                 self._warm = Warm(model.fingerprint, base, rack, self._offload)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from family_support import CLIP_FRAMES, FAMILIES, tiny_model_spec, tiny_options
 from golden_support import sample
 from rushes.architectures import ARCHITECTURES
-from rushes.jobs import Prompt
+from rushes.errors import ModelError
+from rushes.jobs import ModelSpec, Prompt
 from rushes_service.engine import Engine
 from single_files_support import align, original_files
 
@@ -36,3 +38,35 @@ def test_single_files_with_encoders_make_the_same_frames(
         for number, each in enumerate((model, single))
     ]
     assert torch.equal(*pixels)
+
+
+def test_with_a_full_cache_a_new_worker_samples_without_the_text_encoders_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    align(monkeypatch)
+    spec = ARCHITECTURES["wan2.1-t2v"]
+    directory = Path(str(tiny_model_spec(spec.name, tmp_path).model))
+    files = original_files(spec, directory, tmp_path / "files")
+    single = ModelSpec(architecture=spec.name, model=str(directory), **files)
+    options = tiny_options(spec, tmp_path, CLIP_FRAMES)
+
+    def made(model: ModelSpec, text: str = "a red ball") -> tuple[torch.Tensor, str]:
+        """Pixels and warnings of a worker that has just been started."""
+        take = sample(Engine("cpu", tmp_path / "cache"), model, Prompt(prompt=text, **options))
+        return torch.cat(list(take.pixels()), dim=1), " ".join(take.warnings)
+
+    for model, encoder in (
+        (single, Path(files["t5"])),
+        (ModelSpec(architecture=spec.name, model=str(directory)), directory / "text_encoder" / "model.safetensors"),
+    ):
+        wanted, warnings = made(model)
+        assert "is gone" not in warnings
+        kept = encoder.rename(tmp_path / "kept")
+        pixels, warnings = made(model)
+        assert torch.equal(pixels, wanted)
+        assert f"{encoder if model is single else encoder.parent} is gone" in warnings
+        with pytest.raises(ModelError, match="t5 .* no such file" if model is single else "cannot be loaded"):
+            made(model, "a text that nobody has encoded")
+        kept.rename(encoder)
+        os.utime(encoder, ns=(1, 1))  # another file than was known: looked at, and nothing said
+        assert "is gone" not in made(model)[1]

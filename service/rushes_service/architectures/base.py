@@ -14,6 +14,7 @@ from rushes.architectures import ArchitectureSpec
 from rushes.jobs import ModelSpec, VaeOptions
 from rushes.parameters import SampleParameters
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
+from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.lora.targets import NameTable
 
 OnStep = Callable[[int, int, torch.Tensor], None]
@@ -35,7 +36,7 @@ class Architecture(ABC):
     also one raised by a callback, leaves the object usable.
 
     `device` is where `load` puts what it loads, and where `encode` computes and leaves its result. It may be changed in
-    between; `denoise` and `decode` go by where the modules are.
+    between; `denoise` and `decode` go by where the modules are. `known` is what is known of files that were deleted.
     """
 
     spec: ClassVar[ArchitectureSpec]
@@ -52,7 +53,10 @@ class Architecture(ABC):
     vae: Any
     """The loaded VAE, a module that remembers its device."""
 
-    def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: KnownFiles | None = None
+    ) -> None:
+        self.known = known or KnownFiles()
         self.model = model
         self.device = device
         self.dtype = dtype

@@ -24,6 +24,7 @@ from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of
+from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.flux_names import ORIGINAL_NAMES
 from rushes_service.architectures.images import open_image, to_signed
 from rushes_service.architectures.sources import Source, find_source, quiet_loading_bars
@@ -82,10 +83,12 @@ class FluxKontext(Architecture):
     vae_dtype: ClassVar[torch.dtype] = torch.float32
     """As in the reference, whatever the transformer's precision."""
 
-    def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(model, device, dtype)
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: KnownFiles | None = None
+    ) -> None:
+        super().__init__(model, device, dtype, known)
         pipelines, components = ("FluxKontextPipeline",), ("transformer", "vae")
-        self.source: Source = find_source(model, self.spec, pipelines, components)
+        self.source: Source = find_source(model, self.spec, pipelines, components, self.known)
         self._text_files: str | None = None
         self._pipe: Any = None
 

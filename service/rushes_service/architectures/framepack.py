@@ -24,6 +24,7 @@ from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of
+from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.framepack_images import IMAGE_PARTS, ImageEncoder, picture_digest
 from rushes_service.architectures.framepack_sections import Clip, ForwardClip, InvertedClip
 from rushes_service.architectures.framepack_source import find_framepack
@@ -55,9 +56,11 @@ class FramePackModel(Architecture):
 
     chunked = True
 
-    def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(model, device, dtype)
-        self.source: Source = find_framepack(model, self.spec)
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: KnownFiles | None = None
+    ) -> None:
+        super().__init__(model, device, dtype, known)
+        self.source: Source = find_framepack(model, self.spec, self.known)
         # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
         self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._fingerprints: dict[tuple[str, ...], str] = {}

@@ -14,6 +14,7 @@ from typing import Any
 from rushes.architectures import ArchitectureSpec
 from rushes.errors import ModelError
 from rushes.jobs import ModelSpec
+from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.sources import (
     HUB_ID,
     INDEX,
@@ -69,7 +70,7 @@ class BareTransformer(Directories):
         return ModelSource(download(REPOS[name], [name]), REPOS[name])
 
 
-def find_framepack(model: ModelSpec, spec: ArchitectureSpec) -> Source:
+def find_framepack(model: ModelSpec, spec: ArchitectureSpec, known: KnownFiles) -> Source:
     """The parts of `model`: its files; a whole pipeline, or a transformer alone; by default what is published.
 
     Raises:
@@ -77,9 +78,10 @@ def find_framepack(model: ModelSpec, spec: ArchitectureSpec) -> Source:
     """
     given = given_files(model, spec)
     if given and model.model is None:
-        return FileSource(spec.files, given, lambda: published(spec, model.f1, "dit" in {file.flag for file in given}))
-    whole = find_whole(model.model or published_id(spec, model.f1))
-    return FileSource(spec.files, given, lambda: whole) if given else whole
+        has_transformer = "dit" in {file.flag for file in given}
+        return FileSource(spec.files, given, lambda: published(spec, model.f1, has_transformer, known), known)
+    whole = find_whole(model.model or published_id(spec, model.f1), known)
+    return FileSource(spec.files, given, lambda: whole, known) if given else whole
 
 
 def published_id(spec: ArchitectureSpec, f1: bool) -> str:
@@ -87,12 +89,12 @@ def published_id(spec: ArchitectureSpec, f1: bool) -> str:
     return F1_HUB_ID if f1 else spec.hub_id
 
 
-def published(spec: ArchitectureSpec, f1: bool, has_transformer: bool) -> Source:
+def published(spec: ArchitectureSpec, f1: bool, has_transformer: bool, known: KnownFiles) -> Source:
     """What files leave to be found in the hub."""
-    return BareTransformer(None) if has_transformer else find_whole(published_id(spec, f1))
+    return BareTransformer(None) if has_transformer else find_whole(published_id(spec, f1), known)
 
 
-def find_whole(name: str) -> Source:
+def find_whole(name: str, known: KnownFiles) -> Source:
     """A whole pipeline or a transformer alone, by its directory or hub id.
 
     Raises:
@@ -105,7 +107,7 @@ def find_whole(name: str) -> Source:
     directory = path if repo is None else download(repo, [INDEX, "config.json"])
     if (directory / INDEX).is_file() or not (directory / "config.json").is_file():
         check_index(directory / INDEX, (PIPELINE,))
-        return ModelSource(directory if repo is None else download(repo, ["transformer", "vae"]), repo)
+        return ModelSource(directory if repo is None else download(repo, ["transformer", "vae"]), repo, known)
     check_transformer(directory / "config.json")
     return BareTransformer(directory if repo is None else download(repo, WEIGHTS))
 

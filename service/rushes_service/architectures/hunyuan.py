@@ -22,6 +22,7 @@ from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of
+from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.hunyuan_names import ORIGINAL_NAMES
 from rushes_service.architectures.hunyuan_text import HunyuanText
 from rushes_service.architectures.sources import Source, find_source, quiet_loading_bars
@@ -54,9 +55,11 @@ class HunyuanVideo(Architecture):
     input_channels: ClassVar[tuple[int, ...]] = (LATENT_CHANNELS,)
     """Channels that a transformer of this family may take."""
 
-    def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(model, device, dtype)
-        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",))
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: KnownFiles | None = None
+    ) -> None:
+        super().__init__(model, device, dtype, known)
+        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",), self.known)
         # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
         self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._text_files: str | None = None

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from rushes.jobs import ModelSpec
 from rushes_service.architectures.files.building import build
 from rushes_service.architectures.files.configs import PUBLISHED
 from rushes_service.architectures.files.headers import Header, read_header
+from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.files.looks import check_look
 from rushes_service.architectures.files.recipes import plan, recipe_for
 from rushes_service.architectures.load_errors import first_line, loading
@@ -103,6 +104,7 @@ class ModelSource(Directories):
 
     directory: Path
     repo: str | None
+    known: KnownFiles = field(default_factory=KnownFiles, compare=False)
 
     def component(self, name: str) -> Path:
         """The directory of one component, downloaded if it belongs to a hub model.
@@ -131,7 +133,7 @@ class ModelSource(Directories):
         if self.repo is not None:
             hasher.update(f"{self.repo}@{self.directory.name}".encode())
             return hasher.hexdigest()
-        parts = [directory_fingerprint(self.directory / name, self.directory) for name in names]
+        parts = [self.known.directory(self.directory / name, self.directory) for name in names]
         hasher.update(json.dumps(parts).encode())
         return hasher.hexdigest()
 
@@ -165,19 +167,33 @@ class FileSource:
         files: what files the family takes.
         given: those that are given, and where they are.
         rest: finds where the other parts are; asked when one is needed.
+        known: what is known of files that are gone; an encoder's may never be needed.
 
     Raises:
-        ModelError: a file is not there, or holds something else than its flag is for.
+        ModelError: a file is not there and never was, or holds something else than its flag is for.
     """
 
-    def __init__(self, files: Sequence[ModelFile], given: Mapping[ModelFile, Path], rest: Callable[[], Source]) -> None:
+    def __init__(
+        self,
+        files: Sequence[ModelFile],
+        given: Mapping[ModelFile, Path],
+        rest: Callable[[], Source],
+        known: KnownFiles | None = None,
+    ) -> None:
+        self._known = known or KnownFiles()
+        self._gone: dict[str, str] = {}
+        """Fingerprints of parts whose files are gone."""
         self._flags = {file.component: file.flag for file in files}
         self._given = {file.component: (file, path) for file, path in given.items()}
         self._find_rest = rest
         self._headers = {file.component: checked_header(file, path) for file, path in given.items() if path.is_file()}
         for file, path in given.items():
-            if not path.exists() or (not path.is_dir() and not file.looks):
-                raise ModelError(f"--{file.flag} {path}: there is no such {'file' if file.looks else 'directory'}")
+            if path.exists() and (path.is_dir() or file.looks):
+                continue
+            if not path.exists() and file.looks and (known_as := self._known.gone(path)):
+                self._gone[file.component] = str(known_as)
+                continue
+            raise not_there(file, path)
 
     @cached_property
     def _rest(self) -> Source:
@@ -193,11 +209,13 @@ class FileSource:
             file, path = self._given[name]
             if path.is_file():
                 raise ModelError(f"--{file.flag} {path} is a file, where a directory is needed")
+            if name in self._gone:
+                raise not_there(file, path)
             return path / name if (path / name).is_dir() else path
         if name.startswith("tokenizer") and (beside := self._tokenizer_beside(name)):
             return beside
         encoder, known = PROCESSORS.get(name, ("", PUBLISHED))
-        return known if encoder in self._headers else self._elsewhere(name, lambda: self._rest.component(name))
+        return known if self._is_file(encoder) else self._elsewhere(name, lambda: self._rest.component(name))
 
     def index(self) -> Mapping[str, Any]:
         """What the rest of the model says of the whole; nothing if there is no rest."""
@@ -241,13 +259,20 @@ class FileSource:
         for name in names:
             if name in self._headers:
                 found.append(self._headers[name].fingerprint)
+                self._known.note(self._headers[name].path, found[-1])
+            elif name in self._gone:
+                found.append(self._gone[name])
             elif name in self._given:
-                found.append(directory_fingerprint(self.component(name)))
-            elif name in PROCESSORS and PROCESSORS[name][0] in self._headers:
+                found.append(self._known.directory(self.component(name)))
+            elif name in PROCESSORS and self._is_file(PROCESSORS[name][0]):
                 found.append(name)
             else:
                 found.append(self._rest_fingerprint(name))
         return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+    def _is_file(self, name: str) -> bool:
+        """True if a part is, or was, a single file."""
+        return name in self._headers or name in self._gone
 
     def _rest_fingerprint(self, name: str) -> str:
         """Content identity of a part that no file gives, without raising: it may never be needed."""
@@ -272,6 +297,11 @@ class FileSource:
             raise ModelError(f"no {name}: give its {kind} with --{self._flags[name]}, or fix this: {error}") from error
 
 
+def not_there(file: ModelFile, path: Path) -> ModelError:
+    """What to say of a file or directory that a flag names and that is not there."""
+    return ModelError(f"--{file.flag} {path}: there is no such {'file' if file.looks else 'directory'}")
+
+
 def checked_header(file: ModelFile, path: Path) -> Header:
     """The header of a file that a flag names, once it is known to hold what the flag is for."""
     header = read_header(path)
@@ -294,18 +324,23 @@ def given_files(model: ModelSpec, spec: ArchitectureSpec) -> dict[ModelFile, Pat
 
 
 def find_source(
-    model: ModelSpec, spec: ArchitectureSpec, pipelines: Collection[str], components: Sequence[str]
+    model: ModelSpec,
+    spec: ArchitectureSpec,
+    pipelines: Collection[str],
+    components: Sequence[str],
+    known: KnownFiles | None = None,
 ) -> Source:
     """The parts of `model`: its files, and for the rest its directory or repository, by default what is published.
 
     Args:
         pipelines: classes that `model_index.json` may name.
         components: what to bring from the hub at once; the rest comes when it is needed.
+        known: what is known of files that are gone.
 
     Raises:
         ModelError: not there, or of another family.
     """
-
+    known = known or KnownFiles()
     given = given_files(model, spec)
     if model.model is None:
 
@@ -314,36 +349,24 @@ def find_source(
                 find_directory(spec.hub_id, pipelines, () if given else components), spec.transformer_hub_id
             )
 
-        return FileSource(spec.files, given, published) if given else published()
-    named = find_directory(model.model, pipelines, () if given else components)
-    return FileSource(spec.files, given, lambda: named) if given else named
+        return FileSource(spec.files, given, published, known) if given else published()
+    named = find_directory(model.model, pipelines, () if given else components, known)
+    return FileSource(spec.files, given, lambda: named, known) if given else named
 
 
-def find_directory(name: str, pipelines: Collection[str], components: Sequence[str]) -> ModelSource:
+def find_directory(
+    name: str, pipelines: Collection[str], components: Sequence[str], known: KnownFiles | None = None
+) -> ModelSource:
     """The diffusers directory or hub repository called `name`; arguments and errors as of `find_source`."""
     path = Path(name).expanduser()
     if path.is_dir():
-        source = ModelSource(path, None)
+        source = ModelSource(path, None, known or KnownFiles())
     elif HUB_ID.fullmatch(name):
         source = ModelSource(download(name, [INDEX, *components]), name)
     else:
         raise ModelError(f"{name}: there is no such directory, and it is no hub id either (owner/name)")
     check_index(source.directory / INDEX, pipelines)
     return source
-
-
-def directory_fingerprint(directory: Path, root: Path | None = None) -> list[Any]:
-    """Content identity of a directory: name (below `root`), size and modification time of its files."""
-    files = sorted(file for file in directory.rglob("*") if file.is_file())
-    facts = [(file, file.stat()) for file in files]
-    return [
-        [
-            file.relative_to(root or Path("/")).as_posix() if root else str(file.resolve()),
-            fact.st_size,
-            fact.st_mtime_ns,
-        ]
-        for file, fact in facts
-    ]
 
 
 def config_in(directory: Path) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of
+from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.sources import Source, find_source, quiet_loading_bars
 from rushes_service.architectures.umt5 import TextEncoder
 from rushes_service.architectures.wan_inputs import conditioned, unscaled
@@ -78,9 +79,11 @@ class Wan(Architecture):
     vae_dtype: ClassVar[torch.dtype] = torch.float32
     """As diffusers advises for Wan's VAE: bfloat16 shows in flat areas, and streamed decoding is small anyway."""
 
-    def __init__(self, model: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(model, device, dtype)
-        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",))
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: KnownFiles | None = None
+    ) -> None:
+        super().__init__(model, device, dtype, known)
+        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",), self.known)
         self._text_files: str | None = None
         self._pipe: Any = None
 
