@@ -22,10 +22,11 @@ from rushes.submission import Refused
 
 __all__ = ["DEFAULT_URL", "URL_VARIABLE", "Client", "WorkerInfo"]
 
-MAX_SCAN = 20_000
-"""Records looked at for one filtered listing."""
-
 PAGE = 200
+"""Records read at a time."""
+
+PIECE = 1000
+"""Samples looked at between two looks of Redis at everybody else: a few milliseconds of its time."""
 
 Snapshot = TypeVar("Snapshot", str, Path)
 
@@ -125,7 +126,8 @@ class Client:
     ) -> list[JobRecord]:
         """Records, newest first; `before` is the `created_at` of the last one of the page before.
 
-        No two records have the same `created_at`, so no page leaves one out or shows one twice.
+        Every record is looked at if need be: there is no index by state. No two records have the same `created_at`, so
+        no page leaves one out or shows one twice.
 
         Raises:
             InputError: there is no such state.
@@ -133,24 +135,38 @@ class Client:
         if state is not None and state not in STATES:
             raise InputError(f"there is no state {state!r}; there are: {', '.join(STATES)}")
         found: list[JobRecord] = []
-        # Reading a record costs more than finding it: no more than are asked for, where every one of them fits.
-        page = max(1, min(PAGE, limit)) if state is None else PAGE
-        for record in self._newest(keys.INDEX if run is None else keys.run(run), before, page):
-            if state is None or record.state == state:
-                found.append(record)
-            if len(found) >= limit:
-                break
-        return found[: max(0, limit)]
+        states = STATES if state is None else (JobState(state).value,)
+        # Reading a record costs more than finding it: no more than are asked for.
+        size = max(1, min(PAGE, limit))
+        for ids in self.pieces("in_states", run, *states, before=before, size=PIECE if state else size):
+            for start in range(0, len(ids), size):
+                records = self._records(ids[start : start + size]).values()
+                # One may have gone on to another state meanwhile.
+                found += [record for record in records if state is None or record.state == state]
+                if len(found) >= limit:
+                    return found[: max(0, limit)]
+        return found
 
-    def _newest(self, index: str, before: float | None, size: int) -> Iterator[JobRecord]:
-        highest = "+inf" if before is None else f"({before:.6f}"
-        for _ in range(0, MAX_SCAN, size):
+    def pieces(
+        self, name: str, run: str | None, *arguments: str, before: float | None = None, size: int = PIECE
+    ) -> Iterator[Any]:
+        """What a script answers for every sample (of a run), a piece at a time, newest first; others come in between.
+
+        What is submitted meanwhile is left out.
+
+        Args:
+            name: of a script that takes an index, the highest time, how many samples to look at, and `arguments`.
+            before: only samples that were created earlier.
+            size: samples to a piece.
+        """
+        look = self.redis.register_script(script(name))
+        index = keys.INDEX if run is None else keys.run(run)
+        highest, looked_at = "+inf" if before is None else f"({before:.6f}", size
+        while looked_at == size:
             with self._reachable():
-                page: Any = self.redis.zrevrangebyscore(index, highest, "-inf", start=0, num=size, withscores=True)
-            yield from self._records([job_id for job_id, _ in page]).values()
-            if len(page) < size:
-                return
-            highest = f"({float(page[-1][1]):.6f}"
+                looked_at, last, answer = look(args=[index, highest, size, *arguments])
+            yield answer
+            highest = f"({last}"  # no two samples have the same time, so no piece leaves one out
 
     def _records(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         """Records by id, in the order given, those that exist."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 from rushes import keys
 from rushes.client import Client
 from rushes.connection import reachable
 from rushes.errors import QueueError
 from rushes.jobs import JobState
-from rushes.scripts import script
 
 Order = Literal["pause", "resume", "drain"]
 
 ORDER_TTL_S = 24 * 3600
 """An order to a worker that has died goes by itself; a living one renews it."""
 
-PIECE = 1000
-"""Samples looked at between two looks of Redis at everybody else: a few milliseconds of its time."""
+OPEN = (JobState.QUEUED.value, JobState.RUNNING.value)
 
 
 def order(client: Client, names: Iterable[str], what: Order) -> list[str]:
@@ -60,7 +58,7 @@ def cancel_all(client: Client, *, run: str | None = None, submission: str | None
         QueueUnavailable: Redis cannot be reached.
     """
     cancelled: list[str] = []
-    for open_ in pieces(client, "open", run):
+    for open_ in client.pieces("in_states", run, *OPEN):
         wanted = [
             record
             for record in client.records(open_)
@@ -83,19 +81,4 @@ def purge(client: Client, *, state: JobState | None = None, run: str | None = No
     with reachable(client.url):
         seconds, microseconds = client.redis.time()
     before = seconds + microseconds / 1e6 - older_than_s
-    return sum(pieces(client, "purge", run, state.value if state else "", f"{before:.6f}"))
-
-
-def pieces(client: Client, name: str, run: str | None, *arguments: str) -> Iterator[Any]:
-    """What a script answers for every sample (of a run), a piece at a time, newest first; others come in between.
-
-    What is submitted meanwhile is left out.
-    """
-    look = client.redis.register_script(script(name))
-    index = keys.INDEX if run is None else keys.run(run)
-    highest, looked_at = "+inf", PIECE
-    while looked_at == PIECE:
-        with reachable(client.url):
-            looked_at, last, answer = look(args=[index, highest, PIECE, *arguments])
-        yield answer
-        highest = f"({last}"  # no two samples have the same time, so no piece leaves one out
+    return sum(client.pieces("purge", run, state.value if state else "", f"{before:.6f}"))

@@ -440,9 +440,11 @@ def test_a_whole_run_or_submission_is_cancelled_at_once(client: Client, make_que
     assert cancel_all(client, submission=submission) == [other]
 
 
-def test_no_run_is_too_long_to_be_cancelled_or_purged(client: Client) -> None:
+def test_no_run_is_too_long_to_be_listed_cancelled_or_purged(client: Client) -> None:
     oldest = client.submit([make_job(index=index) for index in range(2)])
     add_ended_records(client, "run", 50_000)
+    assert [record.id for record in client.list(state="queued")] == oldest[::-1]
+    assert [record.id for record in client.list(state="queued", limit=1)] == oldest[1:]
     assert sorted(cancel_all(client, run="run")) == sorted(oldest)
     assert purge(client, run="run") == 50_002
     assert client.ids() == []
