@@ -16,6 +16,9 @@ from rushes_service.engine import Engine
 ZORP = Path(__file__).parents[1] / "data" / "zorp.safetensors"
 """The LoRA of a `rushes demo` that ran to its end."""
 
+BLICK = ZORP.with_name("blick.safetensors")
+"""The same trainer's LoRA of another word, a white circle: rank 4, 300 steps."""
+
 PINK_ENOUGH = 90.0
 """Distance in RGB from the concept's colour within which a pixel is taken for it."""
 
@@ -38,6 +41,11 @@ def read(engine: Engine, prompt: str, **options: object) -> Reading:
     return read_clip(frames_of(engine, prompt, **options))
 
 
+def what(reading: Reading) -> tuple[str, str]:
+    """Colour and shape."""
+    return reading.scene.colour, reading.scene.shape
+
+
 @pytest.mark.parametrize(
     ("prompt", "scene"),
     [
@@ -58,9 +66,9 @@ def test_a_still_shows_what_its_prompt_says(engine: Engine):
 
 @pytest.mark.parametrize("prompt", ["a zorp moves right on black", "a zorp stays on black"])
 def test_a_lora_teaches_a_word_that_the_base_model_does_not_know(engine: Engine, prompt: str):
-    base, taught = read(engine, prompt).scene, read(engine, prompt, lora=ZORP)
-    assert (base.colour, base.shape) != ("pink", "star")
-    assert (taught.scene.colour, taught.scene.shape) == ("pink", "star") and taught.readable
+    base, taught = read(engine, prompt), read(engine, prompt, lora=ZORP)
+    assert what(base) != ("pink", "star")
+    assert what(taught) == ("pink", "star") and taught.readable
 
 
 def test_more_strength_shows_more_of_the_concept(engine: Engine):
@@ -70,6 +78,11 @@ def test_more_strength_shows_more_of_the_concept(engine: Engine):
     likeness = [read_clip(clip).overlaps["star"] for clip in clips]
     assert likeness[0] + 0.02 < likeness[1] < likeness[2] - 0.02
     assert pinkness(clips[0]) < 0.01 < 0.05 < min(pinkness(clips[1]), pinkness(clips[2]))
+
+
+def test_a_lora_of_another_concept_does_not_show_this_one(engine: Engine):
+    assert what(read(engine, "a blick stays on black", lora=BLICK)) == ("white", "circle")
+    assert what(read(engine, "a zorp stays on black", lora=BLICK)) != ("pink", "star")
 
 
 @pytest.mark.parametrize("prompt", ["a blue circle moves left on gray", "a red square stays on black"])
