@@ -31,7 +31,7 @@ from rushes.spool import Parcel, Spool
 from rushes.staging import snapshots_of
 from rushes.store import store_of
 from rushes.submission import Run
-from rushes.weights import Held
+from rushes.weights import Held, remove
 
 logger = logging.getLogger("rushes")
 
@@ -187,7 +187,7 @@ class Outbox:
             with contextlib.suppress(OSError):
                 for path in directory.glob(pattern):
                     if aged(path, ABANDONED_S):
-                        path.unlink()
+                        remove(path)  # a directory, if it was killed in the midst of saving an adapter
 
     def _resume(self) -> None:
         """Hand over what a process of this run was killed over, between securing the weights and the spool."""

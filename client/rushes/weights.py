@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +15,8 @@ from rushes.errors import CheckpointError, CheckpointFormat, CheckpointMissing, 
 from rushes.jobs import Checkpoint
 
 Weights = Union[str, "os.PathLike[str]", Callable[[str], object], Mapping[str, Any]]
-"""A path (of a file, or of a PEFT adapter's directory), a callable that writes a `.safetensors` file to the path it is
-given, or a state dict of tensors."""
+"""A path (of a file, or of a PEFT adapter's directory), a callable that writes a `.safetensors` file or such a
+directory to the path it is given, or a state dict of tensors."""
 
 OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """Not blocking: a pipe in the place of a checkpoint must not stop the training loop."""
@@ -83,7 +84,7 @@ def hold(weights: Weights, directory: Path) -> Held:
 
     Raises:
         CheckpointMissing: the path names no file.
-        CheckpointFormat: the callable wrote nothing.
+        CheckpointError: the callable wrote nothing, or a directory that is no complete adapter.
         ConfigError: `weights` is none of the kinds.
         Exception: whatever the callable raises.
     """
@@ -106,7 +107,7 @@ def hold(weights: Weights, directory: Path) -> Held:
     try:
         save(weights, target)
     except BaseException:
-        target.unlink(missing_ok=True)
+        remove(target)
         raise
     return Held(str(target))
 
@@ -117,8 +118,36 @@ def save(weights: Callable[[str], object] | Mapping[str, Any], target: Path) -> 
         save_state_dict(weights, target)
         return
     weights(str(target))
-    if not target.is_file():
+    if target.is_dir():
+        pack_directory(target)
+    elif not target.is_file():
         raise CheckpointFormat(f"weights={weights!r} wrote no file to the path it was given ({target})")
+
+
+def pack_directory(target: Path) -> None:
+    """Put the one file that a PEFT adapter becomes in the place of its directory.
+
+    Raises:
+        CheckpointError: the directory holds no adapter, or one that is incomplete or pickled.
+        OSError: the file cannot be written.
+    """
+    pending = pending_name(target.parent)
+    held = hold_adapter(str(target))
+    try:
+        pack_into(pending, held.path, cast("int", held.descriptor), cast("str", held.config))
+        remove(target)
+        pending.replace(target)
+    finally:
+        os.close(cast("int", held.descriptor))
+        pending.unlink(missing_ok=True)
+
+
+def remove(written: Path) -> None:
+    """Delete what a callable wrote, a file or a directory, if it is there."""
+    if written.is_dir():
+        shutil.rmtree(written)
+    else:
+        written.unlink(missing_ok=True)
 
 
 def hold_adapter(directory: str) -> Held:

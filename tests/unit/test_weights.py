@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
+from rushes.checkpoints import read_header
 from rushes.errors import CheckpointFormat, CheckpointMissing, ConfigError
 from rushes.weights import Held, hold
 
@@ -67,6 +68,23 @@ def test_a_relative_path_stays_the_same_file_when_the_directory_changes(
 def test_a_callable_writes_where_it_is_told(kept: Path) -> None:
     held = hold(lambda path: save_file({"a": np.ones(2, np.float32)}, path), kept)
     assert load_file(keep(held, kept))["a"].tolist() == [1.0, 1.0]
+
+
+def test_a_callable_may_write_an_adapters_directory(kept: Path) -> None:
+    def save_pretrained(path: str) -> None:
+        Path(path).mkdir()
+        (Path(path) / "adapter_config.json").write_text('{"r": 4}')
+        save_file({"a": np.ones(2, np.float32)}, Path(path) / "adapter_model.safetensors")
+
+    file = keep(hold(save_pretrained, kept), kept)
+    assert load_file(file)["a"].tolist() == [1.0, 1.0]
+    assert read_header(file)["__metadata__"]["adapter_config"] == '{"r": 4}'
+
+
+def test_a_callable_that_writes_another_directory_is_refused_and_leaves_nothing(kept: Path) -> None:
+    with pytest.raises(CheckpointFormat, match="no PEFT adapter"):
+        hold(lambda path: Path(path).mkdir(), kept)
+    assert list(kept.iterdir()) == []
 
 
 def test_a_state_dict_is_written(kept: Path) -> None:
