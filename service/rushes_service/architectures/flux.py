@@ -31,6 +31,7 @@ from rushes_service.architectures.sources import Source, find_source, quiet_load
 from rushes_service.architectures.t5_clip import COMPONENTS, TextEncoders
 from rushes_service.decode import decode_kl, plan_kl_tiles
 from rushes_service.lora.targets import NameTable, name_table, renamed
+from rushes_service.memory.float8 import precision
 
 PATCH = 16
 """Pixels per side of one token: eight in the VAE, two in the packing."""
@@ -103,10 +104,6 @@ class FluxKontext(Architecture):
             warnings.append("--vae_chunk_size changes nothing for FLUX: its VAE has no time to split")
         if tiles := plan_kl_tiles(vae, parameters.width, parameters.height):
             warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
-        if self.model.fp8_t5:
-            warnings.append(
-                f"--fp8_t5 is ignored: the text encoders run in {name_of(self.dtype)} and are freed after use"
-            )
         return tuple(warnings)
 
     def load(self) -> None:
@@ -136,10 +133,11 @@ class FluxKontext(Architecture):
         """Cache key of a text's embeddings, see `TextEncoders.encode`."""
         if self._text_files is None:
             self._text_files = self.source.fingerprint(COMPONENTS)
-        return {"kind": "t5+clip", "files": self._text_files, "dtype": name_of(self.dtype), "text": text}
+        dtype = precision(self.dtype, float8=self.model.fp8_t5)
+        return {"kind": "t5+clip", "files": self._text_files, "dtype": dtype, "text": text}
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
-        encoders = TextEncoders(self.source, self.device, self.dtype)
+        encoders = TextEncoders(self.source, self.device, self.dtype, float8=self.model.fp8_t5)
         try:
             found = cache.get(self.text_key(parameters.prompt), lambda: encoders.encode(parameters.prompt))
         finally:

@@ -38,6 +38,7 @@ from rushes_service.decode import plan_tiles
 from rushes_service.decode.framepack import stream_sections
 from rushes_service.decode.hunyuan import decode_hunyuan, encode_hunyuan
 from rushes_service.lora.targets import NameTable, name_table, renamed
+from rushes_service.memory.float8 import precision
 
 MU_BY_TOKENS = ((256, 0.5), (4096, 1.15))
 """Tokens, and the logarithm of the schedule's shift for so many; in between and beyond on a straight line."""
@@ -76,10 +77,6 @@ class FramePackModel(Architecture):
         warnings = []
         if tiles := plan_tiles(vae, parameters.width, parameters.height):
             warnings.append(f"encoded and decoded in tiles of {tiles.size} pixels: approximate at their seams")
-        if self.model.fp8_llm:
-            warnings.append(
-                f"--fp8_llm is ignored: the text encoder runs in {name_of(self.side_dtype)} and is freed after use"
-            )
         return tuple(warnings)
 
     def load(self) -> None:
@@ -97,9 +94,14 @@ class FramePackModel(Architecture):
         # FramePack's release names modules as diffusers does; its LoRAs do, too. HunyuanVideo's fit as well.
         return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
 
+    @property
+    def text_dtype(self) -> str:
+        """Precision of the first text encoder."""
+        return precision(self.side_dtype, float8=self.model.fp8_llm)
+
     def text_key(self, text: str) -> dict[str, Any]:
         """Cache key of a text's embeddings: `text` [1, n, dim], without padding, and `pooled` [1, dim]."""
-        return {**self._key("framepack-text", HunyuanText.parts), "text": text}
+        return {**self._key("framepack-text", HunyuanText.parts), "dtype": self.text_dtype, "text": text}
 
     def image_key(self, picture: np.ndarray) -> dict[str, Any]:
         """Cache key of the embedding of a picture, uint8 [H, W, 3]: `image` [1, n, dim]."""
@@ -124,7 +126,7 @@ class FramePackModel(Architecture):
         texts = {"": parameters.prompt}
         if parameters.negative_prompt is not None:
             texts["negative_"] = parameters.negative_prompt
-        encoder = HunyuanText(self.source, self.device, self.side_dtype)
+        encoder = HunyuanText(self.source, self.device, self.side_dtype, float8=self.model.fp8_llm)
         found: Conditioning = {}
         try:
             for prefix, text in texts.items():
@@ -183,7 +185,7 @@ class FramePackModel(Architecture):
             "scheduler": "UniPC (flow, bh1, order 3)",
             "sigmas": sigmas.tolist(),
             "vae_dtype": name_of(self.side_dtype),
-            "text_dtype": name_of(self.side_dtype),
+            "text_dtype": self.text_dtype,
         }
 
     def pixels(self, latents: torch.Tensor, vae: VaeOptions) -> torch.Tensor:

@@ -28,6 +28,7 @@ from rushes_service.architectures.hunyuan_text import HunyuanText
 from rushes_service.architectures.sources import Source, find_source, quiet_loading_bars
 from rushes_service.decode import decode_hunyuan, plan_tiles
 from rushes_service.lora.targets import NameTable, name_table, renamed
+from rushes_service.memory.float8 import precision
 
 LATENT_CHANNELS = 16
 TRAIN_TIMESTEPS = 1000
@@ -75,10 +76,6 @@ class HunyuanVideo(Architecture):
         warnings = []
         if tiles := plan_tiles(vae, parameters.width, parameters.height):
             warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
-        if self.model.fp8_llm:
-            warnings.append(
-                f"--fp8_llm is ignored: the text encoder runs in {name_of(self.side_dtype)} and is freed after use"
-            )
         if not self.guided:
             warnings.append("--g is ignored: this model has no embedded guidance")
         if self.spec.cfg_scale != 1 and not parameters.use_cfg:
@@ -118,13 +115,13 @@ class HunyuanVideo(Architecture):
         """Cache key of a text's embeddings, the tensors of `HunyuanText.encode`."""
         if self._text_files is None:
             self._text_files = self.source.fingerprint(HunyuanText.parts)
-        return {"kind": "hunyuan", "files": self._text_files, "dtype": name_of(self.side_dtype), "text": text}
+        return {"kind": "hunyuan", "files": self._text_files, "dtype": self.text_dtype, "text": text}
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         texts = {"": parameters.prompt}
         if parameters.negative_prompt is not None:
             texts[NEGATIVE] = parameters.negative_prompt
-        encoder = HunyuanText(self.source, self.device, self.side_dtype)
+        encoder = HunyuanText(self.source, self.device, self.side_dtype, float8=self.model.fp8_llm)
         conditioning = {}
         try:
             for prefix, text in texts.items():
@@ -148,7 +145,12 @@ class HunyuanVideo(Architecture):
 
     def dtype_facts(self) -> dict[str, str]:
         """Precisions, for the receipt."""
-        return {"vae_dtype": name_of(self.side_dtype), "text_dtype": name_of(self.side_dtype)}
+        return {"vae_dtype": name_of(self.side_dtype), "text_dtype": self.text_dtype}
+
+    @property
+    def text_dtype(self) -> str:
+        """Precision of the first text encoder."""
+        return precision(self.side_dtype, float8=self.model.fp8_llm)
 
     def velocity(
         self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning, parameters: SampleParameters

@@ -22,7 +22,6 @@ from rushes.jobs import VaeOptions
 from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
-from rushes_service.architectures.devices import name_of
 from rushes_service.architectures.hunyuan import LATENT_CHANNELS, NEGATIVE, HunyuanVideo
 from rushes_service.architectures.hunyuan_text import TEXT_PARTS, HunyuanText, loaded_part
 from rushes_service.architectures.images import check_images, open_image
@@ -54,6 +53,9 @@ class LlavaText(HunyuanText):
             scheduler=None,
             transformer=None,
         )
+
+    def llama(self, model: Any) -> Any:
+        return model.model.language_model
 
 
 class HunyuanVideoImageToVideo(HunyuanVideo):
@@ -101,7 +103,7 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
         if parameters.negative_prompt is not None:
             black = Image.new("RGB", (parameters.width, parameters.height))
             pairs[NEGATIVE] = (parameters.negative_prompt, black, NEGATIVE_INTERLEAVE)
-        encoder = LlavaText(self.source, self.device, self.side_dtype)
+        encoder = LlavaText(self.source, self.device, self.side_dtype, float8=self.model.fp8_llm)
         conditioning = {}
         try:
             for prefix, pair in pairs.items():
@@ -116,8 +118,7 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
         if self._text_files is None:
             self._text_files = self.source.fingerprint(LlavaText.parts)
         content = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
-        dtype = name_of(self.side_dtype)
-        about = {"kind": "hunyuan-i2v", "files": self._text_files, "dtype": dtype, "text": text}
+        about = {"kind": "hunyuan-i2v", "files": self._text_files, "dtype": self.text_dtype, "text": text}
         return {**about, "image": content, "interleave": interleave}
 
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, CLIPTextModel, LlamaModel
 
 from rushes_service.architectures.conditioning import Conditioning
 from rushes_service.architectures.sources import Source, loading, quiet_loading_bars
+from rushes_service.memory.float8 import encoder_in_float8
 
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 """Components that text embeddings depend on."""
@@ -33,14 +34,18 @@ class HunyuanText:
 
     Encodes through `HunyuanVideoPipeline`: a system prompt of 95 tokens around the text, which is cut off again, and
     the last but two hidden states of up to 256 tokens.
+
+    Args:
+        float8: store Llama in float8.
     """
 
     parts = TEXT_PARTS
 
-    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype, *, float8: bool = False) -> None:
         self.source = source
         self.device = device
         self.dtype = dtype
+        self.float8 = float8
         self._pipe: Any = None
 
     @torch.no_grad()
@@ -70,7 +75,14 @@ class HunyuanText:
     def encoder(self, name: str, kind: Any) -> Any:
         """One encoder on the device."""
         quiet_loading_bars()
-        return self.source.load(name, kind, self.dtype).to(self.device).eval()
+        model = self.source.load(name, kind, self.dtype).eval()
+        if self.float8 and name == "text_encoder":
+            encoder_in_float8(self.llama(model))
+        return model.to(self.device)
+
+    def llama(self, model: Any) -> Any:
+        """Llama, in the first encoder."""
+        return model
 
     def free(self) -> None:
         """Give the encoders' memory back."""

@@ -15,18 +15,24 @@ from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from rushes_service.architectures.conditioning import Conditioning
 from rushes_service.architectures.sources import Source, loading, quiet_loading_bars
+from rushes_service.memory.float8 import encoder_in_float8
 
 COMPONENTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 T5_TOKENS = 512
 
 
 class TextEncoders:
-    """CLIP and T5, loaded at their first use."""
+    """CLIP and T5, loaded at their first use.
 
-    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
+    Args:
+        float8: store T5 in float8.
+    """
+
+    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype, *, float8: bool = False) -> None:
         self._source = source
         self._device = device
         self._dtype = dtype
+        self._float8 = float8
         self._pipe: FluxKontextPipeline | None = None
 
     @torch.no_grad()
@@ -50,7 +56,10 @@ class TextEncoders:
                 with loading(path):
                     parts[name] = kind.from_pretrained(path)
             else:
-                parts[name] = self._source.load(name, kind, self._dtype).to(self._device).eval()
+                model = self._source.load(name, kind, self._dtype).eval()
+                if self._float8 and kind is T5EncoderModel:
+                    encoder_in_float8(model)
+                parts[name] = model.to(self._device)
         return FluxKontextPipeline(**parts, vae=None, scheduler=None, transformer=None)
 
     def free(self) -> None:

@@ -10,18 +10,24 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from rushes_service.architectures.conditioning import Conditioning
 from rushes_service.architectures.sources import Source, loading, quiet_loading_bars
+from rushes_service.memory.float8 import encoder_in_float8
 
 TEXT_TOKENS = 512
 """Wan's attention takes this many text tokens for granted, whatever the prompt's length."""
 
 
 class TextEncoder:
-    """UMT5, loaded at its first use. Encodes through `WanPipeline`, which pads with zeros to 512 tokens."""
+    """UMT5, loaded at its first use. Encodes through `WanPipeline`, which pads with zeros to 512 tokens.
 
-    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
+    Args:
+        float8: store it in float8.
+    """
+
+    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype, *, float8: bool = False) -> None:
         self._source = source
         self._device = device
         self._dtype = dtype
+        self._float8 = float8
         self._pipe: WanPipeline | None = None
 
     @torch.no_grad()
@@ -43,7 +49,10 @@ class TextEncoder:
         tokenizer = self._source.component("tokenizer")
         with loading(tokenizer):
             words = AutoTokenizer.from_pretrained(tokenizer)
-        model = self._source.load("text_encoder", UMT5EncoderModel, self._dtype).to(self._device).eval()
+        model = self._source.load("text_encoder", UMT5EncoderModel, self._dtype).eval()
+        if self._float8:
+            encoder_in_float8(model)
+        model.to(self._device)
         return WanPipeline(tokenizer=words, text_encoder=model, vae=None, scheduler=None, transformer=None)
 
     def free(self) -> None:

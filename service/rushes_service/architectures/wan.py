@@ -31,6 +31,7 @@ from rushes_service.architectures.wan_names import wan_names
 from rushes_service.architectures.wan_time import keep_float32
 from rushes_service.decode import TilePlan, plan_tiles, stream_wan
 from rushes_service.lora.targets import NameTable
+from rushes_service.memory.float8 import precision
 
 SIGMA_MAX = 0.999
 LATENT_CHANNELS = 16
@@ -98,10 +99,6 @@ class Wan(Architecture):
             warnings.append("--vae_chunk_size changes nothing for Wan: it decodes frame by frame anyway")
         if tiles := plan_tiles(vae, parameters.width, parameters.height):
             warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
-        if self.model.fp8_t5:
-            warnings.append(
-                f"--fp8_t5 is ignored: the text encoder runs in {name_of(self.dtype)} and is freed after use"
-            )
         return tuple(warnings)
 
     def load(self) -> None:
@@ -151,13 +148,14 @@ class Wan(Architecture):
         """Cache key of a text's embedding: tensor `embeds` [1, 512, text_dim]."""
         if self._text_files is None:
             self._text_files = self.source.fingerprint(("text_encoder", "tokenizer"))
-        return {"kind": "umt5", "files": self._text_files, "dtype": name_of(self.dtype), "text": text}
+        dtype = precision(self.dtype, float8=self.model.fp8_t5)
+        return {"kind": "umt5", "files": self._text_files, "dtype": dtype, "text": text}
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         texts = {"prompt_embeds": parameters.prompt}
         if parameters.negative_prompt is not None:
             texts["negative_prompt_embeds"] = parameters.negative_prompt
-        encoder = TextEncoder(self.source, self.device, self.dtype)
+        encoder = TextEncoder(self.source, self.device, self.dtype, float8=self.model.fp8_t5)
         try:
             return {
                 name: cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"].to(self.device)

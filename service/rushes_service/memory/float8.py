@@ -1,12 +1,14 @@
 """Linear layers whose weights are stored in float8 (e4m3), with scales or without, and computed in wider precision.
 
 Scales and rounding are musubi-tuner 0.3.4's (modules/fp8_optimization_utils.py): one scale for every 64 columns of a
-row, or one for a row where columns do not divide so.
+row, or one for a row where columns do not divide so. Text encoders have no scales, as there (`prepare_fp8` in its
+hunyuan_model/text_encoder.py, wan/modules/t5.py and flux/flux_utils.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ BLOCK_COLUMNS = 64
 
 SMALLEST_SCALE = 1e-8
 """Of a block of zeros, which have none of their own."""
+
+GATED = ("wi_0", "wi_1", "wo", "act", "dropout")
+"""Parts of the feed-forward layers of T5 and UMT5."""
 
 EXCLUDED = "norm"
 """In the names of layers that keep their precision: norms, and the modulation that diffusers has inside them."""
@@ -81,6 +86,33 @@ def block_linears(model: nn.Module, blocks: Sequence[str]) -> Iterator[tuple[str
         inside = name.partition(".")[0] in blocks and EXCLUDED not in name
         if inside and isinstance(module, nn.Linear):
             yield name, module
+
+
+@torch.no_grad()
+def encoder_in_float8(encoder: nn.Module) -> None:
+    """Round all of a text encoder to float8, in place, as the reference does, down to its rotary frequencies.
+
+    The weights of linear layers stay in float8; what is small, or looked up, is widened again.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            stored_in_float8(module, scaled=False)
+        if all(hasattr(module, name) for name in GATED):
+            module.forward = partial(gated, module)
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point() and tensor.dtype != FP8:
+                tensor.copy_(tensor.to(FP8))
+
+
+def gated(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """The feed-forward layer of T5, which by itself would round its activations to the precision of `wo`'s weight."""
+    return layer.wo(layer.dropout(layer.act(layer.wi_0(hidden)) * layer.wi_1(hidden)))  # type: ignore[no-any-return]
+
+
+def precision(dtype: torch.dtype, *, float8: bool) -> str:
+    """How an encoder computes and is stored, for receipts and the keys of what it made."""
+    computed = str(dtype).removeprefix("torch.")
+    return f"{computed}, stored in float8_e4m3fn" if float8 else computed
 
 
 def full_weight(module: nn.Module) -> Any:
