@@ -23,9 +23,9 @@ LOCALHOST = "127.0.0.1"
 class Proxy:
     """Passes bytes on, each piece after `delay_s` seconds, and none at all while it is stuck."""
 
-    def __init__(self, target_port: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, target_port: int, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.delay_s = 0.0
-        self.port = 0
+        self.port = port
         self.connections = 0
         self._target_port = target_port
         self._tls = tls
@@ -50,7 +50,7 @@ class Proxy:
     async def _serve(self) -> None:
         self._flowing.set()
         self._ended = asyncio.Event()
-        server = await asyncio.start_server(self._connected, LOCALHOST, 0, ssl=self._tls)
+        server = await asyncio.start_server(self._connected, LOCALHOST, self.port, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._ended.wait()

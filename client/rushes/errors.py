@@ -26,6 +26,7 @@
     │   ├── QueueUnavailable       Redis cannot be reached, or refuses
     │   └── JobNotFound            no record of that sample
     ├── StagingError               files cannot be put into the store that machines share, or fetched from it (retried)
+    │   └── StoreUnavailable           it cannot be reached; waited for
     ├── WireError                  a payload that cannot be decoded; keeps the raw bytes
     ├── WaitTimeout                `Client.wait` ran out of time
     └── SampleFailed               raised by `Client.wait` for a sample that ended without a picture
@@ -231,6 +232,10 @@ class StagingError(RushesError):
 
     code = "staging"
     retryable = True
+
+
+class StoreUnavailable(StagingError):
+    """The store cannot be reached, or not now. A worker waits for it before it gives the sample up."""
 
 
 class WireError(RushesError):

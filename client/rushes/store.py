@@ -7,6 +7,7 @@ URL, which goes into Redis and into receipts. fsspec is imported by the first us
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import importlib.util
 import logging
@@ -18,12 +19,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rushes.checkpoints import SNAPSHOT_DIR
-from rushes.errors import ConfigError, StagingError
+from rushes.errors import ConfigError, StagingError, StoreUnavailable
 
 logger = logging.getLogger("rushes")
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "r2"})
 """They have no directories. Asking for one would make a bucket."""
+
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Of this machine, not of the store."""
 
 
 def is_url(path: str) -> bool:
@@ -119,7 +124,11 @@ def store_of(root: str) -> Store:
 
 @contextlib.contextmanager
 def reaching(url: str) -> Generator[None]:
-    """Turn whatever a file system of fsspec raises into `StagingError`, but for what says that a file is not there."""
+    """Turn whatever a file system of fsspec raises into `StagingError`, but for what says that a file is not there.
+
+    Raises:
+        StoreUnavailable: what went wrong may pass by itself. A refusal and a full disk of this machine will not.
+    """
     try:
         yield
     except (FileNotFoundError, NotImplementedError, StagingError):
@@ -129,4 +138,6 @@ def reaching(url: str) -> Generator[None]:
     except Exception as error:
         # Each file system has errors of its own, not all of them OSErrors.
         reason = str(error) or type(error).__name__
-        raise StagingError(f"{url} cannot be reached: {reason}") from error
+        if isinstance(error, PermissionError) or getattr(error, "errno", None) in DISK_FULL:
+            raise StagingError(f"{url}: {reason}") from error
+        raise StoreUnavailable(f"{url} cannot be reached: {reason}") from error

@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     map: Annotated[tuple[str, ...], NoDecode] = ()
     """Directories of the trainers' machines and what they are called here, `/train=/mnt/train`; in the environment
     separated by `:`."""
+    staging_patience_s: float = Field(default=600.0, ge=0)
+    """How long a sample waits for a store that is away, at a stretch, before that counts as a failed try."""
     lease_s: float = Field(default=30.0, gt=0)
     """A sample whose worker has not renewed it for this long is given to another worker."""
     heartbeat_s: float = Field(default=0.5, gt=0)

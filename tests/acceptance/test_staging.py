@@ -6,16 +6,20 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from processes import Workers, workers
 
 from api_support import serving
 from client_support import lora, snapshots, spooled
+from proxy_support import Proxy
 from queue_support import MODEL
 from rushes import Cadence, Client, Run, TrainingSampler
 from rushes.jobs import JobState
 from rushes.store import store_of
-from s3_support import BUCKET, S3, s3_server
+from s3_support import BUCKET, S3, s3_server, variables
+from support import wait_until
+from valkey_support import free_port
 
 START_S = 120.0
 STAGING = f"s3://{BUCKET}/runs"
@@ -27,9 +31,15 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     with s3_server() as server:
         for name, value in server.variables.items():
             monkeypatch.setenv(name, value)
-        store_of.cache_clear()
+        forget_servers()
         yield server
-        store_of.cache_clear()
+        forget_servers()
+
+
+def forget_servers() -> None:
+    """Have the next store that is asked for look at the environment."""
+    store_of.cache_clear()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.fixture
@@ -79,3 +89,26 @@ def test_a_worker_without_the_trainers_disk_makes_its_samples(
         assert api.http.get(f"/v1/samples/{result.id}/receipt").json() == receipt
         still = api.http.get(f"/v1/samples/{result.id}/thumbnail")
         assert still.headers["content-type"] == "image/webp"
+
+
+def test_a_worker_waits_for_a_store_that_is_away(
+    s3: S3, client: Client, pool: Workers, redis_url: str, tmp_path: Path
+) -> None:
+    trainer = tmp_path / "trainer"
+    trainer.mkdir()
+    (trainer / "prompts.txt").write_text("a red ball --w 32 --h 32 --f 1 --s 2 --d 1\n")
+    run = Run(name="cat", model=MODEL, output_dir=str(trainer), output_name="lora", staging=STAGING)
+    sampler = TrainingSampler(run, trainer / "prompts.txt", Cadence(), url=redis_url)
+    sampler.submit(step=10, weights=lora(trainer))
+    sampler.close()
+
+    port = free_port()
+    settings = {**variables(port), "RUSHES_RETRY_DELAY_S": "0", "RUSHES_MAX_ATTEMPTS": "1"}
+    worker = pool.start("--rehearse", "--until-empty", **settings)
+    wait_until(lambda: pool.logs().count("waits for the store") >= 2, START_S, "a worker that waits")
+    wait_until(lambda: client.list()[0].stage == "wait", START_S, "a stage that says so")
+    with Proxy(s3.port, port=port):
+        assert worker.wait(START_S) == 0
+    [result] = client.results("cat")[0]
+    assert result.state is JobState.DONE, pool.logs()
+    assert result.path is not None and store_of(STAGING).size(result.path)

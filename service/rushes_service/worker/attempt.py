@@ -23,6 +23,7 @@ from rushes_service.settings import Settings
 from rushes_service.staged import StagedFiles
 from rushes_service.worker.lease import Lease, Progress, Shutdown
 from rushes_service.worker.paths import PathMap
+from rushes_service.worker.patience import Patience
 from rushes_service.worker.sample import Sampler, Take, write_sample
 from rushes_service.worker.workplace import Workplace, workplace
 
@@ -88,7 +89,8 @@ class Attempt:
             if self._means.shutdown.asked.is_set():  # it came while this worker was already on its way out
                 raise SampleHandedBack("the worker is shutting down")
             self._holding.enter_context(self._lease)
-            place = workplace(self.job, self._means.paths, self._means.staged)
+            patient = Patience(self._lease, self._means.settings.staging_patience_s)
+            place = workplace(self.job, self._means.paths, self._means.staged, patient)
             self._place = self._holding.enter_context(place)
             self._take = self._means.engine.denoise(self._place.job, self._lease)
         except Exception as error:  # noqa: BLE001  # each kind means something, see there

@@ -116,6 +116,14 @@ class Lease:
         if self._shutdown.overdue:
             raise SampleHandedBack("the worker is shutting down")
 
+    def rest(self, seconds: float) -> None:
+        """Wait; raises as `check`, within a heartbeat of the reason."""
+        end = time.monotonic() + seconds
+        while (left_s := end - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left_s, self._heartbeat_s))
+        self.check()
+
     def guard(self) -> None:
         """Ask Redis at this moment whether the sample is still ours; called before a file gets its name.
 
