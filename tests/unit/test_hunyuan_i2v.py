@@ -10,9 +10,12 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoImageToVideoPipeline, HunyuanVideoPipeline
 from PIL import Image
+from safetensors.torch import save_file
 
 from engine_support import Recorder, tiny_prompt
+from rushes.errors import ModelError
 from rushes.jobs import ModelSpec, SampleJob
+from rushes_service.architectures.hunyuan_i2v import HunyuanVideoImageToVideo
 from rushes_service.demo.tiny import build_tiny
 from rushes_service.demo.tiny_hunyuan import IMAGE_TEMPLATE, TEXT_TEMPLATE, build_tiny_hunyuan_i2v_33
 from rushes_service.demo.tiny_llama import llama_tokenizer
@@ -113,3 +116,13 @@ def test_text_is_encoded_as_the_text_pipeline_does(tmp_path):
     assert torch.equal(cached["pooled_prompt_embeds"], pooled)
     assert torch.equal(cached["prompt_attention_mask"], mask)
     assert (embeds.shape[1], int(mask.sum())) == (256, len("a red ball") + 1)
+
+
+def test_a_single_file_for_the_encoder_that_sees_is_refused_before_anything_is_loaded(tmp_path):
+    llama = tmp_path / "llava_llama3_fp16.safetensors"
+    save_file({"model.layers.0.mlp.gate_proj.weight": torch.zeros(2, 2)}, llama)
+    spec = ModelSpec(architecture="hunyuan-video-i2v", model=str(tmp_path), text_encoder1=str(llama))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "HunyuanVideoImageToVideoPipeline"}')
+    base = HunyuanVideoImageToVideo(spec, torch.device("cpu"), torch.float32)
+    with pytest.raises(ModelError, match="llava_llama3_fp16.safetensors is a single file"):
+        base.load()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPTextModel, LlavaForConditionalGeneration
 
 from rushes.architectures import HUNYUAN_VIDEO_I2V, ArchitectureSpec
-from rushes.errors import PromptError
+from rushes.errors import ModelError, PromptError
 from rushes.jobs import VaeOptions
 from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Denoised, OnStep
@@ -82,6 +83,15 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
                 "as diffusers does: give sizes of its own proportions"
             )
         return tuple(warnings)
+
+    def load(self) -> None:
+        given = self.model.text_encoder1
+        if given is not None and Path(given).expanduser().is_file():
+            raise ModelError(
+                f"--text_encoder1 {given} is a single file; {self.spec.name} reads the picture with its text encoder: "
+                "give a directory of the whole Llava model, or leave the flag out to download it"
+            )
+        super().load()
 
     def untold(self, config: Mapping[str, Any]) -> dict[str, Any]:
         if config["in_channels"] == LATENT_CHANNELS:
