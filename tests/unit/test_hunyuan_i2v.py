@@ -124,5 +124,5 @@ def test_a_single_file_for_the_encoder_that_sees_is_refused_before_anything_is_l
     spec = ModelSpec(architecture="hunyuan-video-i2v", model=str(tmp_path), text_encoder1=str(llama))
     (tmp_path / "model_index.json").write_text('{"_class_name": "HunyuanVideoImageToVideoPipeline"}')
     base = HunyuanVideoImageToVideo(spec, torch.device("cpu"), torch.float32)
-    with pytest.raises(ModelError, match="llava_llama3_fp16.safetensors is a single file"):
+    with pytest.raises(ModelError, match="is a single file"):
         base.load()
