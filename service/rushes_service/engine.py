@@ -14,7 +14,7 @@ import functools
 import logging
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from rushes_service.decode.take import Stopwatch, Take, Watch
 from rushes_service.disk_cache import CONDITIONING_DIR
 from rushes_service.lora.rack import LoraRack, Wanted, wanted_by
 from rushes_service.memory import placement
-from rushes_service.memory.ladder import DENOISE, ENCODE, Ascent, Ladder, Rung, decode_rungs
+from rushes_service.memory.ladder import DENOISE, ENCODE, LOAD, LORA, Ascent, Ladder, Rung, decode_rungs
 from rushes_service.memory.room import Room, within_reach
 from rushes_service.memory.turns import Turns
 
@@ -62,12 +62,13 @@ class Warm:
 
 @dataclass
 class Work:
-    """One sample on its way through the stages."""
+    """One sample on its way through the stages. `climbs` are those of loading and merging, if they were done."""
 
     job: SampleJob
     parameters: SampleParameters
     watch: Watch
     clock: Stopwatch
+    climbs: list[Ascent] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -148,7 +149,7 @@ class Engine:
         self._room.wait(watch)
         reset_peak_memory(self.device)
         warm = self._load(work)
-        self._merge(warm, wanted, work)
+        self._prepare(warm, wanted, work)
         encoding, denoising, decoding = self._ascents(warm.base, work)
         conditioning = encoding.climb(lambda rung: self._encode(warm.base, work, rung), self._make_room)
         denoised = denoising.climb(lambda rung: self._denoise(warm, wanted, conditioning, work, rung), self._make_room)
@@ -160,7 +161,7 @@ class Engine:
             watch,
             work.clock,
             self._turns,
-            (encoding, denoising, decoding),
+            (*work.climbs, encoding, denoising, decoding),
             (
                 *warnings,
                 *warm.base.known.warnings,
@@ -191,15 +192,38 @@ class Engine:
         if self._warm is None or self._warm.fingerprint != model.fingerprint:
             self._turns.wait_for_decoding()
             self.unload()
-            work.watch.stage("load")
-            with self._turns.computing, work.clock.timing("load"), device_errors(self.device, "loading the model"):
-                dtype = resolve_dtype(model.dtype or self._dtype, self.device)
-                known = KnownFiles(self.conditioning.directory / KNOWN_DIR)
-                base = find(model.architecture)(model, self.device, dtype, known)
-                placement.load(base, offload=self._offload)
-                rack = LoraRack(base.transformer, base.lora_names, model.architecture)
-                self._warm = Warm(model.fingerprint, base, rack, self._offload)
+            loading = self._ascent("load", LOAD, work)
+            self._warm = loading.climb(lambda rung: self._loaded(work, rung), self._make_room)
         return self._warm
+
+    def _loaded(self, work: Work, rung: Rung) -> Warm:
+        """The base model of a job, from its files."""
+        model, offload = work.job.model, self._offload or rung.offload
+        work.watch.stage("load")
+        with self._turns.computing, work.clock.timing("load"), device_errors(self.device, "loading the model"):
+            dtype = resolve_dtype(model.dtype or self._dtype, self.device)
+            known = KnownFiles(self.conditioning.directory / KNOWN_DIR)
+            base = find(model.architecture)(model, self.device, dtype, known)
+            placement.load(base, offload=offload)
+            rack = LoraRack(base.transformer, base.lora_names, model.architecture)
+            return Warm(model.fingerprint, base, rack, offload)
+
+    def _ascent(self, stage: str, rungs: Sequence[Rung], work: Work) -> Ascent:
+        """A climb whose need of memory depends on the base model, not on the size of the clip."""
+        ascent = self.ladder.ascent(stage, (work.job.model.fingerprint,), rungs)
+        work.climbs.append(ascent)
+        return ascent
+
+    def _prepare(self, warm: Warm, wanted: Sequence[Wanted], work: Work) -> None:
+        """Bring the weights to the job's LoRAs and strengths, in less memory if it runs out."""
+
+        def attempt(rung: Rung) -> None:
+            if rung.offload and not warm.offloaded:
+                self._offload_now(warm, wanted, work)
+            else:
+                self._merge(warm, wanted, work)
+
+        self._ascent("lora", LORA, work).climb(attempt, self._make_room)
 
     def _merge(self, warm: Warm, wanted: Sequence[Wanted], work: Work) -> None:
         """Bring the weights to the job's LoRAs and strengths."""
@@ -248,6 +272,7 @@ class Engine:
     def _offload_now(self, warm: Warm, wanted: Sequence[Wanted], work: Work) -> None:
         """Offload a model that is loaded. Its LoRAs are merged anew: their pristine copies leave the device, too."""
         logger.warning("out of memory: %s is offloaded block by block from now on", work.job.model.label)
+        work.watch.stage("lora")
         with self._turns.computing, device_errors(self.device, "offloading the model"):
             warm.loras.merger.restore()
             warm.loras = LoraRack(warm.base.transformer, warm.base.lora_names, work.job.model.architecture)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import UMT5EncoderModel
 
 from engine_support import Recorder, make_job, weights, write_lora
@@ -22,7 +23,7 @@ from rushes.jobs import SampleJob, VaeOptions
 from rushes_service.decode.take import Take
 from rushes_service.demo.tiny_model import build_tiny_wan
 from rushes_service.engine import Engine
-from rushes_service.memory.ladder import decode_rungs
+from rushes_service.memory.ladder import Ladder, decode_rungs
 
 ASIDE = "base model on the CPU meanwhile"
 SIZE = {"width": 160, "height": 144}
@@ -139,6 +140,40 @@ def test_an_offloaded_transformer_keeps_its_lora_and_its_base(engine, model, tmp
     on_disk = weights(model)
     live = dict(engine._warm.base.transformer.named_parameters())
     assert all(torch.equal(live[name], tensor) for name, tensor in on_disk.items() if name in live)
+
+
+class FullDevice(TorchDispatchMode):
+    """Every operation of the first `tries` of a stage fails as it does on a full GPU."""
+
+    def __init__(self, heard: Recorder, stage: str, tries: int) -> None:
+        super().__init__()
+        self.heard, self.stage, self.tries = heard, stage, tries
+
+    def __torch_dispatch__(self, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.heard.stages[-1:] == [self.stage] and self.heard.stages.count(self.stage) <= self.tries:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("stage", ["load", "lora"])
+def test_a_model_or_lora_that_does_not_fit_is_offloaded(engine, model, tmp_path, stage):
+    job = make_job(model, write_lora(tmp_path / "lora.safetensors", alpha=8.0))
+    wanted, _ = sampled(Engine("cpu", tmp_path / "cache"), job)
+    for tries, expected in ((1, "again, with other memory freed"), (2, "transformer offloaded block by block")):
+        engine.unload()
+        engine.ladder = Ladder()
+        heard = Recorder()
+        with FullDevice(heard, stage, tries):
+            take = engine.denoise(job, heard)
+            frames = np.stack(list(take.frames()))
+        assert rung(take, stage) == (expected, "exact")
+        assert take.facts()["offloaded"] == (tries == 2)
+        assert np.array_equal(frames, wanted)
+    assert np.array_equal(sampled(engine, job)[0], wanted)
+    with FullDevice(heard := Recorder(), stage, 9), pytest.raises(OutOfMemory):
+        engine.unload()
+        engine.denoise(job, heard)
+    assert np.array_equal(sampled(engine, job)[0], wanted)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What is tried when memory runs out: the stage that failed is repeated, one rung higher.
 
+    load      as asked -> again, with all other memory freed -> transformer offloaded block by block
+    lora      the same
     encode    as asked -> base model on the CPU meanwhile -> text and image encoders on the CPU
     denoise   as asked -> again, with all other memory freed -> transformer offloaded block by block
     decode    as asked -> smaller chunks -> base model on the CPU meanwhile -> tiles -> smaller tiles
@@ -53,7 +55,11 @@ ENCODE = (
     Rung("base model on the CPU meanwhile", aside=True),
     Rung("encoders on the CPU", "exact but for rounding", encoders_on_cpu=True),
 )
-DENOISE = (AS_ASKED, Rung("again, with other memory freed"), Rung("transformer offloaded block by block", offload=True))
+LOAD = LORA = DENOISE = (
+    AS_ASKED,
+    Rung("again, with other memory freed"),
+    Rung("transformer offloaded block by block", offload=True),
+)
 
 
 def decode_rungs(asked: VaeOptions, width: int, height: int, *, chunked: bool) -> tuple[Rung, ...]:
