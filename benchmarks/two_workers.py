@@ -24,7 +24,7 @@ from rushes_service.demo.tiny_model import build_tiny_wan
 from rushes_service.embedded import EmbeddedRedis
 
 BATCH, QUICK_BATCH = 24, 4
-STEPS, QUICK_STEPS = 30, 2
+STEPS, QUICK_STEPS = 100, 2
 """Denoising steps of a sample: some 1 to 2 s on one core."""
 
 READY_S = 180.0
