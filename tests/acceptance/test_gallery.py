@@ -18,19 +18,6 @@ STEPS = (0, 100, 200)
 ENOUGH = PROMPTS[:2]
 
 
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
-        yield server
-
-
-@pytest.fixture
-def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
-    with serving(redis_server.url, tmp_path) as running:
-        running.queue.redis.flushdb()
-        yield running
-
-
 @pytest.fixture
 def browser() -> Iterator[Browser]:
     with chromium() as browser:

@@ -26,19 +26,6 @@ class Event:
     data: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
-        yield server
-
-
-@pytest.fixture
-def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
-    with serving(redis_server.url, tmp_path) as running:
-        running.queue.redis.flushdb()
-        yield running
-
-
 def events_of(response: httpx.Response) -> Iterator[Event]:
     """Events as a browser reads them."""
     fields: dict[str, str] = {}

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from api_support import Api, job, serving
+from api_support import Api, job
 from gallery_support import jobs_of, paint_run, small_lora
 from rushes.jobs import Checkpoint, JobState, SampleJob
-from rushes_service.embedded import EmbeddedRedis
 
 STEPS = (0, 100, 200)
 PROMPTS = ("a boat", "a balloon")
-
-
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
-        yield server
-
-
-@pytest.fixture
-def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
-    with serving(redis_server.url, tmp_path) as running:
-        running.queue.redis.flushdb()
-        yield running
 
 
 @pytest.fixture

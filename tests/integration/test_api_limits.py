@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,19 +22,6 @@ from rushes_service.embedded import EmbeddedRedis
 LISTENERS = 200
 RECORDS = 10_000
 """`docs/api.md` has how long a hundred thousand take; what is answered is the same."""
-
-
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
-        yield server
-
-
-@pytest.fixture
-def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
-    with serving(redis_server.url, tmp_path) as running:
-        running.queue.redis.flushdb()
-        yield running
 
 
 def raw(api: Api, head: str) -> socket.socket:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,22 +16,8 @@ from rushes import keys
 from rushes.jobs import JobState, Prompt, SampleJob
 from rushes_service.api.metrics import MEMORY
 from rushes_service.api.uploads import UPLOAD_DIR, prune
-from rushes_service.embedded import EmbeddedRedis
 from rushes_service.queue import Queue
 from support import wait_until
-
-
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
-        yield server
-
-
-@pytest.fixture
-def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
-    with serving(redis_server.url, tmp_path) as running:
-        running.queue.redis.flushdb()
-        yield running
 
 
 @pytest.fixture

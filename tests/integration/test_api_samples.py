@@ -16,12 +16,6 @@ from rushes.jobs import JobError, JobState
 from rushes_service.embedded import EmbeddedRedis
 
 
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
-        yield server
-
-
 @pytest.fixture
 def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
     with serving(redis_server.url, tmp_path / "root") as running:

@@ -25,12 +25,6 @@ TOKEN = "correct horse battery staple"
 
 
 @pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def api(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     with serving(redis_server.url, tmp_path_factory.mktemp("root"), token=TOKEN, host="0.0.0.0") as running:
         yield running

@@ -2,28 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from api_support import Api, serving
+from api_support import Api
 from gallery_support import MODEL, Scene, finish, paint_run, tell_progress
 from rushes.jobs import JobState
-from rushes_service.embedded import EmbeddedRedis
-
-
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("valkey"), 0) as server:
-        yield server
-
-
-@pytest.fixture
-def api(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Api]:
-    with serving(redis_server.url, tmp_path) as running:
-        running.queue.redis.flushdb()
-        yield running
 
 
 def test_a_clip_is_asked_for_followed_downloaded_and_remixed(api: Api) -> None:
