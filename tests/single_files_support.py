@@ -14,7 +14,7 @@ from torch import nn
 
 from golden_support import GOLDEN, SHARED, Case
 from rushes.architectures import ArchitectureSpec
-from rushes_service.architectures import sources
+from rushes_service.architectures import file_source, sources
 from rushes_service.architectures.files.naming import spellings
 from rushes_service.architectures.files.recipes import RECIPES
 from rushes_service.lora.targets import SWAPPED
@@ -69,9 +69,9 @@ def align(monkeypatch: pytest.MonkeyPatch) -> None:
             parameter.data = parameter.data.clone()
         return model
 
-    for name in ("build", "loaded"):
-        original = getattr(sources, name)
-        monkeypatch.setattr(sources, name, lambda *given, original=original: aligned(original(*given)))
+    for module, name in ((file_source, "build"), (file_source, "loaded"), (sources, "loaded")):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, original=original: aligned(original(*given)))
 
 
 def original_files(spec: ArchitectureSpec, model: Path, directory: Path) -> dict[str, str]:

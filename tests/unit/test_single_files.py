@@ -18,6 +18,7 @@ from golden_support import SHARED, Case
 from rushes.architectures import ARCHITECTURES
 from rushes.errors import ModelError
 from rushes.jobs import ModelSpec
+from rushes_service.architectures.file_source import find_source
 from rushes_service.architectures.files.building import build, empty
 from rushes_service.architectures.files.configs import variants
 from rushes_service.architectures.files.headers import Entry, Header, read_header
@@ -26,7 +27,6 @@ from rushes_service.architectures.files.naming import spellings
 from rushes_service.architectures.files.recipes import RECIPES, plan
 from rushes_service.architectures.files.shapes import Config
 from rushes_service.architectures.registry import find
-from rushes_service.architectures.sources import find_source
 from single_files_support import recorded_files
 
 CPU = torch.device("cpu")

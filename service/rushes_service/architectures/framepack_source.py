@@ -14,19 +14,18 @@ from typing import Any
 from rushes.architectures import ArchitectureSpec
 from rushes.errors import ModelError
 from rushes.jobs import ModelSpec
+from rushes_service.architectures.file_source import FileSource, given_files
 from rushes_service.architectures.files.known import KnownFiles
+from rushes_service.architectures.load_errors import first_line
 from rushes_service.architectures.sources import (
     HUB_ID,
     INDEX,
     WEIGHTS,
     Directories,
-    FileSource,
     ModelSource,
     Source,
     check_index,
     download,
-    first_line,
-    given_files,
 )
 
 PIPELINE = "HunyuanVideoFramepackPipeline"

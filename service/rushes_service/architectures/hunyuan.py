@@ -22,10 +22,11 @@ from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of
+from rushes_service.architectures.file_source import find_source
 from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.hunyuan_names import ORIGINAL_NAMES
 from rushes_service.architectures.hunyuan_text import HunyuanText
-from rushes_service.architectures.sources import Source, find_source, quiet_loading_bars
+from rushes_service.architectures.sources import Source, quiet_loading_bars
 from rushes_service.decode import decode_hunyuan, plan_tiles
 from rushes_service.lora.targets import NameTable, name_table, renamed
 from rushes_service.memory.float8 import precision

@@ -10,7 +10,8 @@ from diffusers import HunyuanVideoPipeline
 from transformers import AutoTokenizer, CLIPTextModel, LlamaModel
 
 from rushes_service.architectures.conditioning import Conditioning
-from rushes_service.architectures.sources import Source, loading, quiet_loading_bars
+from rushes_service.architectures.load_errors import loading
+from rushes_service.architectures.sources import Source, quiet_loading_bars
 from rushes_service.memory.float8 import encoder_in_float8
 
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")

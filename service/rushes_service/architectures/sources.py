@@ -1,17 +1,12 @@
-"""Where a base model's parts are: in a diffusers directory, in a hub repository, or in single files.
-
-A single file replaces its part of the directory or repository that is named, or else of what the family is published
-as, which is only looked for when a part is needed that no file gives.
-"""
+"""Where a base model's parts are: in a diffusers directory or a hub repository; for single files see file_source.py."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,15 +16,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import logging as transformers_logging
 
-from rushes.architectures import ARCHITECTURES, ArchitectureSpec, ModelFile
 from rushes.errors import ModelError
-from rushes.jobs import ModelSpec
-from rushes_service.architectures.files.building import build
-from rushes_service.architectures.files.configs import PUBLISHED
-from rushes_service.architectures.files.headers import Header, read_header
 from rushes_service.architectures.files.known import KnownFiles
-from rushes_service.architectures.files.looks import check_look
-from rushes_service.architectures.files.recipes import plan, recipe_for
 from rushes_service.architectures.load_errors import first_line, loading
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -38,10 +26,6 @@ WEIGHTS = ("config.json", "*.safetensors", "*.index.json")
 """Files of a repository that is one part and nothing else."""
 
 PICKLES = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5"]
-
-
-PROCESSORS: Mapping[str, tuple[str, Path]] = {"feature_extractor": ("image_encoder", PUBLISHED / "siglip_processor")}
-"""Parts that are known beforehand when another part is a single file: that part, and what they then are."""
 
 
 class Source(Protocol):
@@ -160,204 +144,10 @@ class Published(Directories):
         return self.rest.fingerprint(names)
 
 
-class FileSource:
-    """A model of which some parts are given by flags of their own: single files, or directories of one part.
-
-    Args:
-        files: what files the family takes.
-        given: those that are given, and where they are.
-        rest: finds where the other parts are; asked when one is needed.
-        known: what is known of files that are gone; an encoder's may never be needed.
-
-    Raises:
-        ModelError: a file is not there and never was, or holds something else than its flag is for.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[ModelFile],
-        given: Mapping[ModelFile, Path],
-        rest: Callable[[], Source],
-        known: KnownFiles | None = None,
-    ) -> None:
-        self._known = known or KnownFiles()
-        self._gone: dict[str, str] = {}
-        """Fingerprints of parts whose files are gone."""
-        self._flags = {file.component: file.flag for file in files}
-        self._given = {file.component: (file, path) for file, path in given.items()}
-        self._find_rest = rest
-        self._headers = {file.component: checked_header(file, path) for file, path in given.items() if path.is_file()}
-        for file, path in given.items():
-            if path.exists() and (path.is_dir() or file.looks):
-                continue
-            if not path.exists() and file.looks and (known_as := self._known.gone(path)):
-                self._gone[file.component] = str(known_as)
-                continue
-            raise not_there(file, path)
-
-    @cached_property
-    def _rest(self) -> Source:
-        return self._find_rest()
-
-    def component(self, name: str) -> Path:
-        """The directory of a part: named by its own flag, beside its encoder, or of the rest of the model.
-
-        Raises:
-            ModelError: it is nowhere.
-        """
-        if name in self._given:
-            file, path = self._given[name]
-            if path.is_file():
-                raise ModelError(f"--{file.flag} {path} is a file, where a directory is needed")
-            if name in self._gone:
-                raise not_there(file, path)
-            return path / name if (path / name).is_dir() else path
-        if name.startswith("tokenizer") and (beside := self._tokenizer_beside(name)):
-            return beside
-        encoder, known = PROCESSORS.get(name, ("", PUBLISHED))
-        return known if self._is_file(encoder) else self._elsewhere(name, lambda: self._rest.component(name))
-
-    def index(self) -> Mapping[str, Any]:
-        """What the rest of the model says of the whole; nothing if there is no rest."""
-        try:
-            return self._rest.index()
-        except ModelError:
-            return {}
-
-    def place(self, name: str) -> Path:
-        """The file or directory of a part; raises as `component`."""
-        return self._headers[name].path if name in self._headers else self.component(name)
-
-    def config(self, name: str, kind: Any) -> Mapping[str, Any]:
-        """How a part is built, told from the shapes in its file.
-
-        Raises:
-            ModelError: it is nowhere, or of no known size.
-        """
-        if name in self._headers:
-            return plan(self._headers[name], recipe_for(kind)).config
-        if name in self._given:
-            return config_in(self.component(name))
-        return self._elsewhere(name, lambda: self._rest.config(name, kind))
-
-    def load(self, name: str, kind: Any, dtype: torch.dtype | None = None, **given: Any) -> Any:
-        """A part, made from its file.
-
-        Raises:
-            ModelError: it is nowhere, incomplete, or of another model.
-        """
-        if name in self._headers:
-            with loading(self._headers[name].path):
-                return build(self._headers[name], kind, dtype, given)
-        if name in self._given:
-            return loaded(self.component(name), kind, dtype)
-        return self._elsewhere(name, lambda: self._rest.load(name, kind, dtype, **given))
-
-    def fingerprint(self, names: Sequence[str]) -> str:
-        """Hex digest of the content identity of some parts: for a file its path, size, time and header."""
-        found = []
-        for name in names:
-            if name in self._headers:
-                found.append(self._headers[name].fingerprint)
-                self._known.note(self._headers[name].path, found[-1])
-            elif name in self._gone:
-                found.append(self._gone[name])
-            elif name in self._given:
-                found.append(self._known.directory(self.component(name)))
-            elif name in PROCESSORS and self._is_file(PROCESSORS[name][0]):
-                found.append(name)
-            else:
-                found.append(self._rest_fingerprint(name))
-        return hashlib.sha256(json.dumps(found).encode()).hexdigest()
-
-    def _is_file(self, name: str) -> bool:
-        """True if a part is, or was, a single file."""
-        return name in self._headers or name in self._gone
-
-    def _rest_fingerprint(self, name: str) -> str:
-        """Content identity of a part that no file gives, without raising: it may never be needed."""
-        try:
-            return self._rest.fingerprint((name,))
-        except ModelError:
-            return "not here"
-
-    def _tokenizer_beside(self, name: str) -> Path | None:
-        """The directory that an encoder's flag names, if its tokenizer lies there, too."""
-        file, path = self._given.get(name.replace("tokenizer", "text_encoder"), (None, Path()))
-        return path if file and (path / "tokenizer_config.json").is_file() else None
-
-    def _elsewhere(self, name: str, ask: Callable[[], Any]) -> Any:
-        """A part of the rest of the model; if it is nowhere, the error says which flag gives it."""
-        try:
-            return ask()
-        except ModelError as error:
-            if name not in self._flags:
-                raise
-            kind = "directory" if name.startswith("tokenizer") else "file"
-            raise ModelError(f"no {name}: give its {kind} with --{self._flags[name]}, or fix this: {error}") from error
-
-
-def not_there(file: ModelFile, path: Path) -> ModelError:
-    """What to say of a file or directory that a flag names and that is not there."""
-    return ModelError(f"--{file.flag} {path}: there is no such {'file' if file.looks else 'directory'}")
-
-
-def checked_header(file: ModelFile, path: Path) -> Header:
-    """The header of a file that a flag names, once it is known to hold what the flag is for."""
-    header = read_header(path)
-    check_look(header, file.looks, f"--{file.flag}")
-    return header
-
-
-def given_files(model: ModelSpec, spec: ArchitectureSpec) -> dict[ModelFile, Path]:
-    """The parts of `model` that have flags of their own.
-
-    Raises:
-        ModelError: a flag is given that is for another family.
-    """
-    known = {file.flag for file in spec.files}
-    flags = {file.flag for other in ARCHITECTURES.values() for file in other.files}
-    if foreign := sorted(flag for flag in flags - known if getattr(model, flag) is not None):
-        takes = ", ".join(f"--{file.flag}" for file in spec.files)
-        raise ModelError(f"--{foreign[0]} is for another family: {spec.name} takes {takes}")
-    return {file: Path(path).expanduser() for file in spec.files if (path := getattr(model, file.flag)) is not None}
-
-
-def find_source(
-    model: ModelSpec,
-    spec: ArchitectureSpec,
-    pipelines: Collection[str],
-    components: Sequence[str],
-    known: KnownFiles | None = None,
-) -> Source:
-    """The parts of `model`: its files, and for the rest its directory or repository, by default what is published.
-
-    Args:
-        pipelines: classes that `model_index.json` may name.
-        components: what to bring from the hub at once; the rest comes when it is needed.
-        known: what is known of files that are gone.
-
-    Raises:
-        ModelError: not there, or of another family.
-    """
-    known = known or KnownFiles()
-    given = given_files(model, spec)
-    if model.model is None:
-
-        def published() -> Source:
-            return Published(
-                find_directory(spec.hub_id, pipelines, () if given else components), spec.transformer_hub_id
-            )
-
-        return FileSource(spec.files, given, published, known) if given else published()
-    named = find_directory(model.model, pipelines, () if given else components, known)
-    return FileSource(spec.files, given, lambda: named, known) if given else named
-
-
 def find_directory(
     name: str, pipelines: Collection[str], components: Sequence[str], known: KnownFiles | None = None
 ) -> ModelSource:
-    """The diffusers directory or hub repository called `name`; arguments and errors as of `find_source`."""
+    """The diffusers directory or hub repository called `name`; arguments and errors as of `file_source.find_source`."""
     path = Path(name).expanduser()
     if path.is_dir():
         source = ModelSource(path, None, known or KnownFiles())

@@ -14,7 +14,8 @@ from diffusers import FluxKontextPipeline
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from rushes_service.architectures.conditioning import Conditioning
-from rushes_service.architectures.sources import Source, loading, quiet_loading_bars
+from rushes_service.architectures.load_errors import loading
+from rushes_service.architectures.sources import Source, quiet_loading_bars
 from rushes_service.memory.float8 import encoder_in_float8
 
 COMPONENTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")

@@ -9,7 +9,8 @@ from diffusers import WanPipeline
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from rushes_service.architectures.conditioning import Conditioning
-from rushes_service.architectures.sources import Source, loading, quiet_loading_bars
+from rushes_service.architectures.load_errors import loading
+from rushes_service.architectures.sources import Source, quiet_loading_bars
 from rushes_service.memory.float8 import encoder_in_float8
 
 TEXT_TOKENS = 512

@@ -23,8 +23,9 @@ from rushes.parameters import SampleParameters
 from rushes_service.architectures.base import Architecture, Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.devices import name_of
+from rushes_service.architectures.file_source import find_source
 from rushes_service.architectures.files.known import KnownFiles
-from rushes_service.architectures.sources import Source, find_source, quiet_loading_bars
+from rushes_service.architectures.sources import Source, quiet_loading_bars
 from rushes_service.architectures.umt5 import TextEncoder
 from rushes_service.architectures.wan_inputs import conditioned, unscaled
 from rushes_service.architectures.wan_names import wan_names
