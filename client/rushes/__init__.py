@@ -7,11 +7,12 @@ from rushes.architectures import ArchitectureSpec, architecture
 from rushes.cadence import Cadence
 from rushes.client import Client
 from rushes.errors import RushesError
+from rushes.flags import add_sampling_arguments
 from rushes.jobs import Checkpoint, JobRecord, JobState, ModelSpec, Prompt, SampleJob, SampleResult, VaeOptions
 from rushes.parameters import SampleParameters, resolve
 from rushes.prompts import load_prompts, parse_line, read_prompts
 from rushes.submission import Run, build_jobs
-from rushes.training import TrainingSampler, add_sampling_arguments
+from rushes.training import TrainingSampler
 
 __version__ = "0.1.0"
 

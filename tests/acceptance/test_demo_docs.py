@@ -13,7 +13,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from rushes import Client, TrainingSampler
-from rushes.training import SAMPLING_FLAGS
+from rushes.flags import SAMPLING_FLAGS
 from rushes_service.demo.tiny_model import build_tiny_wan
 from rushes_service.demo.trainer import LoraNetwork
 from rushes_service.embedded import EmbeddedRedis

@@ -19,9 +19,9 @@ from PIL import Image
 from engine_support import Recorder, make_job, tiny_prompt, write_lora
 from rushes.architectures import architecture
 from rushes.errors import ArchitectureError, ModelError, PromptError
+from rushes.flags import add_sampling_arguments, model_from_args
 from rushes.jobs import ModelSpec, SampleJob
 from rushes.parameters import resolve
-from rushes.training import add_sampling_arguments, model_from_args
 from rushes_service.architectures.clip_vision import image_tokens, prepared
 from rushes_service.architectures.control import control_frames
 from rushes_service.architectures.sources import ModelSource

@@ -18,10 +18,11 @@ from rushes.architectures import ARCHITECTURES
 from rushes.cli import redis_argument
 from rushes.client import Client
 from rushes.errors import ConfigError, SampleFailed
+from rushes.flags import add_sampling_arguments, run_from_args
 from rushes.jobs import JobRecord, JobState
 from rushes.prompts import read_prompts
 from rushes.submission import build_jobs, check_prompts, checkpoint_at
-from rushes.training import add_sampling_arguments, counted, run_from_args
+from rushes.training import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

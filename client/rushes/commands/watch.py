@@ -23,9 +23,9 @@ from rushes.checkpoints import PRIVATE_DIR
 from rushes.cli import EXIT_FAILED, redis_argument
 from rushes.client import Client
 from rushes.errors import ConfigError
+from rushes.flags import add_sampling_arguments, run_from_args
 from rushes.prompts import read_prompts
 from rushes.submission import check_prompts
-from rushes.training import add_sampling_arguments, run_from_args
 from rushes.watch import Search, Watcher
 from rushes.watch.alarm import Alarm
 from rushes.watch.watcher import SETTLE_S

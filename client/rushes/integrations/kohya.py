@@ -15,9 +15,10 @@ from typing import Any
 from rushes.cadence import Cadence
 from rushes.checkpoints import HEADER_LENGTH_BYTES
 from rushes.errors import ConfigError
+from rushes.flags import run_from_args
 from rushes.integrations.sinks import Sink, unstoppable
 from rushes.jobs import JobState, SampleResult
-from rushes.training import TrainingSampler, run_from_args
+from rushes.training import TrainingSampler
 
 logger = logging.getLogger("rushes")
 

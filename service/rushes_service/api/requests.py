@@ -9,11 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from rushes.checkpoints import read_header
+from rushes.flags import MODEL_FLAGS
 from rushes.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt, SampleJob
 from rushes.prompt_lines import PATH_FIELDS
 from rushes.prompts import parse_line
 from rushes.submission import SEED_LIMIT, Run, build_jobs, checkpoint_at, extra_loras
-from rushes.training import MODEL_FLAGS
 from rushes_service.api.paths import Roots
 from rushes_service.api.problems import invalid
 from rushes_service.api.schemas import RunFields, SampleRequest
