@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +12,10 @@ from redis.exceptions import NoScriptError
 
 from rushes import keys
 from rushes.checkpoints import release
-from rushes.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, connect, exchange, reachable
-from rushes.errors import InputError, JobNotFound, SampleFailed, WaitTimeout, WireError
+from rushes.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, Exchange, connect, reachable
+from rushes.errors import InputError, JobNotFound, WaitTimeout
 from rushes.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
+from rushes.records import cancelled, finished, read_record, submission
 from rushes.scripts import script
 from rushes.spool import Parcel
 from rushes.staging import stage
@@ -27,6 +28,9 @@ PAGE = 200
 
 PIECE = 1000
 """Samples looked at between two looks of Redis at everybody else: a few milliseconds of its time."""
+
+LOOK_S = 2.0
+"""How often every sample that is waited for is looked at; in between, those that something happened to."""
 
 Snapshot = TypeVar("Snapshot", str, Path)
 
@@ -45,14 +49,13 @@ class Client:
     def __init__(self, url: str | None = None, *, retries: int = 2) -> None:
         self.url = url
         self.redis = connect(url, retries=retries)
+        self._exchange = Exchange(self.redis)
         self._submit = self.redis.register_script(script("submit"))
         self._cancel = self.redis.register_script(script("cancel"))
         self._retry = self.redis.register_script(script("retry"))
 
-    @contextmanager
-    def _reachable(self) -> Generator[None]:
-        with reachable(self.url):
-            yield
+    def _reachable(self) -> AbstractContextManager[None]:
+        return reachable(self.url)
 
     def ping(self) -> None:
         """Raise `QueueUnavailable` unless Redis answers."""
@@ -96,7 +99,7 @@ class Client:
     def _submitted(self, arguments: list[str]) -> Any:
         """What the script says."""
         try:
-            return exchange(self.redis, ("EVALSHA", self._submit.sha, 0, *arguments))[0]
+            return self._exchange(("EVALSHA", self._submit.sha, 0, *arguments))[0]
         except NoScriptError:  # not sent to this server yet
             return self._submit(args=arguments)
 
@@ -286,8 +289,12 @@ class Client:
         cursor = self._last_event()
         seen: dict[str, JobRecord] = {}
         open_ = list(dict.fromkeys(job_ids))
+        changed = set(open_)
+        next_look = 0.0
         while True:
-            for job_id, record in self._found(open_).items():
+            if time.monotonic() >= next_look:  # at all of them: events are told, but not kept for ever
+                changed, next_look = set(open_), time.monotonic() + LOOK_S
+            for job_id, record in self._found([job_id for job_id in open_ if job_id in changed]).items():
                 if record != seen.get(job_id) and on_change:
                     on_change(record)
                 seen[job_id] = record
@@ -297,7 +304,7 @@ class Client:
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
                 raise WaitTimeout(f"{len(open_)} of {len(job_ids)} samples have not ended after {timeout:g} s")
-            cursor = self._next_event(cursor, left_s)
+            cursor, changed = self._next_events(cursor, left_s)
 
     def results(self, run: str, after: str = "0-0", limit: int = PAGE) -> tuple[list[SampleResult], str]:
         """Results of a run in the order in which they ended, behind the cursor `after`; and the next cursor.
@@ -323,82 +330,21 @@ class Client:
             newest: Any = self.redis.xrevrange(stream, count=1)
         return newest[0][0] if newest else "0-0"
 
-    def _next_event(self, after: str, timeout_s: float | None = None) -> str:
-        """Wait up to a second, or `timeout_s`, for an event behind `after`; returns the newest id seen."""
+    def _next_events(self, after: str, timeout_s: float | None = None) -> tuple[str, set[str]]:
+        """Wait up to a second, or `timeout_s`, for events behind `after`; the newest's id, and the samples of all."""
         block = BLOCK_MS if timeout_s is None else max(1, min(BLOCK_MS, round(timeout_s * 1000)))
         with self._reachable():
             read: Any = self.redis.xread({keys.EVENTS: after}, block=block)
-        return read[0][1][-1][0] if read else after
+        if not read:
+            return after, set()
+        entries = read[0][1]
+        return entries[-1][0], {fields["id"] for _, fields in entries}
 
     def close(self) -> None:
         """Close the connections."""
+        self._exchange.close()
         self.redis.close()
 
 
 WorkerInfo = dict[str, str]
 """`name`, `device`, `model`, `sample`, `state`, `since`, … of one worker."""
-
-
-def submission(job: SampleJob, result: SampleResult | None = None) -> list[str]:
-    """Arguments of submit.lua."""
-    lane = keys.lane(job.model.fingerprint, job.priority)
-    model = job.model.model_dump_json(exclude_defaults=True)
-    latest = "1" if job.keep == "latest" else ""
-    shared = [job.id, job.run, lane, model, job.encode(), snapshot_of(job), str(job.step), latest]
-    return [*shared, result.encode() if result else ""]
-
-
-def cancelled(record: JobRecord) -> str:
-    """The result, as JSON, of a sample that is cancelled before it runs."""
-    error = JobError(code="cancelled", message="cancelled before it ran")
-    return SampleResult.of(record.job, JobState.CANCELLED, error=error).encode() if record.job else "{}"
-
-
-def snapshot_of(job: SampleJob) -> str:
-    """Path of the checkpoint snapshot that a job needs, or nothing."""
-    return job.checkpoint.path if job.checkpoint and job.checkpoint.snapshot else ""
-
-
-def read_record(job_id: str, fields: dict[str, str]) -> JobRecord:
-    """A record from the fields of its hash."""
-    raw = fields.get("payload", "")
-    try:
-        job = SampleJob.decode(raw)
-    except WireError:
-        job = None
-    state = JobState(fields["state"])
-    try:
-        result = SampleResult.decode(fields["result"]) if "result" in fields else None
-    except WireError as error:
-        # A worker that could not read the job has no result for it, another version's may be strange to us; whoever
-        # waits for it must hear of its end all the same.
-        reason = JobError(code=error.code, message=f"{state.value}, but without a result that this version can read")
-        result = SampleResult.of(job, state, error=reason) if job else None
-    return JobRecord(
-        id=job_id,
-        run=fields.get("run", ""),
-        job=job,
-        raw=None if job else raw,
-        state=state,
-        attempt=int(fields.get("attempt", 0)),
-        worker=fields.get("worker"),
-        stage=fields.get("stage") or None,
-        step=int(fields.get("step", 0)),
-        total=int(fields.get("total", 0)),
-        created_at=float(fields.get("created_at", 0)),
-        started_at=float(fields["started_at"]) if "started_at" in fields else None,
-        finished_at=float(fields["finished_at"]) if "finished_at" in fields else None,
-        cancelling=fields.get("cancelling") == "1",
-        result=result,
-    )
-
-
-def finished(records: Sequence[JobRecord]) -> list[SampleResult]:
-    """Results of ended samples; raises `SampleFailed` if one has no picture."""
-    results = [record.result for record in records]
-    failures = [record for record in records if record.state is not JobState.DONE]
-    if failures:
-        first = failures[0]
-        reason = first.result.error.message if first.result and first.result.error else first.state.value
-        raise SampleFailed(f"{len(failures)} of {len(records)} samples made no picture; {first.id}: {reason}", results)
-    return [result for result in results if result is not None]

@@ -110,32 +110,60 @@ def shown(url: str) -> str:
     return f"{scheme}://{user}:***@{place}" if colon else url
 
 
-def exchange(client: Connection, *commands: tuple[Any, ...]) -> list[Any]:
-    """Send commands together and return their answers as the server gives them.
+class Exchange:
+    """Sends commands together and returns their answers as the server gives them. Safe to use from several threads.
 
-    What redis-py's own pipeline does, with the client's retries, but without its layers on the way: they cost more than
-    the server does, where somebody waits for a sample to start.
-
-    Raises:
-        redis.RedisError: the server cannot be reached, or the first refusal among the answers.
+    For the two places where somebody waits for a sample to start. It does what redis-py's own pipeline does, with the
+    client's retries, but on connections of its own, without the layers between: those cost more than the server where
+    the caches are cold, as they are in a process that has been doing something else.
     """
-    pool = client.connection_pool
-    connection = pool.get_connection()
 
-    def ask() -> list[Any]:
-        connection.send_packed_command(connection.pack_commands(commands))
-        return [connection.read_response() for _ in commands]
+    def __init__(self, client: Connection) -> None:
+        self._pool = client.connection_pool
+        self._idle: list[Connection] = []
+        self._process = os.getpid()
 
-    def hang_up(_: Exception) -> None:
-        connection.disconnect()
+    def __call__(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """The answers to `commands`.
 
-    try:
-        return connection.retry.call_with_retry(ask, hang_up)
-    except redis.ResponseError:
-        connection.disconnect()  # later answers may not have been read
-        raise
-    finally:
-        pool.release(connection)
+        Raises:
+            redis.RedisError: the server cannot be reached, or the first refusal among the answers.
+        """
+        connection = self._taken()
+
+        def ask() -> list[Any]:
+            # No PING first where the connection was idle for long: what a dead one loses is sent again.
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [connection.read_response() for _ in commands]
+
+        def hang_up(_: Exception) -> None:
+            connection.disconnect()
+
+        try:
+            try:
+                return ask()
+            except redis.ConnectionError as error:  # closed while nobody used it: that is no outage yet
+                hang_up(error)
+            return connection.retry.call_with_retry(ask, hang_up)
+        except redis.ResponseError:
+            connection.disconnect()  # later answers may not have been read
+            raise
+        finally:
+            self._idle.append(connection)
+
+    def _taken(self) -> Connection:
+        """A connection that nobody else uses."""
+        if self._process != os.getpid():  # a fork shares its parent's sockets
+            self._idle, self._process = [], os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._pool.make_connection()
+
+    def close(self) -> None:
+        """Close the connections."""
+        while self._idle:
+            self._idle.pop().disconnect()
 
 
 @contextmanager

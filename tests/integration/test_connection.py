@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from proxy_support import encrypted
 from rushes.client import Client
-from rushes.connection import connect, connect_async, shown
+from rushes.connection import Exchange, connect, connect_async, shown
 from rushes.errors import ConfigError, QueueUnavailable
+from rushes_service.embedded import EmbeddedRedis
 from valkey_support import LOCALHOST, PRIMARY, Server, server, watched_pair
 
 PASSWORD = "p@ss/w:rd"
@@ -107,3 +111,44 @@ def test_a_primary_that_no_sentinel_knows_is_an_outage_that_says_so(tmp_path: Pa
     unknown = pytest.raises(QueueUnavailable, match="No master found for 'studio'")
     with server(tmp_path / "s", "--sentinel") as sentinel, unknown:
         ping(f"redis+sentinel://{LOCALHOST}:{sentinel.port}/{PRIMARY}")
+
+
+@pytest.fixture
+def exchange(redis_server: EmbeddedRedis) -> Iterator[Exchange]:
+    """Commands to a server, without retries: what fails once has failed."""
+    made = Exchange(connect(redis_server.url, retries=0))
+    yield made
+    made.close()
+
+
+def test_a_connection_that_the_server_closed_while_it_was_idle_is_no_outage(
+    exchange: Exchange, redis_server: EmbeddedRedis
+) -> None:
+    assert exchange(("ECHO", "before"), ("ECHO", "together")) == ["before", "together"]
+    assert connect(redis_server.url).client_kill_filter(_type="normal", skipme=True)
+    assert exchange(("ECHO", "after")) == ["after"]
+
+
+def test_what_was_to_be_read_after_a_refusal_is_nobody_elses_answer(exchange: Exchange) -> None:
+    with pytest.raises(ResponseError, match="unknown command"):
+        exchange(("NO_SUCH_COMMAND",), ("ECHO", "late"))
+    assert exchange(("ECHO", "next")) == ["next"]
+
+
+def test_threads_that_ask_at_once_get_their_own_answers(exchange: Exchange) -> None:
+    asked = [f"{number}" for number in range(400)]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda text: exchange(("ECHO", text))[0], asked)) == asked
+
+
+def test_a_forked_child_has_a_connection_of_its_own(exchange: Exchange) -> None:
+    (parents,) = exchange(("CLIENT", "ID"))
+
+    def asks() -> None:
+        raise SystemExit(0 if exchange(("CLIENT", "ID")) != [parents] else 1)
+
+    child = multiprocessing.get_context("fork").Process(target=asks)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert exchange(("CLIENT", "ID")) == [parents]

@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from rushes import keys
 from rushes.checkpoints import release
-from rushes.connection import connect, exchange, reachable
+from rushes.connection import Exchange, connect, reachable
 from rushes.errors import LeaseLost, WireError
 from rushes.jobs import JobError, JobState, ModelSpec, SampleJob, SampleResult
 from rushes.scripts import script
@@ -82,6 +82,7 @@ class Queue:
         self.only = only
         self._locate = locate
         self.redis = connect(url)
+        self._exchange = Exchange(self.redis)
         self._patience_s = patience_s
         self._warm: str | None = None
         self._warm_since = time.monotonic()
@@ -136,7 +137,7 @@ class Queue:
         """
         listen = ("XREAD", "BLOCK", max(1, round(wait_s * 1000)), "STREAMS", keys.BELL, self._bell)
         try:
-            rung, found = exchange(self.redis, listen, ("EVALSHA", self._reserve.sha, 0, *arguments))
+            rung, found = self._exchange(listen, ("EVALSHA", self._reserve.sha, 0, *arguments))
         except NoScriptError:  # the server has been restarted
             return None
         if rung:
