@@ -1,57 +1,157 @@
 """Samples in an hour: two workers on two cores against one worker on one.
 
 Real worker processes with the tiny Wan model, each bound to a core of its own and to one thread, take turns: a batch
-is made by one worker, then a batch by both. Wants two cores with nothing else on them.
+is made by one worker, then a batch by both. Beside them processes that make the same samples in a bare loop, without a
+queue: what two of those win over one is what the machine allows. Wants two cores with nothing else on them.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter, sleep
 
+import torch
+
+from batches import write_frames
 from harness import Report, Round, medians, new_round, parser, publish, ratios, rounds_of
-from rushes import Client, ModelSpec, Prompt, Run
+from rushes import Client, ModelSpec, Prompt, Run, SampleJob
 from rushes.control import order
 from rushes.submission import build_jobs
 from rushes_service.demo.tiny_model import build_tiny_wan
 from rushes_service.embedded import EmbeddedRedis
+from rushes_service.engine import Engine
 
-BATCH, QUICK_BATCH = 24, 4
+BATCH, QUICK_BATCH = 32, 4
+"""Even: two bare loops make half of it each."""
+
 STEPS, QUICK_STEPS = 100, 2
 """Denoising steps of a sample: some 1 to 2 s on one core."""
 
 READY_S = 180.0
 POLL_S = 0.005
 ONE, TWO = "1 worker", "2 workers"
+BARE_ONE, BARE_TWO = "1 bare loop", "2 bare loops"
 GOAL = 1 / 1.9
-"""Two workers make at least 1.9 times as many: the same batch takes at most so much of the time."""
+"""Two workers make at least 1.9 times as many: a sample takes at most so much of the time."""
 
 
 def main() -> None:
     """Run the benchmark."""
-    args = parser(__doc__.splitlines()[0]).parse_args()
+    flags = parser(__doc__.splitlines()[0])
+    flags.add_argument("--bare", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    args = flags.parse_args()
     batch, steps = (QUICK_BATCH, QUICK_STEPS) if args.quick else (BATCH, STEPS)
+    if args.bare:
+        bare_loop(args.bare, steps)
+        return
     with tempfile.TemporaryDirectory() as scratch, EmbeddedRedis(Path(scratch), port=0) as server, ExitStack() as stack:
         bench = Bench(server.url, Path(scratch), steps)
-        cores = sorted(os.sched_getaffinity(0))
-        for number in range(2):
-            stack.enter_context(worker(server.url, Path(scratch), cores[number % len(cores)]))
+        usable = sorted(os.sched_getaffinity(0))
+        cores = [usable[0], usable[-1]]
+        for core in cores:
+            stack.enter_context(worker(server.url, Path(scratch), core))
+        bare = [stack.enter_context(BareLoop(Path(scratch), core, args.quick)) for core in cores]
         bench.warm_up()
-        rounds = [bench.round(batch) for _ in range(rounds_of(args))]
+        for loop in bare:
+            loop.finish(1)
+        rounds = [one_round(bench, bare, batch) for _ in range(rounds_of(args))]
         bench.client.close()
-    report = Report("two_workers", "A batch of samples with two workers / with one")
-    report.add("time, two workers / one", ratios(rounds, TWO, ONE), goal=round(GOAL, 3))
-    report.add("samples, two workers / one", [1 / ratio for ratio in ratios(rounds, TWO, ONE)])
-    for name in (ONE, TWO):
-        report.add(f"{name}: samples in an hour", [3600 * batch / took_s for took_s in medians(rounds, name)], unit="")
+    report = Report("two_workers", "Seconds per sample with two workers / with one")
+    report.add("seconds per sample, two workers / one", ratios(rounds, TWO, ONE), goal=round(GOAL, 3))
+    for more, fewer in ((TWO, ONE), (BARE_TWO, BARE_ONE)):
+        report.add(f"samples, {more} / {fewer}", [1 / ratio for ratio in ratios(rounds, more, fewer)])
+    for name in (ONE, TWO, BARE_ONE, BARE_TWO):
+        report.add(f"{name}: samples in an hour", [3600 / each_s for each_s in medians(rounds, name)], unit="")
     publish(report, args, packages=("torch", "diffusers"))
+
+
+def one_round(bench: Bench, bare: list[BareLoop], batch: int) -> Round:
+    """Seconds per sample: a batch by one worker, one by both; then by one bare loop, and by both."""
+    taken = new_round()
+    names = bench.names()
+    for name, paused in ((ONE, names[1:]), (TWO, [])):
+        bench.pause(paused)
+        taken[name].append(bench.make(batch))
+    bench.pause(names)
+    for name, loops in ((BARE_ONE, bare[:1]), (BARE_TWO, bare)):
+        taken[name].append(together(loops, batch))
+    return taken
+
+
+class BareLoop:
+    """A process on one core that makes samples one after the other when it is told how many; it begins with one."""
+
+    def __init__(self, scratch: Path, core: int, quick: bool) -> None:
+        command = [sys.executable, __file__, "--bare", str(scratch), *(["--quick"] if quick else [])]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        os.sched_setaffinity(self._process.pid, {core})
+        self.begin(1)
+
+    def begin(self, count: int) -> None:
+        """Have it make so many."""
+        assert self._process.stdin
+        self._process.stdin.write(b"%d\n" % count)
+        self._process.stdin.flush()
+
+    def finish(self, count: int) -> list[float]:
+        """Wait until so many are made; when each was, in seconds."""
+        assert self._process.stdout
+        lines = [self._process.stdout.readline() for _ in range(count)]
+        if not all(lines):
+            raise SystemExit(f"a bare loop has ended: {self._process.wait()}")
+        return [float(line) for line in lines]
+
+    def __enter__(self) -> BareLoop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+
+def together(loops: list[BareLoop], batch: int) -> float:
+    """Seconds per sample where bare loops make a batch between them."""
+    share = batch // len(loops)
+    for loop in loops:
+        loop.begin(share)
+    return pace([loop.finish(share) for loop in loops])
+
+
+def pace(ends: Iterable[Sequence[float]]) -> float:
+    """Seconds per sample of those who work side by side, each from the end of its first to the end of its last.
+
+    Not from the batch's beginning to its end: there one of two waits for the other, which it does not in a long run.
+    """
+    return 1 / sum((len(times) - 1) / (max(times) - min(times)) for times in ends if len(times) > 1)
+
+
+def bare_loop(scratch: Path, steps: int) -> None:
+    """Make as many samples as each line of stdin says, and write after each what time it is."""
+    torch.set_num_threads(1)
+    engine = Engine("cpu", scratch / "cache")
+    directory = scratch / f"bare-{os.getpid()}"  # of its own: the files of a sample are named after it
+    directory.mkdir()
+    for line in sys.stdin:
+        for job in sample_jobs(scratch, "bare", steps, int(line)):
+            write_frames(engine, job, directory / "x.mp4")
+            print(perf_counter(), flush=True)
+
+
+def sample_jobs(scratch: Path, name: str, steps: int, count: int) -> list[SampleJob]:
+    """Samples of the base model, by which everybody is measured."""
+    model = ModelSpec(architecture="wan2.1-t2v", model=str(build_tiny_wan(scratch / "model")))
+    asked = Prompt(prompt="a red fox in the snow", width=64, height=64, frame_count=9, sample_steps=steps)
+    prompts = [asked.model_copy(update={"seed": seed}) for seed in range(count)]
+    return build_jobs(Run(name, model, str(scratch / "output"), output_name="x"), prompts)
 
 
 @contextmanager
@@ -75,7 +175,6 @@ class Bench:
         self.client = Client(url)
         self.scratch = scratch
         self.steps = steps
-        self.model = ModelSpec(architecture="wan2.1-t2v", model=str(build_tiny_wan(scratch / "model")))
         self._batches = 0
 
     def warm_up(self) -> None:
@@ -98,22 +197,14 @@ class Bench:
         wait_for(lambda: {info["name"]: info["state"] for info in self.client.workers()} == wanted, f"{wanted}")
 
     def make(self, count: int) -> float:
-        """Seconds from the submission of so many samples to the end of the last."""
+        """Seconds per sample of so many."""
         self._batches += 1
-        run = Run(f"batch-{self._batches}", self.model, str(self.scratch / "output"), output_name="x")
-        asked = Prompt(prompt="a red fox in the snow", width=64, height=64, frame_count=9, sample_steps=self.steps)
-        prompts = [asked.model_copy(update={"seed": seed}) for seed in range(count)]
-        began = perf_counter()
-        self.client.wait(self.client.submit(build_jobs(run, prompts)))
-        return perf_counter() - began
-
-    def round(self, batch: int) -> Round:
-        """A batch by one worker, then one by both."""
-        taken = new_round()
-        for name, paused in ((ONE, self.names()[1:]), (TWO, [])):
-            self.pause(paused)
-            taken[name].append(self.make(batch))
-        return taken
+        ids = self.client.submit(sample_jobs(self.scratch, f"batch-{self._batches}", self.steps, count))
+        self.client.wait(ids)
+        ends: dict[str | None, list[float]] = defaultdict(list)
+        for record in self.client.records(ids):
+            ends[record.worker].append(record.finished_at or 0.0)
+        return pace(ends.values())
 
 
 def wait_for(true: object, what: str) -> None:
