@@ -132,6 +132,7 @@ class Exchange:
         connection = self._taken()
 
         def ask() -> list[Any]:
+            connection.connect()  # if it is not: only this asks Sentinels where the primary is now
             # No PING first where the connection was idle for long: what a dead one loses is sent again.
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             return [connection.read_response() for _ in commands]
@@ -140,13 +141,14 @@ class Exchange:
             connection.disconnect()
 
         try:
+            connection.connect()  # here, too: an outage is not retried within retries
             try:
                 return ask()
-            except redis.ConnectionError as error:  # closed while nobody used it: that is no outage yet
+            except (redis.ConnectionError, redis.TimeoutError) as error:  # lost while idle: that is no outage yet
                 hang_up(error)
             return connection.retry.call_with_retry(ask, hang_up)
-        except redis.ResponseError:
-            connection.disconnect()  # later answers may not have been read
+        except BaseException:
+            connection.disconnect()  # there may be answers that were not read
             raise
         finally:
             self._idle.append(connection)

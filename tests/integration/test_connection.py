@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import redis
 from redis.exceptions import ResponseError
 
 from proxy_support import encrypted
@@ -17,6 +18,7 @@ from rushes.client import Client
 from rushes.connection import Exchange, connect, connect_async, shown
 from rushes.errors import ConfigError, QueueUnavailable
 from rushes_service.embedded import EmbeddedRedis
+from support import wait_until
 from valkey_support import LOCALHOST, PRIMARY, Server, server, watched_pair
 
 PASSWORD = "p@ss/w:rd"
@@ -105,6 +107,28 @@ def test_sentinels_lead_to_the_primary_in_both_kinds_of_client(tmp_path: Path) -
 
         assert asyncio.run(role()) == "master"
         assert primary.connection.get("a") == "b"
+
+
+def test_an_exchange_asks_sentinels_for_the_primary_and_follows_it(tmp_path: Path) -> None:
+    with watched_pair(tmp_path / "pair") as (primary, replica, sentinel):
+        url = f"redis+sentinel://{LOCALHOST}:{sentinel.port}/{PRIMARY}?socket_timeout=0.3"
+        with contextlib.closing(Exchange(connect(url, retries=0))) as exchange:
+            assert exchange(("SET", "on", "the primary"), ("WAIT", 1, 250)) == ["OK", 1]
+            assert primary.connection.get("on") == "the primary"
+            primary.connection.client_pause(60_000, all=False)
+            with pytest.raises(redis.TimeoutError):
+                exchange(("SET", "too", "late"))
+            primary.connection.client_unpause()
+            assert exchange(("ECHO", "not that answer")) == ["not that answer"]
+            primary.end()
+            wait_until(lambda: answered(exchange, "SET", "on", "the replica"), 30, "the new primary")
+        assert replica.connection.get("on") == "the replica"
+
+
+def answered(exchange: Exchange, *command: str) -> bool:
+    with contextlib.suppress(redis.RedisError):
+        return exchange(command) == ["OK"]
+    return False
 
 
 def test_a_primary_that_no_sentinel_knows_is_an_outage_that_says_so(tmp_path: Path) -> None:
