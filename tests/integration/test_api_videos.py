@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from api_support import Api
+from pathlib import Path
+
+import pytest
+
+from api_support import Api, picture
 from gallery_support import MODEL, Scene, finish, paint_run, tell_progress
 from rushes.jobs import JobState
 
@@ -59,3 +63,69 @@ def test_a_model_is_a_family_or_one_that_is_in_use(api: Api) -> None:
     found = api.queue.get(answer.json()["id"]).job
     assert found is not None
     assert found.model.model == spec.model
+
+
+def test_a_form_holds_the_same_fields_and_the_start_image_itself(api: Api, tmp_path: Path) -> None:
+    fields = {"model": "wan2.1-i2v", "prompt": "a boat", "seconds": "2", "size": "96x64", "seed": "7", "checkpoint": ""}
+    image = picture(tmp_path / "first frame.png").read_bytes()
+
+    answer = api.http.post("/v1/videos", data=fields, files={"input_reference": ("first.png", image, "image/png")})
+
+    assert answer.status_code == 200, answer.text
+    assert {"seconds": "2.06", "size": "96x64"}.items() <= answer.json().items()
+    found = api.queue.get(answer.json()["id"]).job
+    assert found is not None
+    assert (found.prompt.seed, found.prompt.frame_count, found.checkpoint) == (7, 33, None)
+    assert found.prompt.image_path is not None
+    assert Path(found.prompt.image_path).read_bytes() == image
+    assert Path(found.prompt.image_path).is_relative_to(api.root / ".rushes")
+
+
+def test_a_form_that_cannot_be_read_is_told_why(api: Api) -> None:
+    fields = {"model": "wan2.1-i2v", "prompt": "a boat"}
+    clip = ("a.mp4", b"\0\0\0\x18ftypisom", "video/mp4")
+    refused = api.http.post("/v1/videos", data=fields, files={"input_reference": clip})
+    assert (refused.status_code, refused.json()["field"]) == (422, "input_reference")
+    assert "PNG, JPEG or WebP" in refused.json()["detail"]
+
+    broken = api.http.post("/v1/videos", content=b"x", headers={"Content-Type": "multipart/form-data"})
+    assert (broken.status_code, broken.json()["field"]) == (422, "body")
+    assert "form" in broken.json()["detail"]
+    large = api.http.post("/v1/videos", content=b"x" * (2 << 20), headers={"Content-Type": "application/json"})
+    assert large.status_code == 413, "only a form may hold a picture"
+
+
+def test_a_problem_has_its_message_where_clients_of_openai_look_for_it(api: Api) -> None:
+    problem = api.http.post("/v1/videos", json={"model": "sora-9", "prompt": "a boat"}).json()
+    assert problem["error"] == {
+        "message": problem["detail"],
+        "type": "urn:rushes:architecture",
+        "param": "architecture",
+        "code": "architecture",
+    }
+    assert "error" not in api.http.get("/v1/samples/none").json()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # OpenAI ends its own service of this API
+def test_the_client_of_openai_makes_follows_and_downloads_a_clip(api: Api) -> None:
+    openai = pytest.importorskip("openai")
+    videos = openai.OpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0).videos
+    ours = {"seed": 7, "step": 100, "checkpoint": None}
+    video = videos.create(model="wan2.1-t2v", prompt="a boat", seconds="4", size="96x64", extra_body=ours)
+    assert (video.status, video.size) == ("queued", "96x64")
+    with pytest.raises(openai.ConflictError, match="no picture yet"):
+        videos.download_content(video.id)
+
+    record = api.queue.get(video.id)
+    assert record.job is not None
+    assert (record.job.prompt.seed, record.job.step) == (7, 100)
+    finish(api.queue, record.job, Scene(0, 96, 64, 24), 1.0)
+    assert videos.poll(video.id).status == "completed"
+    assert videos.download_content(video.id).read()[4:8] == b"ftyp"
+    remixed = videos.remix(video.id, prompt="at night")
+    assert [found.id for found in videos.list(limit=1)] == [remixed.id, video.id]
+    assert videos.delete(remixed.id).deleted
+    with pytest.raises(openai.UnprocessableEntityError, match="unknown architecture 'sora-9'"):
+        videos.create(model="sora-9", prompt="a boat")
+    with pytest.raises(openai.NotFoundError, match="no sample has the id"):
+        videos.retrieve("none")

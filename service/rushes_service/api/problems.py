@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from rushes.errors import (
     ArchitectureError,
@@ -27,6 +28,9 @@ from rushes.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+
+VIDEOS = "/v1/videos"
+"""Where OpenAI's clients ask."""
 
 RETRY_AFTER_S = 5
 """When to ask again after Redis was away; a restart of Redis takes about that long."""
@@ -45,6 +49,15 @@ UNION_TAGS = frozenset({"line", "fields", "source", "spec"})
 """Tags of the unions in `schemas.py`; they tell pydantic's branches apart and mean nothing to the caller."""
 
 
+class VideosError(BaseModel):
+    """A problem as OpenAI's clients look for it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
 class Problem(BaseModel):
     """What went wrong with a request."""
 
@@ -53,6 +66,29 @@ class Problem(BaseModel):
     status: int = Field(description="The HTTP status, again.", examples=[422])
     detail: str = Field(description="What was wrong here, and what to do about it.")
     field: str | None = Field(default=None, description="The field of the request that is wrong, dotted.")
+    error: VideosError | None = Field(default=None, description="Below `/v1/videos`: the same for OpenAI's clients.")
+
+
+class ProblemResponse(JSONResponse):
+    """A problem as a response, whoever sends it: a route, the framework, or the guard before them."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, found: Problem, headers: Mapping[str, str] | None = None) -> None:
+        self.problem = found
+        super().__init__(found.model_dump(exclude_none=True), found.status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; to a client of OpenAI's with the message where that looks for it."""
+        answer: JSONResponse = self
+        if scope["path"].startswith(VIDEOS):
+            found = self.problem
+            code = found.type.rpartition(":")[2]
+            error = VideosError(message=found.detail, type=found.type, param=found.field, code=code)
+            body = {**found.model_dump(exclude_none=True), "error": error.model_dump()}
+            given = {name: value for name, value in self.headers.items() if name != "content-length"}
+            answer = JSONResponse(body, self.status_code, given)
+        await JSONResponse.__call__(answer, scope, receive, send)
 
 
 def problem(
@@ -72,7 +108,7 @@ def problem(
         detail=detail,
         field=field,
     )
-    return JSONResponse(body.model_dump(exclude_none=True), status, headers=headers, media_type=MEDIA_TYPE)
+    return ProblemResponse(body, headers)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -103,12 +139,18 @@ def invalid(field: str, message: str) -> RequestValidationError:
     return RequestValidationError([{"loc": ("body", *field.split(".")), "msg": message, "type": "value_error"}])
 
 
-async def invalid_request(_: Request, error: Exception) -> JSONResponse:
+async def invalid_request(request: Request, error: Exception) -> JSONResponse:
     """422: the first problems of the request's body or query, the field of the first one named."""
     problems: Sequence[Any] = getattr(error, "errors", list)()
     if problems and problems[0]["type"] == "json_invalid":
         reason = problems[0].get("ctx", {}).get("error", "")
         detail = f"the body is not JSON (at character {problems[0]['loc'][-1]}): {reason}"
+        return problem(422, "validation", detail, title="The request is not valid", field="body")
+    sent_as = request.headers.get("content-type", "")
+    if problems and tuple(problems[0]["loc"]) == ("body",) and "json" not in sent_as:
+        detail = (
+            f"the body is sent as {sent_as or 'nothing in particular'}: send JSON, with Content-Type: application/json"
+        )
         return problem(422, "validation", detail, title="The request is not valid", field="body")
     fields = [field_name(found["loc"]) for found in problems]
     detail = "; ".join(f"{name}: {found['msg']}" for name, found in zip(fields[:3], problems, strict=False))
@@ -197,6 +239,9 @@ EXAMPLES: Mapping[int, dict[str, Any]] = {
         "prompt",
     ),
     429: example(429, "too_many_requests", "Too Many Requests", "more than 600 requests a minute: wait 2 s"),
+    507: example(
+        507, "insufficient_storage", "Insufficient Storage", "the upload cannot be kept: No space left on device"
+    ),
     503: example(
         503,
         "queue_unavailable",

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rushes.errors import ConfigError
 from rushes_service.api.limits import RateLimit
-from rushes_service.api.problems import problem
+from rushes_service.api.problems import VIDEOS, problem
 from rushes_service.settings import Settings
 
 COOKIE = "rushes_session"
@@ -32,6 +32,7 @@ MAX_BODY_BYTES = 1 << 20
 """A request holds a prompt and some paths; a megabyte is a thousand times what that takes."""
 
 UPLOADS = "/v1/uploads"
+FORM = "multipart/form-data"
 MAX_UPLOAD_BYTES = 64 << 20
 """A control video of some seconds, or a large picture."""
 
@@ -95,7 +96,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, hardened(send))
             return
-        await self.app(scope, limited(receive, largest(scope)), hardened(send))
+        await self.app(scope, limited(receive, largest(scope, headers)), hardened(send))
 
     def refuse(self, scope: Scope, headers: Mapping[str, str]) -> Response | None:
         """Why this request is not answered, or None."""
@@ -113,8 +114,8 @@ class Guard:
             )
             return problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > largest(scope):
-            return problem(413, "request_entity_too_large", f"the body is larger than {largest(scope)} bytes")
+        if not length.isdecimal() or int(length) > largest(scope, headers):
+            return problem(413, "request_entity_too_large", f"the body is larger than {largest(scope, headers)} bytes")
         return self.too_often(scope)
 
     def too_often(self, scope: Scope) -> Response | None:
@@ -168,9 +169,11 @@ def foreign_origin(headers: Mapping[str, str]) -> bool:
     return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
 
 
-def largest(scope: Scope) -> int:
-    """Bytes that the body of a request may have."""
-    return MAX_UPLOAD_BYTES if scope["path"] == UPLOADS else MAX_BODY_BYTES
+def largest(scope: Scope, headers: Mapping[str, str]) -> int:
+    """Bytes that the body of a request may have; a clip is asked for with its start image in the same form."""
+    form = headers.get("content-type", "").lower().startswith(FORM)
+    holds_file = scope["path"] == UPLOADS or (scope["path"] == VIDEOS and form)
+    return MAX_UPLOAD_BYTES if holds_file else MAX_BODY_BYTES
 
 
 def limited(receive: Receive, largest_body: int) -> Receive:

@@ -8,7 +8,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +39,8 @@ MAX_PIXELS = 64_000_000
 """Twice an 8K frame; more would be a decompression bomb to whoever opens it."""
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+PICTURES = frozenset(SUFFIXES.values())
+CLIP = ".mp4"
 MP4_MARK = b"ftyp"
 """At the fifth byte of every mp4."""
 
@@ -62,23 +64,38 @@ class Uploaded(Frozen):
     status_code=201,
     summary="Upload a picture or clip",
     openapi_extra={"requestBody": {"required": True, "content": BODY}},
-    responses=documented(401, 403, 413, 415, 429, 503),
+    responses=documented(401, 403, 413, 415, 429, 503, 507),
 )
 async def upload(request: Request, context: InContext) -> Uploaded:
     """Keep a PNG, JPEG, WebP or MP4 that a prompt can then name. The same file is kept once."""
     data = await request.body()
-    suffix = await run_in_threadpool(kind_of, data)
-    if suffix is None:
+    path = await keep_upload(data, context.roots.first, PICTURES | {CLIP})
+    if path is None:
         raise HTTPException(415, "this is not a PNG, JPEG, WebP or MP4 file that can be read")
-    path = context.roots.first / UPLOAD_DIR / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
-    await run_in_threadpool(keep, data, path)
-    return Uploaded(path=str(path.relative_to(context.roots.first)), bytes=len(data))
+    return Uploaded(path=str(path), bytes=len(data))
+
+
+async def keep_upload(data: bytes, root: Path, kinds: Collection[str]) -> Path | None:
+    """Where `data` is kept, relative to `root`; None when it is none of these kinds of files.
+
+    Raises:
+        HTTPException: it cannot be written (507).
+    """
+    suffix = await run_in_threadpool(kind_of, data)
+    if suffix not in kinds:
+        return None
+    path = Path(UPLOAD_DIR) / f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
+    try:
+        await run_in_threadpool(keep, data, root / path)
+    except OSError as error:
+        raise HTTPException(507, f"the upload cannot be kept in {root / UPLOAD_DIR}: {error.strerror}") from error
+    return path
 
 
 def kind_of(data: bytes) -> str | None:
     """File name suffix of what `data` is, told by its content; None for anything else."""
     if data[4:8] == MP4_MARK:
-        return ".mp4"
+        return CLIP
     from PIL import Image
 
     try:

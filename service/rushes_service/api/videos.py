@@ -7,10 +7,9 @@ A model is a family or the label of a base model that is in use; fields that Ope
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
-from fastapi import APIRouter, Query
-from fastapi.responses import RedirectResponse
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, Response
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
@@ -20,7 +19,9 @@ from rushes.jobs import Frozen, JobRecord, JobState, ModelSpec, Prompt
 from rushes.submission import sampled_architecture
 from rushes_service.api.context import InContext, Queue
 from rushes_service.api.files import described
-from rushes_service.api.problems import documented
+from rushes_service.api.forms import FormRoute
+from rushes_service.api.media import media, thumbnail
+from rushes_service.api.problems import VIDEOS, documented
 from rushes_service.api.requests import job_of
 from rushes_service.api.resampling import changed
 from rushes_service.api.samples import samples_of
@@ -32,10 +33,14 @@ from rushes_service.api.schemas import (
     SampleRequest,
     readable,
 )
+from rushes_service.api.security import FORM
 from rushes_service.catalogue.lanes import read_models
 from rushes_service.catalogue.listing import page_of
 
-router = APIRouter(prefix="/v1/videos", tags=["videos"])
+router = APIRouter(prefix=VIDEOS, tags=["videos"], route_class=FormRoute)
+
+WIDEST = 640
+"""Pixels of a still; there are no wider ones."""
 
 STATUS = {JobState.QUEUED: "queued", JobState.RUNNING: "in_progress", JobState.DONE: "completed"}
 """What our states are called there; every other one is `failed`."""
@@ -68,6 +73,9 @@ class VideoRequest(Frozen):
     model: str = Field(description="A model family, or the `label` of one of `GET /v1/models`.")
     seconds: str = Field(default="4", pattern=r"^\d{1,2}(\.\d{1,2})?$", description="Length at the family's own rate.")
     size: str | None = Field(default=None, pattern=r"^\d{2,4}x\d{2,4}$", description="Width x height in pixels.")
+    input_reference: str | None = Field(
+        default=None, description="Start image: a file below a root (an upload, say); in a form the picture itself."
+    )
     checkpoint: str | None = Field(default=None, description="LoRA file below a root; null samples the base model.")
     strength: float | None = Field(default=None, allow_inf_nan=False, description="LoRA multiplier.")
     step: int = Field(default=0, ge=0, le=MAX_STEP, description="Training step of the checkpoint.")
@@ -78,6 +86,13 @@ class VideoRequest(Frozen):
     def refuse_broken_text(self) -> Self:
         """As in a request for a sample."""
         return readable(self)
+
+
+FORM_SCHEMA = {
+    "allOf": [{"$ref": "#/components/schemas/VideoRequest"}],
+    "properties": {"input_reference": {"type": "string", "format": "binary"}},
+}
+"""The form of a `VideoRequest`, for the OpenAPI document."""
 
 
 class RemixRequest(Frozen):
@@ -134,10 +149,25 @@ class Video(Frozen):
             completed_at=ended if done else None,
             expires_at=ended + keys.RECORD_TTL_S if ended else None,
             prompt=job.prompt.prompt if job else None,
-            seconds=f"{result.frame_count / result.fps:.3g}" if result and result.frame_count and result.fps else None,
-            size=f"{result.width}x{result.height}" if result and result.width else None,
+            seconds=seconds_of(record),
+            size=size_of(record),
             error=VideoError(code=error.code, message=error.message) if error else None,
         )
+
+
+def seconds_of(record: JobRecord) -> str | None:
+    """Length of a clip; of one that is not there yet, as it was asked for."""
+    job, result = record.job, record.result
+    if result and result.frame_count and result.fps:
+        return f"{result.frame_count / result.fps:.3g}"
+    family = ARCHITECTURES.get(job.model.architecture) if job else None
+    return f"{(job.prompt.frame_count or 1) / family.fps:.3g}" if job and family else None
+
+
+def size_of(record: JobRecord) -> str | None:
+    """Width x height of a clip; of one that is not there yet, as they were asked for."""
+    found = record.result if record.result and record.result.width else record.job and record.job.prompt
+    return f"{found.width}x{found.height}" if found and found.width else None
 
 
 class Videos(Frozen):
@@ -162,9 +192,14 @@ class Deleted(Frozen):
     deleted: bool = Field(description="False for a clip that had ended: our samples keep their files.")
 
 
-@router.post("", summary="Ask for a clip", responses=documented(401, 403, 413, 422, 429, 503))
+@router.post(
+    "",
+    summary="Ask for a clip",
+    openapi_extra={"requestBody": {"content": {FORM: {"schema": FORM_SCHEMA}}}},
+    responses=documented(401, 403, 413, 422, 429, 503, 507),
+)
 def create(asked: VideoRequest, context: InContext) -> Video:
-    """Queue one clip at interactive priority. A start image is named in `POST /v1/samples`, not here."""
+    """Queue one clip at interactive priority. The same fields may come as a form, as OpenAI's clients send them."""
     job = job_of(sample_request(asked, context.client), context.roots)
     context.client.submit([job])
     return Video.of(context.client.get(job.id))
@@ -212,9 +247,8 @@ def delete(id: str, queue: Queue) -> Deleted:
 
 @router.get(
     "/{id}/content",
-    status_code=307,
     summary="Download a clip",
-    response_class=RedirectResponse,
+    response_class=FileResponse,
     responses={
         **described("image/png", "video/mp4", "image/webp"),
         **documented(400, 401, 403, 404, 409, 416, 422, 503),
@@ -222,12 +256,12 @@ def delete(id: str, queue: Queue) -> Deleted:
 )
 def content(
     id: str,
+    request: Request,
+    context: InContext,
     variant: Annotated[Literal["video", "thumbnail"], Query(description="The file, or a still of it.")] = "video",
-) -> RedirectResponse:
-    """Leads to the file of a clip that is completed, as `/v1/samples` serves it."""
-    # Relative, so that it also works below a proxy's path.
-    part = "media" if variant == "video" else "thumbnail?width=640"
-    return RedirectResponse(f"../../samples/{quote(id, safe='')}/{part}", 307)
+) -> Response:
+    """The file of a clip that is completed, as `/v1/samples` serves it."""
+    return media(id, request, context) if variant == "video" else thumbnail(id, request, context, WIDEST)
 
 
 def sample_request(asked: VideoRequest, queue: Queue) -> SampleRequest:
@@ -241,6 +275,13 @@ def sample_request(asked: VideoRequest, queue: Queue) -> SampleRequest:
     spec = sampled_architecture(family)
     width, height = map(int, asked.size.split("x")) if asked.size else (None, None)
     frames = round(float(asked.seconds) * spec.fps) + 1
-    prompt = Prompt(prompt=asked.prompt, width=width, height=height, frame_count=frames, seed=asked.seed)
+    prompt = Prompt(
+        prompt=asked.prompt,
+        width=width,
+        height=height,
+        frame_count=frames,
+        seed=asked.seed,
+        image_path=asked.input_reference,
+    )
     shared = {"checkpoint": asked.checkpoint, "strength": asked.strength, "step": asked.step, "run": asked.run}
     return SampleRequest(prompt=prompt, **shared, **model)
