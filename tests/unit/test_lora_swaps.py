@@ -210,3 +210,27 @@ def test_what_only_a_writable_weight_can_take_is_refused(tmp_path: Path) -> None
     with pytest.raises(LoraValue, match=r"norm.weight cannot be written \(LayerNorm\)"):
         merger.merge([(lora, 1.0)])
     assert merger.mode == "none"
+
+
+def test_a_file_that_is_there_twice_acts_twice(model: nn.Module, tmp_path: Path) -> None:
+    rack = rack_of(model)
+    once = wanted(write_lora(tmp_path / "a.safetensors"), 0.5)
+    rack.apply([once, once])
+    twice = copies(model)
+    rack.apply([once])
+    single = copies(model)
+    rack.apply([wanted(once.place, 1.0)])
+    assert max((copies(model)[name] - tensor).abs().max() for name, tensor in twice.items()) <= 1e-6
+    rack.apply([once])
+    rack.apply([once, once])
+    assert is_base(model, twice)
+    rack.apply([once])
+    assert is_base(model, single)
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -1e39])
+def test_a_strength_that_is_no_number_of_float32_is_refused(model: nn.Module, tmp_path: Path, strength: float) -> None:
+    rack, base = rack_of(model), copies(model)
+    with pytest.raises(LoraValue, match="strength of .* cannot be merged"):
+        rack.apply([wanted(write_lora(tmp_path / "a.safetensors"), strength)])
+    assert is_base(model, base)

@@ -30,6 +30,9 @@ CPU_BLOCK_BYTES = 3 << 20
 
 MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
+STRONGEST = torch.finfo(torch.float32).max
+"""Largest strength: products are scaled in float32."""
+
 Applied = Sequence[tuple[Lora, float]]
 """LoRAs with their strengths, in the order in which they are added."""
 
@@ -83,7 +86,11 @@ class LoraMerger:
 
         A LoRA of strength 0 is none: without any other the weights are the base, bit for bit. After any failure
         they are the base, too.
+
+        Raises:
+            LoraValue: a strength is no number that weights can be multiplied by.
         """
+        check_strengths(loras)
         wanted = by_parameter([(lora, strength) for lora, strength in loras if strength != 0])
         changed = [name for name in {*self._held, *wanted} if self._held.get(name, ()) != wanted.get(name, ((), ()))[0]]
         if not changed:
@@ -198,15 +205,22 @@ def changed_weight(base: torch.Tensor, weighted: Sequence[Weighted]) -> torch.Te
     return exact
 
 
+def check_strengths(loras: Applied) -> None:
+    """Raise `LoraValue` for a strength that is NaN, or beyond float32."""
+    for lora, strength in loras:
+        if not abs(strength) <= STRONGEST:
+            raise LoraValue(f"{lora.report.path}: a strength of {strength} cannot be merged; 1 is as it was trained")
+
+
 def by_parameter(loras: Applied) -> dict[str, tuple[State, list[Weighted]]]:
     """What becomes of each parameter: hashes with strengths, and the changes themselves."""
     found: dict[str, tuple[list[tuple[str, float]], list[Weighted]]] = {}
     for lora, strength in loras:
         for patch in lora.patches:
+            # Once for each patch: a file that is there twice acts twice.
             state, weighted = found.setdefault(patch.parameter, ([], []))
+            state.append((lora.fingerprint, strength))
             weighted.append((patch, strength))
-            if (lora.fingerprint, strength) not in state:
-                state.append((lora.fingerprint, strength))
     return {name: (tuple(state), weighted) for name, (state, weighted) in found.items()}
 
 
