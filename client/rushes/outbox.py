@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR, release
 from rushes.client import Client
-from rushes.errors import QueueUnavailable, StagingError, WireError
+from rushes.errors import QueueUnavailable, RushesError, StagingError, WireError
 from rushes.jobs import JobState, SampleResult
 from rushes.notes import Notes
 from rushes.packing import Packer
@@ -103,7 +103,8 @@ class Outbox:
         self._next_results = 0.0
         self._next_release = 0.0
         self._next_recount = 0.0
-        self._outage_logged = False
+        self._outage: type[RushesError] | None = None
+        """Why nothing can be handed over, as far as it has been told."""
         self._failed_tries = 0
         flush_at_end_of_child()
         self._thread = threading.Thread(target=self._work, name="rushes-outbox", daemon=True)
@@ -123,7 +124,7 @@ class Outbox:
 
     def pending(self) -> int:
         """Samples whose results are to come, and hand-offs on their way; 0 while Redis is away."""
-        return 0 if self._outage_logged else len(self._waiting) + len(self._unsent) + len(self.expected)
+        return 0 if self._outage else len(self._waiting) + len(self._unsent) + len(self.expected)
 
     def flush(self, timeout: float | None = None, *, patient: bool = True) -> bool:
         """Wait until everything is in Redis; False when time ran out (the rest is in the spool).
@@ -180,6 +181,7 @@ class Outbox:
             except Exception:
                 # The thread is the only way out of the training process: it must outlive any surprise.
                 logger.exception("rushes: an unforeseen error in the background; training goes on")
+                self._next_try = time.monotonic() + LAST_RETRY_S  # one that stays must not fill the log
 
     def _sweep(self) -> None:
         """Remove what a process that was killed has left half done."""
@@ -244,17 +246,18 @@ class Outbox:
             if time.monotonic() >= self._next_results:
                 self._replay()
         except (QueueUnavailable, StagingError) as error:
-            if not self._outage_logged:
-                logger.warning("rushes: %s. Samples wait in %s; training goes on", error, self.spool.directory)
-            self._outage_logged = True
+            if self._outage is not type(error):
+                level = logging.ERROR if type(error) is StagingError else logging.WARNING  # it does not pass by itself
+                logger.log(level, "rushes: %s. Samples wait in %s; training goes on", error, self.spool.directory)
+            self._outage = type(error)
             self._failed_tries += 1
             self._next_try = time.monotonic() + self._retry_s
             self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
             return
-        if self._outage_logged:
+        if self._outage:
             back = "Redis is" if self.run.staging is None else "Redis and the store are"
             logger.info("rushes: %s back; everything in the spool is handed over", back)
-        self._outage_logged = False
+        self._outage = None
         self._retry_s = FIRST_RETRY_S
 
     def _replay(self) -> None:

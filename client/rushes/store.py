@@ -30,6 +30,21 @@ OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Of this machine, not of the store."""
 
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL})
+"""What s3fs makes of an answer that says no: a wrong key, an expired token, a bucket of another region."""
+
+REFUSALS = frozenset(
+    {
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "ProfileNotFound",
+        "ParamValidationError",
+        "DefaultCredentialsError",
+        "ClientAuthenticationError",
+    }
+)
+"""Errors of the stores' own packages that mean the same before anything is asked: no credentials, no such name."""
+
 
 def is_url(path: str) -> bool:
     """True for the name of a file in a store."""
@@ -54,7 +69,7 @@ def check_url(url: str) -> str:
 class Store:
     """Files by their URLs.
 
-    Every method raises `StagingError` when the store cannot be reached, or refuses.
+    Every method raises `StoreUnavailable` when the store cannot be reached, and `StagingError` when it refuses.
     """
 
     def __init__(self, url: str) -> None:
@@ -79,7 +94,10 @@ class Store:
         with reaching(url):
             if self._has_directories:
                 self._files.makedirs(url.rpartition("/")[0], exist_ok=True)
-            self._files.put_file(str(local), url)
+            try:
+                self._files.put_file(str(local), url)
+            except FileNotFoundError as error:  # nothing else is missing where a file is to be made
+                raise StagingError(f"{url} cannot be written: {error}; look at the bucket's name") from error
 
     def get(self, url: str, local: Path) -> None:
         """Read a file into another one."""
@@ -138,6 +156,20 @@ def reaching(url: str) -> Generator[None]:
     except Exception as error:
         # Each file system has errors of its own, not all of them OSErrors.
         reason = str(error) or type(error).__name__
-        if isinstance(error, PermissionError) or getattr(error, "errno", None) in DISK_FULL:
+        if getattr(error, "errno", None) in DISK_FULL:
             raise StagingError(f"{url}: {reason}") from error
+        if refusal(error):
+            raise StagingError(
+                f"{url} is refused: {reason}; look at the credentials in this process's environment, at what they are "
+                "allowed to do, and at the name of the bucket"
+            ) from error
         raise StoreUnavailable(f"{url} cannot be reached: {reason}") from error
+
+
+def refusal(error: Exception) -> bool:
+    """True for an answer that stays the same until somebody changes something."""
+    return (
+        isinstance(error, PermissionError)
+        or getattr(error, "errno", None) in REFUSED
+        or type(error).__name__ in REFUSALS
+    )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from client_support import logged, lora, snapshots, spooled, work
 from queue_support import MODEL
 from rushes import Cadence, Client, Run, TrainingSampler
-from rushes.errors import ConfigError, StagingError
+from rushes.errors import ConfigError, StagingError, StoreUnavailable
 from rushes.jobs import JobState
 from rushes.staging import snapshots_of
 from rushes.store import store_of
 from rushes_service.staged import StagedFiles
+from s3_support import s3_server
 from support import wait_until
 
 
@@ -83,6 +86,27 @@ def test_a_store_that_is_away_keeps_hand_offs_in_the_spool_until_it_is_back(
     wait_until(lambda: client.list(), 30, "the hand-off")
     sampler.close()
     assert spooled(tmp_path / "out") == []
+
+
+def test_a_store_that_refuses_is_told_once_with_what_to_look_at(
+    client: Client, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with s3_server() as s3:
+        for name, value in {**s3.variables, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+            monkeypatch.setenv(name, value)
+        sampler = train(tmp_path / "out", redis_url, "s3://mistyped/runs")
+        wait_until(lambda: "look at the bucket's name" in logged(caplog, logging.ERROR), 30, "the outbox to say so")
+        s3.client.create_bucket(Bucket="mistyped")
+        wait_until(lambda: client.list(), 30, "the hand-off")
+        sampler.close()
+        assert logged(caplog).count("mistyped") == 1
+        S3FileSystem.clear_instance_cache()  # they keep their credentials
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        with pytest.raises(StagingError, match="missing: AWS_SECRET_ACCESS_KEY; look at the credentials") as refused:
+            store_of("s3://rushes/nowhere").size("s3://rushes/nowhere/x")
+        assert not isinstance(refused.value, StoreUnavailable)
+    store_of.cache_clear()
+    S3FileSystem.clear_instance_cache()
 
 
 def test_a_checkpoint_that_is_gone_before_it_is_uploaded_fails_its_sample_alone(
