@@ -13,9 +13,6 @@ from rushes.jobs import JobState
 
 Order = Literal["pause", "resume", "drain"]
 
-ORDER_TTL_S = 24 * 3600
-"""An order to a worker that has died goes by itself; a living one renews it."""
-
 OPEN = (JobState.QUEUED.value, JobState.RUNNING.value)
 
 
@@ -44,7 +41,7 @@ def order(client: Client, names: Iterable[str], what: Order) -> list[str]:
             if what == "resume":
                 client.redis.delete(keys.order(name))
             else:
-                client.redis.set(keys.order(name), what, ex=ORDER_TTL_S)
+                client.redis.set(keys.order(name), what, ex=keys.ORDER_TTL_S)
     return chosen
 
 

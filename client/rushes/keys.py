@@ -51,6 +51,9 @@ ANSWER_TTL_S = 24 * 3600
 WORKER_TTL_S = 60
 """How long a worker is listed after its last heartbeat."""
 
+ORDER_TTL_S = 24 * 3600
+"""An order to a worker that has died goes by itself; a living one renews it."""
+
 LANES = f"{PREFIX}:lanes"
 DELAYED = f"{PREFIX}:delayed"
 BELL = f"{PREFIX}:bell"

@@ -367,6 +367,18 @@ def test_older_checkpoints_of_a_run_that_keeps_the_latest_are_superseded(client:
     assert [(held.id, held.superseded_by) for held in taken] == [(base, None), (old, 200), (newest, None)]
 
 
+def test_a_superseded_sample_that_is_asked_for_again_is_made(client: Client, make_queue: MakeQueue) -> None:
+    old, _ = (submit_step(client, step) for step in (100, 200))
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    queue.finish(held, JobState.SUPERSEDED, SampleResult.of(held.job(), JobState.SUPERSEDED))
+    client.retry(old)
+    taken = [held for held in (queue.reserve(), queue.reserve()) if held]
+    assert [held.superseded_by for held in taken] == [None, None]
+    assert old in {held.id for held in taken}
+
+
 def test_a_run_that_keeps_all_supersedes_nothing(client: Client, make_queue: MakeQueue) -> None:
     for step in (100, 200):
         submit_step(client, step, keep="all")
@@ -419,7 +431,9 @@ def test_orders_reach_the_worker_with_its_heartbeat(client: Client, make_queue: 
     queue = make_queue("box1-cuda0-17-ab")
     assert queue.announce({"state": "idle"}) is None
     assert order(client, ["box1"], "pause") == ["box1-cuda0-17-ab"]
+    client.redis.expire(keys.order("box1-cuda0-17-ab"), 60)
     assert queue.announce({"state": "idle"}) == "pause"
+    assert client.redis.ttl(keys.order("box1-cuda0-17-ab")) > 60  # it holds for as long as the worker lives
     order(client, ["box1-cuda0"], "resume")
     assert queue.announce({"state": "idle"}) is None
     with pytest.raises(QueueError, match="box2"):

@@ -245,7 +245,7 @@ class Queue:
             # A full server refuses all of these, but not what ends samples: nobody sees this worker, yet it works on.
             with contextlib.suppress(OutOfMemoryError):
                 pipeline.execute()
-            return self.redis.get(keys.order(self.worker))
+            return self.redis.getex(keys.order(self.worker), ex=keys.ORDER_TTL_S)
 
     def leave(self) -> None:
         """Take this worker off the list."""
