@@ -161,6 +161,8 @@ def parse_header(path: str | Path, raw: bytes) -> dict[str, Any]:
         header = None
     if not isinstance(header, dict):
         raise CheckpointFormat(f"{path}: not a safetensors file (its header is not a JSON object)")
+    if not isinstance(header.get("__metadata__") or {}, dict):
+        raise CheckpointFormat(f"{path}: the metadata in its header is not a JSON object; the file is damaged")
     return cast("dict[str, Any]", header)
 
 

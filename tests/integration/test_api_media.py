@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from api_support import Api, done, ended, job, picture, serving
-from rushes.jobs import JobError, JobState
+from rushes.jobs import Checkpoint, JobError, JobState
 from rushes_service.embedded import EmbeddedRedis
 
 
@@ -102,7 +107,12 @@ def test_a_range_beyond_the_file_is_416_and_tells_the_size(api: Api, sample: tup
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("header", ["bytes=", "bytes=-", "bytes=9-3", "bytes=a-b", "lines=1-2", "bytes", "bytes=1-2-3"])
+ENDLESS = pytest.param(f"bytes={'9' * 5000}-", id="endless")
+
+
+@pytest.mark.parametrize(
+    "header", ["bytes=", "bytes=-", "bytes=9-3", "bytes=a-b", "lines=1-2", "bytes", "bytes=1-2-3", ENDLESS]
+)
 def test_a_range_that_is_none_is_a_problem(api: Api, sample: tuple[str, Path], header: str) -> None:
     answer = api.http.get(sample[0], headers={"Range": header})
 
@@ -190,3 +200,70 @@ def test_what_is_not_a_picture_or_video_is_not_served(api: Api, name: str) -> No
 @pytest.mark.parametrize("id", ["..%2f..%2fetc%2fpasswd", "../../etc/passwd", "%2e%2e/x", "*"])
 def test_an_id_is_never_a_path(api: Api, id: str) -> None:
     assert api.http.get(f"/v1/samples/{id}/media").status_code == 404
+
+
+DAMAGED = {
+    "a lone surrogate": b'{"prompt": "\\ud800"}',
+    "no end of nesting": b"[" * 100_000,
+    "no text": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_receipt_is_404_and_says_so(api: Api, sample: tuple[str, Path], content: bytes) -> None:
+    address, file = sample
+    receipt = file.with_suffix(".json")
+    receipt.write_bytes(content)
+    ended(api.queue, job(1, api.root), JobState.DONE, path=str(file), receipt=str(receipt))
+
+    answer = api.http.get(address.replace("/media", "/receipt"))
+    assert answer.status_code == 404
+    assert f"{receipt.name} cannot be read" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["too many pixels", "too much text"])
+def test_a_still_of_a_damaged_picture_is_404_and_says_so(api: Api, sample: tuple[str, Path], kind: str) -> None:
+    address, file = sample
+    if kind == "too many pixels":
+        whole = bytearray(file.read_bytes())
+        whole[16:24] = struct.pack(">II", 60_000, 60_000)
+        whole[29:33] = struct.pack(">I", zlib.crc32(whole[12:29]))
+        file.write_bytes(whole)
+    else:
+        text = PngInfo()
+        text.add_itxt("rushes", "x" * (2 << 20), zip=True)
+        Image.new("RGB", (64, 64)).save(file, pnginfo=text)
+
+    answer = api.http.get(address.replace("/media", "/thumbnail"))
+    assert answer.status_code == 404
+    assert "damaged" in answer.json()["detail"]
+
+
+def test_the_numbers_of_a_damaged_lora_are_404_and_keep_no_other_checkpoint_from_being_listed(api: Api) -> None:
+    api.queue.redis.flushdb()
+    headers = {
+        "metadata": {"__metadata__": ["a"]},
+        "shape": {"x.lora_down.weight": {"dtype": "F32", "shape": ["a"], "data_offsets": [0, 0]}},
+        "fine": {"__metadata__": {"ss_steps": "9" * 5000, "step": "7"}},
+    }
+    answers = {}
+    for number, (name, header) in enumerate(headers.items()):
+        text = json.dumps(header).encode()
+        path = api.root / f"{name}.safetensors"
+        path.write_bytes(struct.pack("<Q", len(text)) + text)
+        if name != "fine":
+            checkpoint = Checkpoint(path=str(path), fingerprint="0" * 64)
+            api.queue.submit([job(number, api.root, checkpoint=checkpoint)])
+            answers[name] = api.http.get(f"/v1/samples/{number:032x}/lora")
+
+    assert {name: answer.status_code for name, answer in answers.items()} == {"metadata": 404, "shape": 404}
+    assert all("damaged" in answer.json()["detail"] for answer in answers.values())
+    listed = api.http.get("/v1/runs/cat/checkpoints").json()["checkpoints"]
+    assert {Path(known["path"]).stem: known["step"] for known in listed}["fine"] == 7
+
+
+@pytest.mark.parametrize("address", ["/", "/web/app.js", "/healthz", "/readyz"])
+def test_monitors_may_ask_for_the_head_alone(api: Api, address: str) -> None:
+    answer = api.http.head(address)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == api.http.get(address).headers["content-type"]

@@ -12,12 +12,14 @@ from rushes_service.api.schemas import Health
 router = APIRouter(tags=["health"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz() -> Health:
     """Answers as long as the process runs, with or without Redis."""
     return Health(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Can samples be taken?", responses=documented(503))
 def readyz(queue: Queue) -> Health:
     """Answers 200 when Redis can be reached, else 503 with the reason."""

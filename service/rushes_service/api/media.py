@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from rushes.checkpoints import read_header
-from rushes.errors import CheckpointError, OutputError, StagingError
+from rushes.errors import CheckpointError, CheckpointFormat, OutputError, StagingError
 from rushes.jobs import Frozen, JobRecord
 from rushes.store import is_url
 from rushes_service.api.context import InContext, Queue
@@ -114,7 +114,8 @@ def receipt(id: str, context: InContext) -> dict[str, Any]:
         raise HTTPException(403, f"{path.name} is not a receipt")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair, which JSON may hold, cannot be sent
+    except (OSError, ValueError, RecursionError) as error:
         raise HTTPException(404, f"{path.name} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise HTTPException(404, f"{path.name} is not a receipt")
@@ -145,6 +146,8 @@ def numbers_of(path: Path) -> Lora:
     header = read_header(path)
     metadata = header.pop("__metadata__", None) or {}
     shapes = {name: entry.get("shape", []) for name, entry in header.items()}
+    if not all(isinstance(shape, list) and all(type(size) is int for size in shape) for shape in shapes.values()):
+        raise CheckpointFormat(f"{path}: its header has a tensor whose shape is none; the file is damaged")
     down = [shape[0] for name, shape in shapes.items() if shape and ("lora_down" in name or "lora_A" in name)]
     return Lora(
         file=path.name,

@@ -31,6 +31,7 @@ HEADERS = {
 }
 
 
+@router.head("/")
 @router.get("/")
 def page(request: Request, context: InContext, token: Annotated[str | None, Query()] = None) -> Response:
     """The page; with `?token=`, first trade the token for a cookie so that it does not stay in the address."""
@@ -48,6 +49,7 @@ def page(request: Request, context: InContext, token: Annotated[str | None, Quer
     return response
 
 
+@router.head("/web/{name}")
 @router.get("/web/{name}")
 def asset(name: str) -> Response:
     """One of the page's files."""

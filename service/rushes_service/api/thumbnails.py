@@ -109,14 +109,22 @@ class Thumbnails:
 
 
 def shrink(picture: Path | io.BytesIO, width: int, target: Path) -> None:
-    """Write a picture as WebP, made smaller if it is wider than `width`."""
+    """Write a picture as WebP, made smaller if it is wider than `width`.
+
+    Raises:
+        OutputError: the picture is damaged, or larger than any of ours.
+        OSError: it cannot be read, or the other not written.
+    """
     from PIL import Image
 
-    with Image.open(picture) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise OutputError(f"a picture of {image.width}x{image.height} is too large for a thumbnail")
-        image.thumbnail((width, 4 * width))
-        image.convert("RGB").save(target, format="WEBP", quality=QUALITY, method=4)
+    try:
+        with Image.open(picture) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise OutputError(f"a picture of {image.width}x{image.height} is too large for a thumbnail")
+            image.thumbnail((width, 4 * width))
+            image.convert("RGB").save(target, format="WEBP", quality=QUALITY, method=4)
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OutputError(f"no thumbnail of a picture that is damaged: {error}") from error
 
 
 def frame_at(clip: Path, seconds: float) -> io.BytesIO:

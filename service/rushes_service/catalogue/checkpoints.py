@@ -18,8 +18,11 @@ from rushes_service.catalogue.reading import Entry, read_entries
 MAX_FILES = 1000
 """Files of a directory that are looked at."""
 
-STEP_IN_NAME = re.compile(r"(?:step|-)(\d{4,})$")
+STEP_IN_NAME = re.compile(r"(?:step|-)(\d{4,18})$")
 """`cat-step00000100`, `cat-000100`: how trainers number what they write."""
+
+MOST_DIGITS = 18
+"""Of a number in metadata: Python refuses to read thousands."""
 
 STEP_KEYS = ("ss_steps", "step", "global_step")
 EPOCH_KEYS = ("ss_epoch", "epoch")
@@ -109,4 +112,5 @@ def on_disk(path: Path) -> Known:
 
 def number(metadata: dict[str, Any], names: tuple[str, ...]) -> int | None:
     """The first of these entries that is a whole number."""
-    return next((int(text) for name in names if (text := str(metadata.get(name, ""))).isdecimal()), None)
+    texts = (str(metadata.get(name, "")) for name in names)
+    return next((int(text) for text in texts if text.isdecimal() and len(text) <= MOST_DIGITS), None)

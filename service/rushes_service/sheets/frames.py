@@ -30,7 +30,7 @@ def read_frames(path: Path, width: int) -> list[Frame]:
         reader = imageio_ffmpeg.read_frames(str(path))
         columns, rows = next(reader)["size"]
         return [shrunk(np.frombuffer(frame, np.uint8).reshape(rows, columns, 3), width) for frame in reader]
-    except (OSError, ValueError, StopIteration) as error:
+    except (OSError, ValueError, SyntaxError, StopIteration, Image.DecompressionBombError) as error:
         raise OutputError(f"{path} cannot be read: {error}") from error
 
 
