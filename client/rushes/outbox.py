@@ -28,7 +28,7 @@ from rushes.notes import Notes
 from rushes.packing import Packer
 from rushes.prompts import PromptLine
 from rushes.spool import Parcel, Spool
-from rushes.staging import snapshots_of
+from rushes.staging import snapshots_of, uploaded
 from rushes.store import store_of
 from rushes.submission import Run
 from rushes.weights import Held, remove
@@ -291,8 +291,7 @@ class Outbox:
         """Remove the snapshot that was uploaded; later, if another hand-off may need it too."""
         if self.run.staging is None or len(self._unsent) > 1 or self._waiting or self.spool.waiting():
             return
-        staged = [job.checkpoint for job in parcel.jobs if job.staging and job.checkpoint and job.checkpoint.snapshot]
-        for path in {checkpoint.path for checkpoint in staged}:
+        for path in uploaded(parcel.jobs):
             with contextlib.suppress(OSError):
                 release(path)
 

@@ -82,6 +82,12 @@ def staged(job: SampleJob, known: dict[str, str]) -> SampleJob:
     )
 
 
+def uploaded(jobs: Iterable[SampleJob]) -> set[str]:
+    """Snapshots on this machine that nobody needs any more, now that samples of theirs have been handed over."""
+    staged = (job.checkpoint for job in jobs if job.staging and not is_url(job.output_dir))
+    return {checkpoint.path for checkpoint in staged if checkpoint and checkpoint.snapshot}
+
+
 def staged_checkpoint(checkpoint: Checkpoint, url: str) -> Checkpoint:
     """The checkpoint at its URL. Ours to remove, like any snapshot."""
     source = checkpoint.source or checkpoint.path

@@ -9,12 +9,13 @@ import pytest
 
 from queue_support import empty_safetensors, make_job
 from rushes import outbox
-from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR
+from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR, fingerprint
 from rushes.cli import main
 from rushes.client import Client
 from rushes.jobs import Checkpoint, ModelSpec
 from rushes.prompts import read_prompts
 from rushes.spool import Parcel, Spool
+from rushes.store import store_of
 from rushes.submission import Run
 from support import wait_until
 
@@ -70,3 +71,15 @@ def test_a_snapshot_that_a_killed_worker_left_behind_is_removed_later(
     assert needed.exists()
     box.close()
     client.close()
+
+
+def test_a_snapshot_that_was_uploaded_does_not_stay(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / SNAPSHOT_DIR).mkdir(parents=True)
+    kept = empty_safetensors(tmp_path / SNAPSHOT_DIR / "kept.safetensors")
+    checkpoint = Checkpoint(path=str(kept), fingerprint=fingerprint(kept), snapshot=True)
+    staged = {"checkpoint": checkpoint, "staging": f"file://{tmp_path}/store", "output_dir": str(tmp_path)}
+    Spool(tmp_path / SPOOL_DIR).write(Parcel([make_job().model_copy(update=staged)]))
+    assert main(["spool", "replay", str(tmp_path), "--redis-url", redis_url]) == 0
+    assert not kept.exists()
+    assert len(list((tmp_path / "store").rglob("*.safetensors"))) == 1
+    store_of.cache_clear()

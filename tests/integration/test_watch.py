@@ -16,6 +16,7 @@ from queue_support import MODEL
 from rushes import Client, Run, cli, read_prompts
 from rushes.checkpoints import read_header
 from rushes.jobs import JobState
+from rushes.store import store_of
 from rushes.watch import Search, Watcher
 from support import wait_until
 
@@ -62,9 +63,9 @@ def watcher(tmp_path: Path, redis_url: str, said: list[str]) -> Iterator[MakeWat
     prompts.write_text("a red ball --d 1\n")
     clients: list[Client] = []
 
-    def make(*roots: Path, url: str = redis_url, **options: object) -> Watcher:
+    def make(*roots: Path, url: str = redis_url, staging: str | None = None, **options: object) -> Watcher:
         clients.append(Client(url, retries=0))
-        shared = Run(name="", model=MODEL, output_dir="")
+        shared = Run(name="", model=MODEL, output_dir="", staging=staging)
         settings = {"settle_s": 0.0, "say": said.append, **options}
         return Watcher(roots, shared, lambda: read_prompts(prompts), clients[-1], **settings)  # type: ignore[arg-type]
 
@@ -211,6 +212,81 @@ def test_while_redis_is_away_samples_wait_in_the_spool(
     watcher(out).look()
     assert sampled(redis_url) == [("cat", 10, 1)]
     assert spooled(out) == []
+
+
+def test_a_store_that_is_away_ends_no_watcher_and_leaves_no_snapshot_behind(
+    tmp_path: Path, out: Path, watcher: MakeWatcher, write: Write, redis_url: str, said: list[str]
+) -> None:
+    (tmp_path / "store").write_text("not a directory")
+    watching = watcher(out, staging=f"file://{tmp_path}/store")
+    write("write", out / "cat-000001.safetensors", 10)
+    watching.look()
+    watching.look()
+    assert (watching.unsent, len(snapshots(out))) == (1, 1)
+    assert sum("cannot be reached" in line for line in said) == 1
+    (tmp_path / "store").unlink()
+    watching.look()
+    assert sampled(redis_url) == [("cat", 10, 1)]
+    assert (spooled(out), snapshots(out)) == ([], [])
+    store_of.cache_clear()
+
+
+def test_a_checkpoint_that_cannot_be_kept_is_told_once_and_tried_again(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str, said: list[str]
+) -> None:
+    watching = watcher(out)
+    blocking = out / ".rushes" / "checkpoints"
+    blocking.write_text("not a directory")
+    write("write", out / "cat-000001.safetensors", 10)
+    watching.look()
+    watching.look()
+    assert watching.failed
+    assert [line for line in said[1:] if "cat-000001.safetensors cannot be kept" in line] == said[1:]
+    assert len(said) == 2
+    blocking.unlink()
+    watching.look()
+    assert sampled(redis_url) == [("cat", 10, 1)]
+
+
+def test_a_file_whose_name_is_not_unicode_stops_no_other(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str, said: list[str]
+) -> None:
+    watching = watcher(out)
+    write("write", out / "cat-000001.safetensors", 10)
+    (out / "cat-000001.safetensors").rename(out / os.fsdecode(b"cat-\xff.safetensors"))
+    write("write", out / "cat-000002.safetensors", 20)
+    watching.look()
+    watching.look()
+    assert sampled(redis_url) == [("cat", 20, 2)]
+    assert sum("its name is not Unicode" in line for line in said) == 1
+    assert "2 checkpoints" not in str(said)
+    watcher(out).look()
+
+
+def test_the_journal_forgets_checkpoints_that_are_gone_but_not_all_of_them_at_once(
+    out: Path, watcher: MakeWatcher, write: Write, redis_url: str
+) -> None:
+    journal = out / ".rushes" / "watched.json"
+    files = [out / f"cat-00000{epoch}.safetensors" for epoch in (1, 2)]
+    for step, file in enumerate(files):
+        write("write", file, step)
+    watcher(out)
+    files[0].unlink()
+    assert "cat-000001" in journal.read_text()
+    watching = watcher(out)
+    write("write", out / "cat-000003.safetensors", 30)
+    watching.look()
+    assert "cat-000001" not in journal.read_text()
+    assert "cat-000002" in journal.read_text()
+    away = out / "away"
+    away.mkdir()
+    for file in (files[1], out / "cat-000003.safetensors"):
+        file.rename(away / file.name)  # as if the directory were not mounted
+    watching = watcher(out)
+    for file in away.iterdir():
+        file.rename(out / file.name)
+    watching.look()
+    assert sampled(redis_url) == [("cat", 30, 3)]
 
 
 def test_what_is_no_safetensors_file_is_named_once_and_left_alone(

@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rushes.checkpoints import SPOOL_DIR
+from rushes.checkpoints import SPOOL_DIR, release
 from rushes.cli import redis_argument
 from rushes.client import Client
 from rushes.errors import ConfigError, WireError
 from rushes.spool import Parcel, Spool
+from rushes.staging import uploaded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +55,7 @@ def replay(args: argparse.Namespace) -> int:
     """Hand everything over."""
     client = Client(args.rushes_url)
     count, code = 0, 0
+    kept: set[str] = set()
     for spool in spools(args.directories):
         for path in spool.waiting():
             parcel = read(spool, path)
@@ -62,7 +64,10 @@ def replay(args: argparse.Namespace) -> int:
                 continue
             client.hand_over(parcel)
             spool.remove(path)
+            kept |= uploaded(parcel.jobs)
             count += len(parcel.all)
+    for snapshot in kept:
+        release(snapshot)
     print(f"{count} samples handed over")
     return code
 

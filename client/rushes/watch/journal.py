@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ class Journal:
     def forget_skipped(self) -> None:
         """Forget those that were there before."""
         self._known = {name: entry for name, entry in self._known.items() if entry[1] != SKIPPED}
+
+    def prune(self, there: Sequence[Found]) -> None:
+        """Forget those that are gone, given all that are there; on disk after `save`.
+
+        Not where nothing is there at all: a file system that is not mounted looks the same.
+        """
+        if there:
+            identities = {found.identity for found in there}
+            self._known = {
+                name: entry
+                for name, entry in self._known.items()
+                if entry[0] in identities or (self.root / name).exists() or not (self.root / name).parent.exists()
+            }
 
     def save(self) -> None:
         """Write the file, whole or not at all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from rushes.adapters import adapter_config
 from rushes.checkpoints import read_header
-from rushes.errors import CheckpointError, CheckpointIncomplete, CheckpointMissing
+from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.watch.finding import Found, Identity
 
 STUCK_S = 120.0
@@ -92,8 +93,11 @@ def metadata_of(found: Found) -> Mapping[str, Any]:
 
     Raises:
         CheckpointIncomplete: tensors, or an adapter's configuration, are still missing.
-        CheckpointError: it is gone, or no safetensors file.
+        CheckpointError: it is gone, no safetensors file, or has a name that no other machine could write.
     """
+    name = os.fsencode(found.path).decode(errors="replace")
+    if name != str(found.path):
+        raise CheckpointFormat(f"{name}: its name is not Unicode; rename it")
     if found.path != found.weights:
         try:
             adapter_config(found.path)

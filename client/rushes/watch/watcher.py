@@ -8,6 +8,7 @@ over by the next watcher, and doing either twice makes one sample.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,19 @@ from typing import Any, NamedTuple
 
 from rushes.checkpoints import PRIVATE_DIR, SNAPSHOT_DIR, SPOOL_DIR, read_header, release
 from rushes.client import Client
-from rushes.errors import CheckpointError, QueueUnavailable, WireError
+from rushes.errors import (
+    CheckpointError,
+    CheckpointMissing,
+    QueueUnavailable,
+    RushesError,
+    StagingError,
+    WireError,
+)
 from rushes.jobs import digest
 from rushes.packing import LOST, Packer
 from rushes.prompts import PromptLine
 from rushes.spool import Parcel, Spool
+from rushes.staging import uploaded
 from rushes.submission import Run, run_name
 from rushes.watch.finding import Found, Search, find
 from rushes.watch.journal import SAMPLED, SKIPPED, Journal
@@ -87,7 +96,10 @@ class Watcher:
         self._newest: dict[str, int] = {}
         self._with_base: set[str] = set()
         self._spools = {str(self._output_dir(root)): Spool(self._output_dir(root) / SPOOL_DIR) for root in roots}
-        self._away = False
+        self._uploaded: set[str] = set()
+        """Snapshots that lie in the store now; another submission in the spool may have the same."""
+        self._away: type[RushesError] | None = None
+        """Why nothing can be handed over, as far as it has been told."""
         self.failed = False
         """Something could not be written at the last look; it is tried again at the next."""
         for root in roots:
@@ -107,14 +119,14 @@ class Watcher:
                 there.add(found.path)
                 ready += self._ready(journal, found)
         self.waiting.keep(there)
-        try:
-            for one in sorted(ready, key=lambda one: one.order):
+        failed_before, self.failed = self.failed, False
+        for one in sorted(ready, key=lambda one: one.order):
+            try:
                 self._submit(one)
-            self.failed = False
-        except OSError as error:
-            if not self.failed:
-                self.say(f"{error}; what is new is tried again until it can be written")
-            self.failed = True
+            except OSError as error:
+                if not (failed_before or self.failed):
+                    self.say(f"{error}; what is new is tried again until it can be written")
+                self.failed = True
         self._hand_over()
 
     def _begin(self, root: Path, backfill: bool) -> None:
@@ -122,7 +134,9 @@ class Watcher:
         journal = self._journals[root]
         if backfill:
             journal.forget_skipped()
-        old = [found for found in find(root, self.search) if self._ours(found) and self._counted(found)]
+        there = find(root, self.search)
+        journal.prune(there)
+        old = [found for found in there if self._ours(found) and self._counted(found)]
         known = [found for found in old if journal.knows(found)]
         if not root.is_dir():
             self.say(f"watching {root}, which does not exist yet")
@@ -163,7 +177,11 @@ class Watcher:
             yield Ready(order, journal, found, metadata)
 
     def _submit(self, ready: Ready) -> None:
-        """Hold a checkpoint and write its samples ahead."""
+        """Hold a checkpoint and write its samples ahead.
+
+        Raises:
+            OSError: it cannot be kept, or its samples cannot be written.
+        """
         _, journal, found, _ = ready
         run = self._run_of(found)
         step = step_of(found.place, ready.metadata, self._newest.get(run.name, 0))
@@ -198,14 +216,17 @@ class Watcher:
             for spool in self._spools.values():
                 for path in spool.waiting():
                     self._deliver(spool, path)
-        except QueueUnavailable as error:
-            if not self._away:
+        except (QueueUnavailable, StagingError) as error:
+            if self._away is not type(error):
                 self.say(f"{error}. Samples wait in the spool until then")
-            self._away = True
+            self._away = type(error)
             return
+        while self._uploaded:
+            with contextlib.suppress(OSError):
+                release(self._uploaded.pop())
         if self._away:
-            self.say("Redis is back; everything in the spool is handed over")
-        self._away = False
+            self.say("everything in the spool is handed over now")
+        self._away = None
 
     def _deliver(self, spool: Spool, path: Path) -> None:
         try:
@@ -216,6 +237,7 @@ class Watcher:
         if parcel is not None:
             self.client.hand_over(parcel)
             spool.remove(path)
+            self._uploaded |= uploaded(parcel.jobs)
 
     def _packer(self, run: Run) -> Packer:
         if run.name not in self._packers:
@@ -240,10 +262,19 @@ class Watcher:
 
 
 def torn(parcel: Parcel) -> bool:
-    """True if the trainer wrote over the file while it was being held; what was held is removed again."""
+    """True if the trainer wrote over the file, or removed it, while it was being held; what was held is removed again.
+
+    Raises:
+        OSError: it could not be held; the disk is full, for one.
+    """
     checkpoint = next((job.checkpoint for job in parcel.all if job.checkpoint), None)
-    if checkpoint is None or checkpoint.fingerprint == LOST:
-        return checkpoint is not None
+    if checkpoint is None:
+        return False
+    if checkpoint.fingerprint == LOST:
+        reason = parcel.refused[-1].error
+        if reason.code == CheckpointMissing.code:
+            return True
+        raise OSError(f"{checkpoint.path} cannot be kept: {reason.message}")
     try:
         read_header(checkpoint.path)
     except CheckpointError:
