@@ -16,9 +16,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticSerializationError
 
-from rushes.errors import WireError
+from rushes.errors import InputError, WireError
 
 WIRE_VERSION = 1
 """Raised when a change makes older workers misread a job."""
@@ -236,8 +237,16 @@ class SampleJob(Frozen):
         return 1.0 if self.prompt.lora_multiplier is None else self.prompt.lora_multiplier
 
     def encode(self) -> str:
-        """This job as JSON text. The version is always in it: another version's default is another number."""
-        return f'{{"version":{self.version},{self.model_dump_json(exclude_defaults=True)[1:]}'
+        """This job as JSON text. The version is always in it: another version's default is another number.
+
+        Raises:
+            InputError: a text in it is not Unicode.
+        """
+        try:
+            fields = self.model_dump_json(exclude_defaults=True)
+        except PydanticSerializationError as error:
+            raise InputError(f"sample {self.id} holds a text that is not Unicode ({error}); rename that file") from None
+        return f'{{"version":{self.version},{fields[1:]}'
 
     @classmethod
     def decode(cls, raw: str) -> SampleJob:
@@ -258,6 +267,11 @@ class JobError(Frozen):
     code: str
     message: str
     retryable: bool = False
+
+    @field_validator("message")
+    @classmethod
+    def _readable(cls, message: str) -> str:
+        return readable(message)
 
 
 class SampleResult(Frozen):
@@ -368,6 +382,11 @@ def job_id(
     if allow_partial_lora:
         asked.append("allow_partial_lora")
     return digest(asked, digits=32)
+
+
+def readable(text: str) -> str:
+    r"""`text` with `\udcff` and the like, as Python makes of file names that are not Unicode, written out."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def digest(value: Any, digits: int = 16) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rushes.checkpoints import SNAPSHOT_DIR
 from rushes.errors import CheckpointError, PromptError, RushesError
-from rushes.jobs import Checkpoint, JobError
+from rushes.jobs import Checkpoint, JobError, readable
 from rushes.prompts import PromptLine
 from rushes.spool import Parcel
 from rushes.submission import Refused, Run, build_from_lines
@@ -65,7 +65,7 @@ class Packer:
             return (weights.keep(directory, secured) if weights else None), None
         except Exception as error:  # noqa: BLE001 - it may come from the trainer's own save function
             path = weights.path if isinstance(weights, Held) else ""
-            return Checkpoint(path=path, fingerprint=LOST), why_not(error)
+            return Checkpoint(path=readable(path), fingerprint=LOST), why_not(error)
         finally:
             if isinstance(weights, Held) and weights.descriptor is not None:
                 os.close(weights.descriptor)

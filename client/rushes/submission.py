@@ -12,7 +12,7 @@ from pathlib import Path
 from rushes.adapters import adapter_fingerprint
 from rushes.architectures import ArchitectureSpec, architecture
 from rushes.checkpoints import fingerprint
-from rushes.errors import ArchitectureError, CheckpointMissing, ConfigError, PromptError
+from rushes.errors import ArchitectureError, CheckpointError, CheckpointMissing, ConfigError, PromptError
 from rushes.jobs import (
     BASE_MODEL,
     Checkpoint,
@@ -26,6 +26,7 @@ from rushes.jobs import (
     VaeOptions,
     digest,
     job_id,
+    readable,
 )
 from rushes.parameters import resolve
 from rushes.prompts import PromptLine
@@ -63,13 +64,12 @@ class Run:
     def __post_init__(self) -> None:
         if self.staging is not None:
             object.__setattr__(self, "staging", check_url(self.staging))
-        for text in (self.name, self.output_dir, self.output_name or ""):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
+        files = [*self.model.model_dump().values(), *(lora.path for lora in self.loras)]
+        for text in (self.name, self.output_dir, self.output_name, *files):
+            if isinstance(text, str) and readable(text) != text:
                 raise ConfigError(
-                    f"{text!r} is not Unicode; run and output need names that every machine has"
-                ) from None
+                    f"{text!r} is not Unicode; run, output, base model and LoRAs need names that every machine has"
+                )
 
 
 def run_name(output_dir: str | Path, output_name: str | None) -> str:
@@ -212,9 +212,11 @@ def checkpoint_at(path: str | Path) -> Checkpoint:
 
     Raises:
         CheckpointMissing: there is no such file.
-        CheckpointError: a directory holds no complete adapter.
+        CheckpointError: a directory holds no complete adapter, or the name is not Unicode.
     """
     found = Path(path).expanduser().absolute()
+    if readable(str(found)) != str(found):
+        raise CheckpointError(f"{readable(str(found))}: its name is not Unicode; rename it")
     if found.is_dir():
         return Checkpoint(path=str(found), fingerprint=adapter_fingerprint(found))
     if not found.is_file():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Union, cast
 from rushes.adapters import WEIGHTS_NAME, adapter_config, pack_into
 from rushes.checkpoints import adopt, fingerprint, pending_name, snapshot, unreadable
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointMissing, ConfigError
-from rushes.jobs import Checkpoint
+from rushes.jobs import Checkpoint, readable
 
 Weights = Union[str, "os.PathLike[str]", Callable[[str], object], Mapping[str, Any]]
 """A path (of a file, or of a PEFT adapter's directory), a callable that writes a `.safetensors` file or such a
@@ -61,6 +61,8 @@ class Held(NamedTuple):
         if secured is not None:
             secured(pending, source)
         digest = fingerprint(pending)
+        if source is not None and readable(source) != source:
+            source = None  # not a name that can be told to a worker; the snapshot has the content
         return Checkpoint(path=str(adopt(pending, digest)), fingerprint=digest, source=source, snapshot=True)
 
     def _secured(self, source: str, descriptor: int, directory: Path) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from client_support import MakeSampler, logged, lora, snapshots, spooled, traini
 from rushes import Cadence, Client, Run, SampleResult, TrainingSampler, add_sampling_arguments
 from rushes.checkpoints import read_header
 from rushes.errors import ArchitectureError, ConfigError, PromptError
-from rushes.jobs import JobRecord, JobState, ModelSpec, VaeOptions
+from rushes.jobs import ExtraLora, JobRecord, JobState, ModelSpec, VaeOptions
 from support import wait_until
 
 
@@ -300,9 +302,30 @@ def test_mistakes_are_found_before_training_begins(tmp_path: Path) -> None:
         make(url="nowhere")
 
 
-def test_a_text_that_is_no_unicode_is_found_before_training_begins(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not Unicode"):
-        Run(name="run", model=ModelSpec(architecture="wan2.1-t2v"), output_dir=str(tmp_path) + "/\udcff")
+def test_a_text_that_is_no_unicode_is_found_before_training_begins() -> None:
+    fine = Run(name="run", model=ModelSpec(architecture="wan2.1-t2v"), output_dir="/train")
+    odd = ModelSpec(architecture="wan2.1-t2v", dit="/models/\udcff.safetensors")
+    style = ExtraLora(path="/\udcff.safetensors", fingerprint="f")
+    for changes in ({"output_dir": "/\udcff"}, {"model": odd}, {"loras": (style,)}):
+        with pytest.raises(ConfigError, match="not Unicode"):
+            dataclasses.replace(fine, **changes)
+
+
+def test_a_checkpoint_whose_name_is_no_unicode_is_sampled_or_said_to_be_gone(
+    make: MakeSampler, tmp_path: Path, client: Client
+) -> None:
+    sampler, odd = make(), tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+    sampler.submit(step=20, weights=odd)
+    lora(tmp_path).rename(odd)
+    sampler.submit(step=10, weights=odd)
+    sampler.close()
+    records = client.list()
+    assert sorted((record.job.step, record.state) for record in records if record.job) == [
+        *[(10, JobState.QUEUED)] * 2,
+        *[(20, JobState.FAILED)] * 2,
+    ]
+    said = {record.result.error.message for record in records if record.result and record.result.error}
+    assert [message.partition(": ")[2] for message in said] == ["there is no such checkpoint file"]
 
 
 def flags(*given: str) -> argparse.Namespace:

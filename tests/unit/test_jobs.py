@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rushes.errors import WireError
+from rushes.errors import InputError, WireError
 from rushes.jobs import (
     Checkpoint,
     JobError,
@@ -105,6 +105,14 @@ def test_a_job_of_another_kind_is_refused_and_kept_as_it_came(raw: str, told: st
 def test_a_job_carries_its_version() -> None:
     """A version that is left out because it is the default would be read as the reader's own."""
     assert json.loads(JOB.encode())["version"] == 1
+
+
+def test_a_text_that_is_no_unicode_is_refused_in_a_job_and_written_out_in_an_error() -> None:
+    with pytest.raises(InputError, match="sample 1 holds a text that is not Unicode"):
+        JOB.model_copy(update={"output_dir": "/\udcff"}).encode()
+    error = JobError(code="output", message="/\udcff: no space")
+    result = SampleResult.of(JOB, JobState.FAILED, error=error)
+    assert SampleResult.decode(result.encode()).error == JobError(code="output", message=r"/\udcff: no space")
 
 
 def test_a_result_with_unknown_fields_is_refused_and_kept_as_it_came() -> None:
