@@ -149,6 +149,11 @@ def test_embedded_guidance_has_the_familys_own_default(studio):
         assert not torch.equal(studio.take(family, guidance_scale=3.0).latents, default)
 
 
+def test_embedded_guidance_of_zero_is_zero(studio):
+    zero, one = (studio.take("hunyuan-video", guidance_scale=scale).latents for scale in (0.0, 1.0))
+    assert not torch.equal(zero, one)
+
+
 def test_options_without_effect_and_approximations_are_warned_of(studio):
     vae = VaeOptions(chunk_size=8, spatial_tile_sample_min_size=32)
     options = {"width": 64, "end_image_path": "x.png", "control_video_path": "y.mp4", "negative_prompt": "blurred"}

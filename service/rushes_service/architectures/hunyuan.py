@@ -174,7 +174,7 @@ class HunyuanVideo(Architecture):
         """One call of the transformer, for the prompt (`prefix` "") or the negative one."""
         if "image_latents" in conditioning:
             latents = torch.cat([latents, conditioning["image_latents"].to(latents)], dim=1)
-        guidance = torch.tensor([(parameters.guidance_scale or 1.0) * 1000.0], device=self.device, dtype=self.dtype)
+        guidance = torch.tensor([(parameters.guidance_scale or 0.0) * 1000.0], device=self.device, dtype=self.dtype)
         texts = {argument: conditioning[prefix + name].to(self.dtype) for name, argument in TEXT_INPUTS.items()}
         return self.transformer(  # type: ignore[no-any-return]
             hidden_states=latents.to(self.dtype),
