@@ -237,6 +237,7 @@ def test_other_files_in_a_control_directory_are_passed_over(inputs, tmp_path):
     directory = shutil.copytree(inputs / "control", tmp_path / "control")
     (directory / "000.txt").write_text("a caption")
     (directory / ".DS_Store").write_bytes(b"\0")
+    (directory / "._000.png").write_bytes(b"\0\5\x16\7 what macOS knows of 000.png")
     assert np.array_equal(
         control_frames(str(directory), FRAMES, 32, 32), control_frames(str(inputs / "control"), FRAMES, 32, 32)
     )
@@ -260,6 +261,7 @@ def write_bad_controls(directory: Path, inputs: Path) -> dict[str, str]:
         "cut.mkv": "cannot be read as a video",
         "short.mkv": "has 3 frames, but 5 are to be made: use --f 1",
         "damaged": "003.png",
+        "x" * 300: "cannot be read",
     }
 
 

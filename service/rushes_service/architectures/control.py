@@ -14,7 +14,8 @@ from rushes_service.architectures.images import check_size, fit, open_image
 
 FIELD = "control_video_path"
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
-"""What counts as a frame in a directory, whatever its case; everything else there is passed over."""
+"""What counts as a frame in a directory, whatever its case; everything else there is passed over, and so are hidden
+files: macOS puts a `._0001.png` that is no picture beside each of its own on foreign disks."""
 
 AS_STORED = ["-noautorotate"]
 EACH_FRAME_ONCE = ["-fps_mode", "passthrough"]
@@ -33,10 +34,13 @@ def control_frames(path: str, count: int, width: int, height: int) -> np.ndarray
         PromptError: it is not there, cannot be read, or has fewer frames.
     """
     place = Path(path)
-    if not place.exists():
-        raise PromptError(f"--cn {path}: there is no such file or directory", key=FIELD)
-    with contextlib.closing(pictures(place, count) if place.is_dir() else video(place, count)) as frames:
-        fitted = [fit(frame, width, height) for frame in frames]
+    try:
+        if not place.exists():
+            raise PromptError(f"--cn {path}: there is no such file or directory", key=FIELD)
+        with contextlib.closing(pictures(place, count) if place.is_dir() else video(place, count)) as frames:
+            fitted = [fit(frame, width, height) for frame in frames]
+    except OSError as error:  # a directory that may not be entered, a name too long
+        raise PromptError(f"--cn {path} cannot be read: {error.strerror or error}", key=FIELD) from error
     if len(fitted) < count:
         what = "pictures" if place.is_dir() else "frames"
         raise PromptError(
@@ -60,7 +64,8 @@ def control_files(path: str, count: int) -> list[Path]:
 
 def listed(directory: Path) -> list[Path]:
     """The pictures of a directory in the order of their names."""
-    return sorted(file for file in directory.iterdir() if file.suffix.lower() in PICTURES)
+    files = sorted(directory.iterdir())
+    return [file for file in files if file.suffix.lower() in PICTURES and not file.name.startswith(".")]
 
 
 def pictures(directory: Path, count: int) -> Iterator[np.ndarray]:
