@@ -54,6 +54,8 @@ HEAVY = {
     "demo": "train a LoRA for a tiny model and sample its checkpoints, all on this machine",
 }
 
+log = logging.getLogger(__name__)
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -67,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a prompt may hold what the terminal cannot show
     try:
         args = parse(arguments)
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()  # here, where a disk that is full can be told of
+        return code
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("rushes"):
             raise
@@ -78,10 +82,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (`| head`) has gone
+        end_output()
         return EXIT_FAILED
+    except OSError as error:
+        # Of files that no command has a sentence of its own for: a directory that may not be read, a full disk.
+        log.info("where it happened:", exc_info=True)
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"rushes: {place}{error.strerror or error}", file=sys.stderr)
+        end_output()
+        return EXIT_FAILED
+
+
+def end_output() -> None:
+    """Print what is not printed yet; what cannot be is dropped, or Python would complain once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -141,3 +141,21 @@ def test_a_reader_that_stops_reading_is_no_error(prompts: Path) -> None:
     command = f"{sys.executable} -m rushes.cli prompts {prompts} | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("  0  a cat\n", "")
+
+
+def test_a_directory_that_may_not_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    too_long = tmp_path / ("x" * 300)  # refused to everybody, root too
+    sampled = ["--architecture", "wan2.1-t2v", "--output_dir", str(tmp_path), "--rushes_model", "any/model"]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n")
+    assert cli.main(["submit", *sampled, "--sample_prompts", str(prompts), "--weights", str(too_long)]) == 1
+    assert cli.main(["inspect", str(too_long)]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second == f"rushes: {too_long}: File name too long"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_output_that_cannot_be_written_is_told(prompts: Path) -> None:
+    command = f"{sys.executable} -m rushes.cli prompts {prompts} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "rushes: No space left on device\n")
