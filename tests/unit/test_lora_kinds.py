@@ -56,7 +56,7 @@ def peft_twin(config: Any, directory: Path) -> dict[str, torch.Tensor]:
     tuned = get_peft_model(base, config)
     torch.manual_seed(1)
     for name, parameter in tuned.named_parameters():
-        if "lora" in name or "lokr" in name:
+        if parameter.requires_grad:
             factor = 1 + 0.1 * torch.rand_like(parameter) if "magnitude" in name else torch.randn_like(parameter) * 0.2
             parameter.data = parameter.data * factor if "magnitude" in name else factor
     tuned.save_pretrained(directory)
@@ -71,6 +71,11 @@ CONFIGS = {
     ),
     "with bias": LoraConfig(r=3, lora_alpha=7, lora_bias=True, target_modules=TARGETS),
     "DoRA": LoraConfig(r=3, lora_alpha=7, use_dora=True, target_modules=TARGETS),
+    "biases of all layers": LoraConfig(r=3, lora_alpha=7, bias="all", target_modules=TARGETS),
+    "DoRA on a convolution": LoraConfig(r=3, lora_alpha=7, use_dora=True, target_modules=["patch_embedding"]),
+    "LoKr, whole, patterns": LoKrConfig(
+        r=64, alpha=7, rank_pattern={"to_v": 40}, alpha_pattern={"attn1.to_q": 2}, target_modules=TARGETS
+    ),
     "LoKr": LoKrConfig(r=3, alpha=7, target_modules=TARGETS),
     "LoKr, both low-rank": LoKrConfig(r=2, alpha=7, decompose_both=True, target_modules=TARGETS),
 }

@@ -231,6 +231,6 @@ def test_a_file_that_is_there_twice_acts_twice(model: nn.Module, tmp_path: Path)
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), -1e39])
 def test_a_strength_that_is_no_number_of_float32_is_refused(model: nn.Module, tmp_path: Path, strength: float) -> None:
     rack, base = rack_of(model), copies(model)
-    with pytest.raises(LoraValue, match="strength of .* cannot be merged"):
+    with pytest.raises(LoraValue, match=r"strength of .* cannot be merged"):
         rack.apply([wanted(write_lora(tmp_path / "a.safetensors"), strength)])
     assert is_base(model, base)

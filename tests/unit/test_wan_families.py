@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from engine_support import Recorder, make_job, tiny_prompt, write_lora
 from rushes.architectures import architecture
@@ -320,6 +322,18 @@ def test_a_lora_goes_into_the_expert_it_is_for_and_out_again(engine, models, tmp
     every, high, low = made(lora), made(lora, lora_expert="high"), made(lora, lora_expert="low")
     assert not any(torch.equal(a, b) for a, b in [(base, every), (base, high), (base, low), (every, high), (high, low)])
     assert torch.equal(made(None), base)
+
+
+def test_a_whole_checkpoint_replaces_the_expert_it_is_of(engine, models, tmp_path):
+    weights = load_file(next((models[TWO_EXPERTS] / "transformer_2").glob("*.safetensors")))
+    tuned = {name: tensor + 0.1 for name, tensor in weights.items()}
+    original = {re.sub(r"(blocks\.\d+)\.scale_shift_table", r"\1.modulation", name): t for name, t in tuned.items()}
+    save_file(original, tmp_path / "whole.safetensors")
+    whole = job(models, TWO_EXPERTS, tmp_path / "whole.safetensors", experts="both", lora_expert="low")
+    latents(engine, whole)
+    state = engine._warm.base.transformer.state_dict()
+    assert all(torch.equal(state[f"low.{name}"], tensor) for name, tensor in tuned.items())
+    assert any(not torch.equal(state[f"high.{name}"], tensor) for name, tensor in tuned.items())
 
 
 @pytest.mark.parametrize(

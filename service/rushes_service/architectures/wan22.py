@@ -88,7 +88,12 @@ def together(tables: Mapping[str, NameTable]) -> NameTable:
                 found[name] = (*found.get(name, ()), *there)
         return found
 
+    bare: dict[str, tuple[str, ...]] = {}
+    for key, table in tables.items():
+        for name, parameters in table.parameters.items():
+            bare[name] = (*bare.get(name, ()), *(f"{key}.{parameter}" for parameter in parameters))
     return NameTable(
         joined({key: table.dotted for key, table in tables.items()}),
         joined({key: table.flat for key, table in tables.items()}),
+        bare,
     )

@@ -223,4 +223,4 @@ def tensors_of(change: Change) -> Iterator[torch.Tensor]:
 
 def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor as a matrix [out, in] that shares its memory."""
-    return tensor.reshape(tensor.shape[0], -1) if tensor.dim() else tensor.reshape(1, 1)
+    return tensor.flatten(1) if tensor.dim() > 1 else tensor.reshape(-1, 1)

@@ -15,7 +15,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     (r"lora_(?:B|up)(?:\.default)?\.bias", "up_bias"),
     (r"lora_mid\.weight", "tucker"),
     (r"hada_t[12]", "tucker"),
-    (r"lokr_t2", "tucker"),
+    (r"lokr_t[12]", "tucker"),
     (r"(hada_w[12]_[ab]|lokr_w[12](?:_[ab])?)(?:\.default)?", ""),
     (r"dora_scale", "magnitude"),
     (r"lora_magnitude_vector(?:\.default)?(?:\.weight)?", "magnitude"),
@@ -36,6 +36,9 @@ PREFIXES = (
 )
 """How keys begin, and the name of the format that begins them so; anything else is "diffusers" without a prefix."""
 
+WRAPPERS = re.compile(r"^module\.|_orig_mod[._]")
+"""What `DistributedDataParallel` and `torch.compile` put into the names of what they wrap."""
+
 TEXT_ENCODER = re.compile(r"(base_model\.model\.)?(lora_te\d?_|text_encoders?(_\d)?[._]|text_model[._]|te\d?_)")
 """How keys of a text encoder's LoRA begin."""
 
@@ -50,6 +53,7 @@ class Key(NamedTuple):
 
 def split(key: str) -> Key:
     """The module's name without prefix, the part of it, and the format's name."""
+    key = unwrapped(key)
     name, part = key, ""
     for pattern, kind in ENDS:
         if match := pattern.fullmatch(key):
@@ -62,3 +66,8 @@ def split(key: str) -> Key:
             if style != "peft":
                 break
     return Key(name, part, style)
+
+
+def unwrapped(key: str) -> str:
+    """A key without what wrapping its model put into it."""
+    return WRAPPERS.sub("", key)

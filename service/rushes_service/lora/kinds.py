@@ -24,6 +24,21 @@ Parts = Mapping[str, torch.Tensor]
 
 HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
+FOR_WEIGHTS = {
+    "LoRA": {"down", "up"},
+    "LoHa": {*HADAMARD},
+    "LoKr": {f"lokr_w{number}{half}" for number in (1, 2) for half in ("", "_a", "_b")},
+    "difference": {"diff"},
+    "whole weight": {"value"},
+}
+"""Parts that say what becomes of a weight, by kind; a module has those of one kind."""
+
+FOR_BIASES = {"up_bias", "diff_b", "value_b"}
+"""Parts that say what becomes of a bias; a module has one of them."""
+
+WITH_LENGTH = {"LoRA", "LoHa", "LoKr"}
+"""Kinds that a DoRA scale may go with."""
+
 
 def weight_change(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Change | None:
     """What becomes of a module's weight; None if the file only has a bias for it.
@@ -37,6 +52,7 @@ def weight_change(name: str, parts: Parts, config: Mapping[str, Any] | None) -> 
     """
     if "tucker" in parts:
         raise ValueError("is a Tucker decomposition, which is for large convolutions and is not supported")
+    check_one_kind(parts)
     if "value" in parts:
         return Replacement(as_matrix(parts["value"]))
     found = adapter(name, parts, config)
@@ -47,6 +63,19 @@ def weight_change(name: str, parts: Parts, config: Mapping[str, Any] | None) -> 
     if found is None and not parts.keys() & {"diff_b", "value_b"}:
         raise ValueError(f"has no weights, only {', '.join(parts)}")
     return found
+
+
+def check_one_kind(parts: Parts) -> None:
+    """Raise `ValueError` for parts of which only some could be used."""
+    kinds = [kind for kind, own in FOR_WEIGHTS.items() if parts.keys() & own]
+    biases = sorted(parts.keys() & FOR_BIASES)
+    for found in (kinds, biases):
+        if len(found) > 1:
+            raise ValueError(f"has {' and '.join(found)} at once; it is not clear which of them is meant")
+    if "magnitude" in parts and kinds and kinds[0] not in WITH_LENGTH:
+        raise ValueError(f"has a DoRA scale beside a {kinds[0]}, which does not go together")
+    if "magnitude" in parts and not kinds:
+        raise ValueError("has a DoRA scale, but nothing that it scales")
 
 
 def adapter(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Change | None:
@@ -78,12 +107,18 @@ def kronecker(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Kron
     ranks = [pair[1].shape[0] for pair in (w2, w1) if len(pair) == 2]
     if ranks:
         return Kronecker(w1, w2, scale(name, ranks[0], parts, config))
-    return Kronecker(w1, w2, 1.0 if config is None else scale(name, int(config.get("r", 1)), parts, config))
+    if config is None:
+        return Kronecker(w1, w2)
+    return Kronecker(
+        w1, w2, scale(name, int(by_pattern(config.get("rank_pattern"), name, config.get("r", 1))), parts, config)
+    )
 
 
 def factor(parts: Parts, name: str) -> tuple[torch.Tensor, ...]:
     """One factor of a LoKr: whole, or two matrices to be multiplied."""
     if name in parts:
+        if parts.keys() & {f"{name}_a", f"{name}_b"}:
+            raise ValueError(f"has {name} whole and as factors at once; it is not clear which is meant")
         return (as_matrix(parts[name]),)
     first, second = as_matrix(wanted(parts, f"{name}_a")), as_matrix(wanted(parts, f"{name}_b"))
     if first.shape[1] != second.shape[0]:
@@ -97,12 +132,16 @@ def wanted(parts: Parts, part: str) -> torch.Tensor:
         raise ValueError(f"has no {part} matrix; the file is incomplete")
     if parts[part].dim() == 0:
         raise ValueError(f"has a single number for its {part} matrix; the file is damaged")
+    if not parts[part].numel():
+        raise ValueError(f"has an empty {part} matrix; were shards (ZeRO-3, FSDP) saved without being gathered?")
     return parts[part]
 
 
 def magnitude(value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """A DoRA scale as [out, 1] or [1, in]; PEFT writes [out]."""
+    """A DoRA scale as [out, 1] or [1, in]; PEFT writes [out], and [1, out, 1, ...] for convolutions."""
     rows, columns = shape
+    if value.dim() > 2 and value.shape[1] == rows == value.numel():
+        return value.reshape(rows, 1)
     if value.numel() == rows and (value.dim() == 1 or value.shape[0] == rows):
         return value.reshape(rows, 1)
     if value.numel() == columns and value.dim() > 1 and value.shape[0] == 1:

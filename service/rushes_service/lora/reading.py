@@ -6,6 +6,7 @@ numbers are finite.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,7 @@ def read_lora(
     keys = {key: split(key) for key in file.tensors}
     if is_whole(file, keys):
         patches, unmatched, style = read_whole(file, names, shapes)
-        lost = missing(patches, shapes)
+        lost = missing(patches, shapes, names)
         problem = whole_mismatch(file, unmatched, lost, family)
         kinds: tuple[str, ...] = (Replacement.kind,)
         ranks: tuple[int, ...] = ()
@@ -124,12 +125,21 @@ def read_lora(
         unmatched, style = found.unmatched, found.style if found.modules else "unknown"
         problem = mismatch(file, unmatched, family)
         kinds, ranks = kinds_of(patches), ranks_of(patches)
+    check_once(file, patches)
     if problem and not (allow_partial and patches):
         raise LoraMismatch(problem)
     matched = len(file.tensors) - len(unmatched)
     modules = len({patch.parameter.rpartition(".")[0] for patch in patches})
     report = LoraReport(str(place), file.sha256, style, kinds, matched, len(unmatched), modules, ranks)
     return Lora(file.sha256, patches, report, (f"partly used: {problem}",) if problem else ())
+
+
+def check_once(file: WeightsFile, patches: tuple[Patch, ...]) -> None:
+    """Raise `LoraValue` for a parameter that is in the file under two names."""
+    for parameter, count in Counter(patch.parameter for patch in patches).items():
+        parts = {patch.into for patch in patches if patch.parameter == parameter} if count > 1 else set()
+        if count > 1 and (len(parts) < count or None in parts):
+            raise LoraValue(f"{file.path}: {parameter} is in it under two names; it is not clear which is meant")
 
 
 def check_config(file: WeightsFile) -> None:
@@ -143,15 +153,23 @@ def check_config(file: WeightsFile) -> None:
 
 
 def sort(file: WeightsFile, keys: Mapping[str, Key], names: NameTable) -> Sorted:
-    """Tensors by module. PEFT also writes modules that were trained as a whole: `name.weight` beside the adapters."""
+    """Tensors by module. PEFT also writes modules that were trained as a whole: `name.weight` beside the adapters.
+
+    Raises:
+        LoraValue: two keys mean the same part of a module.
+    """
     found = Sorted()
+    sources: dict[tuple[str, str], str] = {}
     for key, (name, part, style) in keys.items():
         if not part and style == "peft" and (leaf := key.rpartition(".")[2]) in ("weight", "bias"):
             name, part = name.removesuffix(f".{leaf}"), "value" if leaf == "weight" else "value_b"
+            name = name.removesuffix(".base_layer")
         targets = names.find(name, flat=style == "musubi") if part and not TEXT_ENCODER.match(key) else ()
         if not targets:
             found.unmatched.append(key)
             continue
+        if (other := sources.setdefault((name, part), key)) != key:
+            raise LoraValue(f"{file.path}: {other} and {key} are the same; it is not clear which is meant")
         found.modules.setdefault(name, Module(name, targets)).parts[part] = file.tensors[key]
         found.styles.append(style)
     return found
@@ -222,9 +240,11 @@ def ranks_of(patches: tuple[Patch, ...]) -> tuple[int, ...]:
     return tuple(sorted({rank for patch in patches if (rank := patch.change.rank) is not None}))
 
 
-def missing(patches: tuple[Patch, ...], shapes: Mapping[str, torch.Size]) -> list[str]:
-    """Parameters of the model that a whole checkpoint does not have."""
-    return sorted(shapes.keys() - {patch.parameter for patch in patches})
+def missing(patches: tuple[Patch, ...], shapes: Mapping[str, torch.Size], names: NameTable) -> list[str]:
+    """Parameters of the model, or of that expert of it that was trained, that a whole checkpoint does not have."""
+    reach = names.reach
+    wanted = {name for name in shapes if name in reach or name.rpartition(".")[0] in reach}
+    return sorted(wanted - {patch.parameter for patch in patches})
 
 
 def mismatch(file: WeightsFile, unmatched: list[str], family: str) -> str | None:

@@ -45,12 +45,18 @@ class NameTable:
     """Module names as files write them, and the live modules they mean.
 
     `dotted` holds original and diffusers names, `flat` the same with underscores for dots, as musubi-tuner and
-    kohya write them. `parameters` holds parameters that no module wraps (Wan's `modulation`), by their original names.
+    kohya write them. `parameters` holds parameters that no module wraps (Wan's `modulation`), by the same names.
     """
 
     dotted: Mapping[str, tuple[LoraTarget, ...]]
     flat: Mapping[str, tuple[LoraTarget, ...]]
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def reach(self) -> set[str]:
+        """Modules and bare parameters of the live model that some name means."""
+        modules = {target.module for targets in self.dotted.values() for target in targets}
+        return modules.union(*self.parameters.values())
 
     def find(self, name: str, *, flat: bool) -> tuple[LoraTarget, ...]:
         """Targets of a name; empty if the model has no such module.
@@ -84,7 +90,8 @@ def name_table(model: nn.Module, original_name: Callable[[str], str]) -> NameTab
     for original, parts in fused.items():
         names[original] = split_rows(model, [parts[number] for number in sorted(parts)])
     flat = {name.replace(".", "_"): targets for name, targets in names.items()}
-    return NameTable(names, flat, {original_name(name): name for name in bare_parameters(model)})
+    bare = {called: (name,) for name in bare_parameters(model) for called in (name, original_name(name))}
+    return NameTable(names, flat, bare)
 
 
 def split_rows(model: nn.Module, modules: Sequence[str]) -> tuple[LoraTarget, ...]:

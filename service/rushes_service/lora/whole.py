@@ -9,10 +9,10 @@ import torch
 from rushes.errors import LoraValue
 from rushes_service.lora.changes import Patch, Replacement, as_matrix
 from rushes_service.lora.files import WeightsFile
-from rushes_service.lora.keys import Key
+from rushes_service.lora.keys import Key, unwrapped
 from rushes_service.lora.targets import NameTable
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "model.", "")
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "")
 """What programs put before the transformer's own names."""
 
 LEAVES = {"weight": "weight", "bias": "bias", "scale": "weight"}
@@ -37,10 +37,11 @@ def read_whole(
     unmatched: list[str] = []
     original = False
     for key, tensor in file.tensors.items():
-        name = key.removeprefix(prefix)
-        found = list(patches_of(file, name, tensor, names, shapes)) if key.startswith(prefix) else []
+        bare = unwrapped(key)
+        name = bare.removeprefix(prefix)
+        found = list(patches_of(file, name, tensor, names, shapes)) if bare.startswith(prefix) else []
         patches += found
-        original |= bool(found) and name not in shapes
+        original |= not all(patch.parameter.endswith(name) for patch in found)
         if not found:
             unmatched.append(key)
     return tuple(patches), unmatched, f"{'original' if original else 'diffusers'} checkpoint"
@@ -52,7 +53,7 @@ def most_fitting(file: WeightsFile, names: NameTable, shapes: Mapping[str, torch
     def fitting(prefix: str) -> int:
         return sum(
             any(True for _ in places(key.removeprefix(prefix), names, shapes))
-            for key in file.tensors
+            for key in map(unwrapped, file.tensors)
             if key.startswith(prefix)
         )
 
@@ -67,7 +68,7 @@ def places(
         yield name, None, None
         return
     if name in names.parameters:
-        yield names.parameters[name], None, None
+        yield from ((parameter, None, None) for parameter in names.parameters[name])
         return
     module, _, leaf = name.rpartition(".")
     for target in names.dotted.get(module, ()) if leaf in LEAVES else ():
