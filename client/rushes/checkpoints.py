@@ -161,9 +161,10 @@ def parse_header(path: str | Path, raw: bytes) -> dict[str, Any]:
         header = None
     if not isinstance(header, dict):
         raise CheckpointFormat(f"{path}: not a safetensors file (its header is not a JSON object)")
-    if not isinstance(header.get("__metadata__") or {}, dict):
+    found = cast("dict[str, Any]", header)
+    if not isinstance(found.get("__metadata__") or {}, dict):
         raise CheckpointFormat(f"{path}: the metadata in its header is not a JSON object; the file is damaged")
-    return cast("dict[str, Any]", header)
+    return found
 
 
 def data_length(path: str | Path, header: dict[str, Any]) -> int:

@@ -114,13 +114,18 @@ def test_one_that_leaves_before_anything_happened_misses_nothing_either(api: Api
         assert [event.data.get("id") for event in take(events, 2)] == [None, "meanwhile"]
 
 
-@pytest.mark.parametrize("case", ["trimmed away", "from a server that lost its data", "not an id"])
+@pytest.mark.parametrize("case", ["trimmed away", "from a server that lost its data", "not an id", "beyond 64 bits"])
 def test_one_that_cannot_be_told_everything_is_told_to_read_again(api: Api, case: str) -> None:
     old = announce(api.queue, "started", "a")
     kept = announce(api.queue, "progress", "a")
     newest = announce(api.queue, "done", "a")
     api.queue.redis.xtrim(keys.EVENTS, minid=kept, approximate=False)
-    after = {"trimmed away": old, "from a server that lost its data": "99999999999999-0", "not an id": "x"}[case]
+    after = {
+        "trimmed away": old,
+        "from a server that lost its data": "99999999999999-0",
+        "not an id": "x",
+        "beyond 64 bits": f"1-{10**19 * 2}",
+    }[case]
 
     with api.http.stream("GET", "/v1/events", headers={"Last-Event-ID": after}) as response:
         events = events_of(response)
@@ -131,6 +136,15 @@ def test_one_that_cannot_be_told_everything_is_told_to_read_again(api: Api, case
     assert reset.name == "reset"
     assert following.data["id"] == ("a" if case == "trimmed away" else "b")
     assert reset.id == (old if case == "trimmed away" else newest)
+
+
+def test_an_event_that_nobody_can_read_keeps_those_behind_it_from_no_one(api: Api) -> None:
+    with api.http.stream("GET", "/v1/events") as response:
+        events = events_of(response)
+        next(events)
+        api.queue.redis.xadd(keys.EVENTS, {"type": "done", "id": "a", "run": "cat", "data": "{broken"})
+        announce(api.queue, "done", "b")
+        assert [(event.data["id"], event.data["data"]) for event in take(events, 2)] == [("a", {}), ("b", {})]
 
 
 def test_events_of_one_run_can_be_asked_for(api: Api) -> None:

@@ -169,6 +169,17 @@ def test_the_same_key_carries_a_request_out_once(api: Api) -> None:
     assert api.http.post("/v1/samples", json=body, headers={"Idempotency-Key": "two"}).json() != first.json()
 
 
+def test_a_field_that_is_null_and_one_that_is_left_out_are_two_requests(api: Api) -> None:
+    (sample,) = jobs_of("cut", api.root, (0,), ["a boat"], (96, 64), 1)
+    api.queue.submit([sample])
+    same, another_seed = (
+        api.http.post(f"/v1/samples/{sample.id}/resample", json={"prompt": prompt}, headers={"Idempotency-Key": "one"})
+        for prompt in ({}, {"seed": None})
+    )
+    assert (same.status_code, another_seed.status_code) == (202, 422)
+    assert another_seed.json()["field"] == "idempotency-key"
+
+
 def test_a_key_whose_request_failed_can_be_used_again(api: Api) -> None:
     headers = {"Idempotency-Key": "one"}
     wrong = {"architecture": "wan2.1-t2v", "prompt": "a cat --wide 3"}

@@ -157,7 +157,10 @@ def test_samples_are_listed_by_run_and_by_state(api: Api) -> None:
     assert [run["name"] for run in api.http.get("/v1/runs").json()["runs"]] == ["dog", "cat"]
 
 
-@pytest.mark.parametrize("query", [{"limit": "201"}, {"limit": "0"}, {"state": "lost"}, {"cursor": "x"}])
+WRONG = [{"limit": "201"}, {"limit": "0"}, {"state": "lost"}, {"cursor": "x"}, {"cursor": "\u0663.000000"}]
+
+
+@pytest.mark.parametrize("query", WRONG)
 def test_a_wrong_query_names_its_parameter(api: Api, query: dict[str, str]) -> None:
     answer = api.http.get("/v1/samples", params=query)
 

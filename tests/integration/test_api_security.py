@@ -137,7 +137,9 @@ def test_a_page_of_another_site_cannot_ask_for_samples_or_cancel_them(local: Api
 def test_a_body_without_its_content_type_is_not_taken_for_json(local: Api) -> None:
     body = b'{"architecture": "wan2.1-t2v", "prompt": "a cat"}'
 
-    assert local.http.post("/v1/samples", content=body, headers={"Content-Type": "text/plain"}).status_code == 422
+    answer = local.http.post("/v1/samples", content=body, headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["detail"]
 
 
 def test_a_huge_body_is_refused_with_and_without_its_length(local: Api) -> None:

@@ -18,6 +18,7 @@ from rushes.errors import QueueUnavailable
 from rushes_service.api.context import InContext
 from rushes_service.api.feed import Feed, order
 from rushes_service.api.problems import documented
+from rushes_service.api.watching import read_happening
 
 router = APIRouter(tags=["events"])
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ PING_S = 15
 RETRY_MS = 2000
 """What a browser waits before it comes back."""
 
-ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
+ENTRY_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
+"""Redis takes numbers of 64 bits: some of 20 digits, all of 18."""
 
 DESCRIPTION = """
 Server-sent events. Each has the id of its stream entry, the event name `queued`, `started`, `progress`, `retry`,
@@ -93,11 +95,6 @@ async def follow(
 
 def as_event(entry_id: str, fields: dict[str, str]) -> ServerSentEvent:
     """One entry as the browser gets it."""
-    kind = fields.get("type", "message")
-    body = {
-        "type": kind,
-        "id": fields.get("id"),
-        "run": fields.get("run"),
-        "data": json.loads(fields.get("data") or "{}"),
-    }
-    return ServerSentEvent(event=kind, id=entry_id, data=json.dumps(body))
+    found = read_happening(entry_id, fields)
+    body = {"type": found.kind, "id": found.sample, "run": found.run, "data": found.data}
+    return ServerSentEvent(event=found.kind, id=entry_id, data=json.dumps(body))

@@ -54,7 +54,8 @@ def once(
     if key is None:
         return accepted(make(), location)
     name = keys.answer(hashlib.sha256(f"{request.url.path}\0{key}".encode()).hexdigest())
-    print_ = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+    # A field that is null and one that is left out may ask for different things: a new seed, or the same.
+    print_ = hashlib.sha256(asked.model_dump_json(exclude_unset=True).encode()).hexdigest()
     redis = context.client.redis
     with reachable(context.client.url):
         ours = redis.set(name, json.dumps([print_, PENDING]), nx=True, ex=UNFINISHED_S)

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/samples", tags=["samples"])
 
 MAX_PAGE = 200
 
-CURSOR = re.compile(r"\d{1,12}\.\d{6}")
+CURSOR = re.compile(r"[0-9]{1,12}\.[0-9]{6}")
 
 ACCEPTED = {
     202: {"headers": {"Location": {"description": "Address of the sample", "schema": {"type": "string"}}}},
