@@ -11,6 +11,7 @@ from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -177,6 +178,25 @@ def test_a_directory_that_cannot_be_made_is_an_error_that_names_it(tmp_path, nam
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"file/sample.*may this user write"):
         write(tmp_path / "file" / "sample" / name, pictures(count), count)
+
+
+def test_an_ffmpeg_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "no-ffmpeg"))
+    with pytest.raises(OutputError, match=r"no-ffmpeg cannot be run.*IMAGEIO_FFMPEG_EXE"):
+        write(tmp_path / "a.mp4", pictures(5), 5)
+    assert files(tmp_path) == []
+
+
+def test_an_ffmpeg_that_is_killed_is_an_error_and_leaves_nothing(tmp_path):
+    def killing() -> Iterator[np.ndarray]:
+        yield from pictures(1, height=512, width=512)
+        for child in psutil.Process().children():
+            child.kill()
+        yield from pictures(9, height=512, width=512)
+
+    with pytest.raises(OutputError, match="ffmpeg was killed"):
+        write(tmp_path / "a.mp4", killing(), 10)
+    assert files(tmp_path) == []
 
 
 FULL_DISK = """

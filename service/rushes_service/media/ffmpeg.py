@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -85,12 +87,15 @@ def command() -> list[str]:
     """How to call ffmpeg.
 
     Raises:
-        OutputError: there is none.
+        OutputError: there is none, or none that can be run.
     """
     try:
-        return [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-hide_banner", "-loglevel", "error"]
+        program = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise OutputError(f"no ffmpeg: reinstall imageio-ffmpeg ({error})") from error
+    if shutil.which(program) is None:
+        raise OutputError(f"no ffmpeg: {program} cannot be run; unset IMAGEIO_FFMPEG_EXE, or name one that can")
+    return [program, "-y", "-hide_banner", "-loglevel", "error"]
 
 
 def finalise(source: Path, target: Path, receipt: str) -> None:
@@ -127,6 +132,8 @@ def escape(text: str) -> str:
 
 def ffmpeg_error(path: Path, status: int, log: str) -> OutputError:
     """The error for an ffmpeg that failed."""
+    if status == -signal.SIGKILL:
+        return OutputError(f"{path}: ffmpeg was killed while it wrote; did this machine run out of memory?")
     lines = [line for line in log.strip().splitlines() if line.strip()][-ERROR_LINES:]
     reason = "; ".join(lines) or f"status {status}"
     return OutputError(f"{path.parent}: the clip could not be written, is the disk full? ffmpeg says: {reason}")
