@@ -24,6 +24,9 @@ ABANDONED_S = 600.0
 
 _serial = itertools.count()
 
+_written: set[str] = set()
+"""Names of this process's notes. Others with its number are older: the trainer of a container is always process 1."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -55,6 +58,7 @@ class Notes:
         note = Note(self.run, step, epoch, str(pending), source, socket.gethostname(), os.getpid())
         path = self.directory / f"{os.getpid()}-{time.time_ns()}-{next(_serial)}.note"
         temporary = path.with_name(f".{path.name}.tmp")
+        _written.add(path.name)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(asdict(note)), encoding="utf-8")
@@ -65,7 +69,10 @@ class Notes:
             return None
 
     def abandoned(self) -> Iterator[tuple[Path, Note]]:
-        """Notes of this run whose process is dead and whose weights are there. What is of no use is removed."""
+        """Notes of this run whose process is dead and whose weights are there. What is of no use is removed.
+
+        Each comes under a name of this process: whoever looks at the same time does not get it.
+        """
         for path in sorted(self.directory.glob("*.note")):
             with contextlib.suppress(OSError):
                 try:
@@ -76,16 +83,30 @@ class Notes:
                     continue
                 if note.run != self.run or not dead(note, path):
                     continue
-                if Path(note.pending).is_file():
-                    yield path, note
-                else:
+                if not Path(note.pending).is_file():
                     path.unlink()
+                elif mine := self._claimed(path, note):
+                    yield mine, note
+
+    def _claimed(self, path: Path, note: Note) -> Path | None:
+        """An abandoned note under a new name; None when somebody else was quicker."""
+        mine = self.write(note.step, note.epoch, Path(note.pending), note.source)
+        if mine is None:  # the disk is full; better handed over twice than never
+            return path
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            mine.unlink(missing_ok=True)
+            return None
+        return mine
 
 
 def dead(note: Note, path: Path) -> bool:
     """True when nobody works on a note any more."""
     if note.host != socket.gethostname():
         return time.time() - path.stat().st_mtime > ABANDONED_S
+    if note.pid == os.getpid():
+        return path.name not in _written
     try:
         os.kill(note.pid, 0)
     except ProcessLookupError:

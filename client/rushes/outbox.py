@@ -325,6 +325,7 @@ class Outbox:
     def _release_unneeded(self) -> None:
         """Remove snapshots that no sample needs: of workers killed between their last word and the removal."""
         self._next_release = time.monotonic() + RELEASE_EVERY_S
+        self._resume()  # of another machine's process it cannot be told at once whether it is dead
         if self._unsent or self.spool.waiting():
             return  # their samples are not in Redis yet
         with contextlib.suppress(QueueUnavailable, OSError):

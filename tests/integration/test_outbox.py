@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from queue_support import MODEL
 from rushes import Client, TrainingSampler
 from rushes.checkpoints import SPOOL_DIR
 from rushes.keys import lane
+from rushes.notes import Notes
 from rushes_service.embedded import EmbeddedRedis
 from support import wait_until
 
@@ -129,6 +131,22 @@ def test_a_checkpoint_that_was_being_hashed_when_its_process_was_killed_is_hande
     assert steps(client) == [10, 10]
     assert [record.state for record in client.list()] == ["queued", "queued"]
     assert len(snapshots(tmp_path)) == 1
+
+
+def test_a_hand_off_of_a_machine_that_is_gone_is_handed_over_once_that_is_certain(
+    make: MakeSampler, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rushes.outbox.RELEASE_EVERY_S", 0.05)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("rushes.notes.socket.gethostname", lambda: "a container that is gone")
+        note = Notes(tmp_path / SPOOL_DIR, "run").write(10, None, lora(tmp_path).rename(tmp_path / "x.pending"), None)
+    sampler = make()
+    sampler.submit(step=20, weights=lora(tmp_path, 20))
+    wait_until(lambda: len(client.ids()) == 2, 10, "its own")
+    assert note is not None
+    os.utime(note, (0, 0))
+    wait_until(lambda: len(client.ids()) == 4, 10, "the other's")
+    assert steps(client) == [10, 10, 20, 20]
 
 
 @pytest.mark.parametrize("ending", ["end", "raise"])

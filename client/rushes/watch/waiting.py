@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from rushes.adapters import adapter_config
 from rushes.checkpoints import read_header
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
+from rushes.jobs import readable
 from rushes.watch.finding import Found, Identity
 
 STUCK_S = 120.0
@@ -95,7 +95,7 @@ def metadata_of(found: Found) -> Mapping[str, Any]:
         CheckpointIncomplete: tensors, or an adapter's configuration, are still missing.
         CheckpointError: it is gone, no safetensors file, or has a name that no other machine could write.
     """
-    name = os.fsencode(found.path).decode(errors="replace")
+    name = readable(str(found.path))
     if name != str(found.path):
         raise CheckpointFormat(f"{name}: its name is not Unicode; rename it")
     if found.path != found.weights:
