@@ -169,16 +169,14 @@ class Exchange:
 
 
 @contextmanager
-def reachable(url: str | None) -> Generator[None]:
+def reachable(url: str | None, *, advice: str = f"start it with `rushes up`, or set {URL_VARIABLE}") -> Generator[None]:
     """Turn what Redis says into `QueueUnavailable` with the address and what to do."""
     try:
         yield
     except redis.AuthenticationError as error:
         raise QueueUnavailable(f"Redis at {address(url)} refuses the login: {error}") from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise QueueUnavailable(
-            f"Redis at {address(url)} cannot be reached ({error}); start it with `rushes up`, or set {URL_VARIABLE}"
-        ) from error
+        raise QueueUnavailable(f"Redis at {address(url)} cannot be reached ({error}); {advice}") from error
     except OutOfMemoryError as error:
         raise QueueUnavailable(
             f"Redis at {address(url)} is full ({error}); raise its maxmemory, or forget old records with "

@@ -121,6 +121,8 @@ def test_a_redis_of_your_own_is_used_and_no_other_started(tmp_path: Path) -> Non
     )
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr
+    assert "do without --redis-url and RUSHES_REDIS_URL" in done.stderr
+    assert "`rushes up`" not in done.stderr  # that is what was just tried
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

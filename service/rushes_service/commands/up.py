@@ -100,7 +100,8 @@ def check_reachable(url: str) -> None:
         ConfigError: not a Redis URL.
         QueueUnavailable: it does not answer.
     """
-    with connection.reachable(url), contextlib.closing(connection.connect(url)) as redis:
+    advice = f"start it, or do without --redis-url and {connection.URL_VARIABLE}: then one is started here"
+    with connection.reachable(url, advice=advice), contextlib.closing(connection.connect(url)) as redis:
         redis.ping()
 
 
