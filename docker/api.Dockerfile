@@ -7,7 +7,9 @@ ENV PIP_NO_CACHE_DIR=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/home/rushes
 
-RUN useradd --uid 1000 --create-home rushes
+# A home (stills are cached there) that any user id may write: compose runs the image as the owner of the training directory.
+RUN useradd --uid 1000 --create-home rushes \
+    && chmod 1777 /home/rushes
 
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./

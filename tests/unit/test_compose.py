@@ -141,6 +141,12 @@ def test_files_have_the_same_path_inside_and_outside(name: str) -> None:
     assert all(source == target for source, target, *_ in mounts)
 
 
+@pytest.mark.parametrize("name", ["api", *WORKERS])
+def test_who_writes_below_the_training_directory_may(name: str) -> None:
+    mounts = dict(volume.split(":")[::2] for volume in services()[name]["volumes"] if volume.count(":") == 2)
+    assert mounts == {"/data/models": "ro"}  # workers write samples, the API keeps uploads
+
+
 def test_a_worker_is_given_its_grace_before_it_is_killed() -> None:
     for name in WORKERS:
         stop_s = int(services()[name]["stop_grace_period"].removesuffix("s"))
@@ -165,6 +171,7 @@ def test_an_image_runs_rushes_as_somebody_who_is_not_root(dockerfile: Path) -> N
     assert instruction(dockerfile, "ENTRYPOINT") == ["rushes"]
     cli.parse(instruction(dockerfile, "CMD"))
     assert re.search(r"^USER 1000:1000$", text, re.MULTILINE)
+    assert "chmod 1777 /home/rushes" in text  # RUSHES_UID may be anybody
     assert "--constraint constraints.txt" in text
 
 

@@ -63,6 +63,13 @@ def test_nobody_runs_as_root() -> None:
     assert all(pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] for pod in pods)
 
 
+def test_the_api_may_keep_uploads_below_its_first_root() -> None:
+    (api,) = [container for container in containers() if container["name"] == "api"]
+    roots = next(variable["value"] for variable in api["env"] if variable["name"] == "RUSHES_ROOTS")
+    read_only = {mount["mountPath"]: mount.get("readOnly", False) for mount in api["volumeMounts"]}
+    assert not read_only[roots.split(":")[0]]
+
+
 @pytest.mark.parametrize("container", containers(), ids=lambda container: container["name"])
 def test_every_variable_is_a_setting(container: dict[str, Any]) -> None:
     names = {variable["name"] for variable in container["env"] if variable["name"].startswith("RUSHES_")}
