@@ -113,9 +113,9 @@ def shown(url: str) -> str:
 class Exchange:
     """Sends commands together and returns their answers as the server gives them. Safe to use from several threads.
 
-    For the two places where somebody waits for a sample to start. It does what redis-py's own pipeline does, with the
-    client's retries, but on connections of its own, without the layers between: those cost more than the server where
-    the caches are cold, as they are in a process that has been doing something else.
+    For the two places where somebody waits for a sample to start. It does what redis-py's own pipeline does, but on
+    connections of its own, without the layers between: those cost more than the server where the caches are cold, as
+    they are in a process that has been doing something else.
     """
 
     def __init__(self, client: Connection) -> None:
@@ -132,21 +132,18 @@ class Exchange:
         connection = self._taken()
 
         def ask() -> list[Any]:
-            connection.connect()  # if it is not: only this asks Sentinels where the primary is now
             # No PING first where the connection was idle for long: what a dead one loses is sent again.
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             return [connection.read_response() for _ in commands]
 
-        def hang_up(_: Exception) -> None:
-            connection.disconnect()
-
         try:
-            connection.connect()  # here, too: an outage is not retried within retries
+            connection.connect()  # if it is not; with the client's retries, and only this asks Sentinels where to
             try:
                 return ask()
-            except (redis.ConnectionError, redis.TimeoutError) as error:  # lost while idle: that is no outage yet
-                hang_up(error)
-            return connection.retry.call_with_retry(ask, hang_up)
+            except (redis.ConnectionError, redis.TimeoutError):  # lost while nobody used it: that is no outage yet
+                connection.disconnect()
+                connection.connect()
+                return ask()
         except BaseException:
             connection.disconnect()  # there may be answers that were not read
             raise
@@ -180,7 +177,7 @@ def reachable(url: str | None, *, advice: str = f"start it with `rushes up`, or 
     except OutOfMemoryError as error:
         raise QueueUnavailable(
             f"Redis at {address(url)} is full ({error}); raise its maxmemory, or forget old records with "
-            "`rushes jobs purge`"
+            "`rushes jobs purge --older-than DAYS`"
         ) from error
     except redis.RedisError as error:
         raise QueueUnavailable(f"Redis at {address(url)} refuses: {error}") from error

@@ -75,7 +75,10 @@ def test_lenient_makes_it_a_warning(prompts: Path, capsys: pytest.CaptureFixture
         (["jobs", "show", "abc", "--redis-url", "redis://127.0.0.1:1/0"], 1, "`rushes up`"),
         (["jobs", "list", "--redis-url", "http://x"], 2, "is not a Redis URL"),
         (["jobs", "list", "--redis-url", "redis://:secret@host:port/0"], 2, "is not a Redis URL"),
+        (["jobs", "purge"], 2, "say which records: --older-than DAYS"),
+        (["jobs", "purge", "--older-than", "-7"], 2, "--older-than -7: must be 0 days or more"),
         (["submit", "--architecture", "wan2.1-t2v"], 2, "--sample_prompts FILE is needed"),
+        (["watch", __file__, "--architecture", "wan2.1-t2v"], 2, "is a file; name the directory"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_an_exit_code(

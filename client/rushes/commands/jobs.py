@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     forget = actions.add_parser("purge", help="forget the records of ended samples; their files stay")
     forget.add_argument("--state", choices=[state.value for state in JobState if state.terminal], help="only these")
     forget.add_argument("--run", dest="run_name", metavar="NAME", help="only of this run")
-    forget.add_argument("--older-than", type=float, default=0, metavar="DAYS", help="only those that ended before")
+    forget.add_argument("--older-than", type=float, metavar="DAYS", help="only those that ended before; 0 for all")
     redis_argument(forget)
     forget.set_defaults(action=purge_jobs)
 
@@ -93,9 +93,14 @@ def show_jobs(args: argparse.Namespace, client: Client) -> int:
 
 
 def purge_jobs(args: argparse.Namespace, client: Client) -> int:
-    """Forget records."""
+    """Forget records. All of them only if that is asked for: those of samples that failed lie nowhere else."""
+    if not (args.state or args.run_name) and args.older_than is None:
+        raise ConfigError("say which records: --older-than DAYS (0 for every ended sample), --state or --run")
+    older_than: float = args.older_than or 0
+    if not older_than >= 0:
+        raise ConfigError(f"--older-than {older_than:g}: must be 0 days or more")
     state = JobState(args.state) if args.state else None
-    count = purge(client, state=state, run=args.run_name, older_than_s=args.older_than * DAY_S)
+    count = purge(client, state=state, run=args.run_name, older_than_s=older_than * DAY_S)
     print(f"{count} records forgotten; the files stay, and `rushes import` reads them again")
     return 0
 

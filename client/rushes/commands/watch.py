@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     roots = [absolute(directory) for directory in args.directories or [args.output_dir] if directory]
     if not roots:
         raise ConfigError("which directory? name one, or give --output_dir as the trainer has it")
+    if files := [root for root in roots if root.is_file()]:
+        raise ConfigError(f"{files[0]} is a file; name the directory that the trainer writes into")
     if not args.sample_prompts:
         raise ConfigError("--sample_prompts FILE is needed: what is to be sampled")
     if args.poll <= 0 or args.settle < 0:
