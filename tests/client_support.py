@@ -12,10 +12,13 @@ from queue_support import MODEL, empty_safetensors
 from rushes import Cadence, Run, SampleResult, TrainingSampler
 from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR
 from rushes.jobs import JobError, JobState
+from rushes.spool import Spool
 from rushes_service.queue import Queue
 
 AWAY = "redis://127.0.0.1:1/0"
 """An address where no Redis answers."""
+
+EVERY_TEN_STEPS = Cadence(every_n_steps=10)
 
 MakeSampler = Callable[..., TrainingSampler]
 
@@ -27,9 +30,16 @@ def training(directory: Path, url: str) -> Iterator[MakeSampler]:
     prompts = directory / "prompts.txt"
     prompts.write_text("a red ball --d 1\ntwo cats --d 2\n")
 
-    def make(url: str = url, *, name: str = "run", output_dir: Path = directory, **options: Any) -> TrainingSampler:
+    def make(
+        url: str = url,
+        *,
+        name: str = "run",
+        output_dir: Path = directory,
+        cadence: Cadence = EVERY_TEN_STEPS,
+        **options: Any,
+    ) -> TrainingSampler:
         run = Run(name=name, model=MODEL, output_dir=str(output_dir), output_name="lora")
-        made.append(TrainingSampler(run, prompts, Cadence(every_n_steps=10), url=url, **options))
+        made.append(TrainingSampler(run, prompts, cadence, url=url, **options))
         return made[-1]
 
     yield make
@@ -61,6 +71,12 @@ def work(url: str, state: JobState = JobState.DONE) -> list[SampleResult]:
 def spooled(directory: Path) -> list[Path]:
     """Parcels that wait for Redis."""
     return sorted((directory / SPOOL_DIR).glob("*"))
+
+
+def handed_over(directory: Path) -> list[tuple[int, int | None]]:
+    """Step and epoch of each parcel that waits for Redis, in order."""
+    parcels = [Spool(directory / SPOOL_DIR).read(path) for path in spooled(directory)]
+    return [(parcel.jobs[0].step, parcel.jobs[0].epoch) for parcel in parcels if parcel]
 
 
 def snapshots(directory: Path) -> list[Path]:

@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from torch import nn
 
-from client_support import AWAY, MakeSampler, spooled, training
+from client_support import AWAY, MakeSampler, handed_over, spooled, training
+from rushes import Cadence
 from rushes.errors import CheckpointError
 from rushes.integrations.accelerate import sampling
 from rushes.integrations.adapter_files import save_adapter
@@ -62,3 +63,14 @@ def test_the_callback_of_transformers_submits_a_step_once(make_sampler: MakeSamp
     callback.on_epoch_end(None, state, None, model=model)
     callback.on_train_end(None, state, None)
     assert len(spooled(tmp_path)) == 1
+
+
+def test_the_callback_of_transformers_names_whole_epochs_only(make_sampler: MakeSampler, tmp_path: Path) -> None:
+    callback = SamplingCallback(lambda: make_sampler(cadence=Cadence(every_n_epochs=1)))
+    state, model = SimpleNamespace(is_world_process_zero=True, global_step=0, epoch=0.0), with_lora()
+    callback.on_train_begin(None, state, None, model=model)
+    for step, epoch in ((5, 1.0), (10, 2.0), (12, 2.4)):  # training ends within the third
+        state.global_step, state.epoch = step, epoch
+        callback.on_epoch_end(None, state, None, model=model)
+    callback.on_train_end(None, state, None)
+    assert handed_over(tmp_path) == [(5, 1), (10, 2)]

@@ -54,7 +54,8 @@ class Sampling:
         if self.sampler is not None:
             self._show(self.sampler.close(wait=wait_s > 0, timeout=wait_s))
             for tracker in self.trackers:
-                tracker.close()
+                with unstoppable("a tracker is not closed"):
+                    tracker.close()
         self.sampler = None
 
     def _show(self, results: Sequence[SampleResult]) -> None:

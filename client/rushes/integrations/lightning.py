@@ -34,6 +34,10 @@ class SamplingCallback(Sampling, Callback):
         """Sample at the end of an epoch, if it is due. Lightning counts epochs from 0."""
         self._sample(trainer.global_step, pl_module, trainer.current_epoch + 1)
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """End the sampler of a training that failed or was interrupted: `teardown` is not called then."""
+        self._end(0.0)
+
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """End the sampler, also of a training that failed; what is queued is still made."""
-        self._end(0.0 if trainer.interrupted else self.wait_s)
+        """End the sampler; what is queued is still made."""
+        self._end(self.wait_s)

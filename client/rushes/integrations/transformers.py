@@ -26,8 +26,9 @@ class SamplingCallback(Sampling, TrainerCallback):
         self._sample(state.global_step, kwargs["model"])
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Sample at the end of an epoch, if it is due."""
-        self._sample(state.global_step, kwargs["model"], round(state.epoch or 0))
+        """Sample at the end of an epoch, if it is due; the last one may end before it is whole, by `max_steps`."""
+        whole = state.epoch and float(state.epoch).is_integer()
+        self._sample(state.global_step, kwargs["model"], int(state.epoch) if whole else None)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the sampler; what is queued is still made."""
