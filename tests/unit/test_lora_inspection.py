@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from engine_support import lora_tensors, write_lora
 from lora_support import ALPHA, FORMATS, ORIGINAL, RANK, linears, write, write_peft
 from rushes.cli import main
-from rushes.errors import CheckpointIncomplete
+from rushes.errors import CheckpointFormat, CheckpointIncomplete
 from rushes_service.architectures.wan_names import wan_names
 from rushes_service.demo.tiny_model import transformer
 from rushes_service.lora.families import guess_family
@@ -70,6 +70,75 @@ def test_broken_numbers_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     save_file(tensors, tmp_path / "a.safetensors")
     assert main(["inspect", str(tmp_path / "a.safetensors")]) == 1
     assert "BROKEN   lora_unet_blocks_1_ffn_2.lora_up.weight" in capsys.readouterr().out
+
+
+MISFITS = {
+    "ranks differ": {"lora_down.weight": (4, 8), "lora_up.weight": (8, 3)},
+    "half is missing": {"lora_up.weight": (8, 4)},
+    "empty": {"lora_down.weight": (0, 8), "lora_up.weight": (8, 0)},
+    "LoHa apart": {"hada_w1_a": (8, 4), "hada_w1_b": (4, 8), "hada_w2_a": (8, 4), "hada_w2_b": (4, 6)},
+    "half a LoKr": {"lokr_w1": (2, 2)},
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_factors_that_do_not_fit_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    tensors = {f"lora_unet_blocks_0_ffn_0.{part}": torch.ones(shape) for part, shape in MISFITS[kind].items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert main(["inspect", str(tmp_path / "a.safetensors")]) == 1
+    assert "BROKEN   blocks_0_ffn_0 has factors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("alpha", [torch.zeros(0), torch.tensor(float("nan")), torch.tensor([2.0])])
+def test_an_odd_alpha_is_no_trace(tmp_path: Path, alpha: torch.Tensor) -> None:
+    save_file({**lora_tensors(), "lora_unet_blocks_0_ffn_0.alpha": alpha}, tmp_path / "a.safetensors")
+    assert "\n".join(lines(inspect_file(tmp_path / "a.safetensors")))
+
+
+def test_bytes_that_do_not_fill_a_shape_are_an_error(tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes().replace(b'"shape":[4,64]', b'"shape":[4,63]', 1))
+    with pytest.raises(CheckpointFormat, match=r"cannot be read .*the file is damaged"):
+        inspect_file(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bits_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    bits = torch.arange(256, dtype=torch.uint8).view(dtype)
+    finite = torch.where(bits.float().isfinite(), bits.float(), torch.zeros(256)).to(dtype)
+    save_file({"blocks.0.ffn.diff": finite, "blocks.1.ffn.diff": bits}, tmp_path / "a.safetensors")
+    found = inspect_file(tmp_path / "a.safetensors")
+    assert found.norm == pytest.approx(finite.double().norm().item(), rel=1e-6)
+    assert found.non_finite == ["blocks.1.ffn.diff"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_configuration_counts_as_when_merging(tmp_path: Path, packed: bool) -> None:
+    model = transformer()
+    adapter = FORMATS["diffusers"](linears(model, wan_names(model), original=False), torch.Generator().manual_seed(0))
+    config = {"lora_alpha": 7, "use_rslora": True, "alpha_pattern": {"ffn.net.2": 2}}
+    place = write_peft(adapter, tmp_path / "adapter", **config)
+    if packed:
+        tensors = load_file(place / "adapter_model.safetensors")
+        place = tmp_path / "packed.safetensors"
+        save_file(tensors, place, metadata={"adapter_config": json.dumps(config)})
+    deltas = {name: delta * (2 if name.endswith("ffn.net.2") else 7) for name, delta in adapter.deltas.items()}
+    wanted = sum(delta.square().sum().item() for delta in deltas.values()) ** 0.5 / RANK**0.5
+    found = inspect_file(place)
+    assert found.norm == pytest.approx(wanted, rel=1e-4)
+    assert set(found.alphas) == {"7", "2"}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"lora_alpha": "x"}', '{"alpha_pattern": {"(": 1}}', '{"rank_pattern": 3}']
+)
+def test_a_configuration_that_is_none_is_an_error(tmp_path: Path, text: str) -> None:
+    model = transformer()
+    adapter = FORMATS["diffusers"](linears(model, wan_names(model), original=False), torch.Generator().manual_seed(0))
+    place = write_peft(adapter, tmp_path / "adapter")
+    (place / "adapter_config.json").write_text(text)
+    with pytest.raises(CheckpointFormat, match=r"adapter_config.json"):
+        inspect_file(place)
 
 
 def test_names_are_held_against_a_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

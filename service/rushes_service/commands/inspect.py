@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the file; 1 if it holds NaN or infinity, or names that the family does not have."""
+    """Show the file; 1 if it holds NaN, infinity or halves apart, or names that the family does not have."""
     place = Path(args.file).expanduser()
     found = inspect_file(place)
     if args.architecture:
@@ -41,4 +41,4 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
     else:
         print("\n".join(lines(found)))
-    return 1 if found.non_finite or found.unmatched else 0
+    return 1 if found.non_finite or found.misfits or found.unmatched else 0

@@ -7,7 +7,6 @@ file: the same tensors, with the configuration in the header's metadata (see `ru
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from typing import Any
 import torch
 
 from rushes.adapters import (
-    ADAPTER_CONFIG,
     CONFIG_KEY,
     WEIGHTS_NAME,
     adapter_config,
@@ -27,6 +25,7 @@ from rushes.adapters import (
 from rushes.checkpoints import HEADER_LENGTH_BYTES, read_header, unreadable
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.jobs import Checkpoint
+from rushes_service.lora.config import Config, configuration
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -60,7 +59,7 @@ class WeightsFile:
     sha256: str
     tensors: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    config: Mapping[str, Any] | None = None
+    config: Config | None = None
 
 
 def locate(checkpoint: Checkpoint) -> Path:
@@ -149,16 +148,3 @@ def view(path: Path, name: str, entry: Mapping[str, Any], data: torch.Tensor) ->
         return part.view(dtype).view(entry["shape"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointFormat(f"{path}: its tensor {name} cannot be read ({error}); the file is damaged") from error
-
-
-def configuration(place: Path, metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """The adapter's configuration, from PEFT or from diffusers; None if there is none."""
-    for key, prefix in ((CONFIG_KEY, ""), ("lora_adapter_metadata", "transformer.")):
-        if key in metadata:
-            try:
-                found = json.loads(metadata[key])
-            except ValueError as error:
-                raise CheckpointFormat(f"{place}: {key} ({ADAPTER_CONFIG}) is no JSON: {error}") from error
-            if isinstance(found, dict):
-                return {name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}
-    return None

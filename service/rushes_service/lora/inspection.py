@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -13,22 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from rushes.adapters import ADAPTER_CONFIG, WEIGHTS_NAME, adapter_config
+from rushes.adapters import CONFIG_KEY, WEIGHTS_NAME, adapter_config
 from rushes.checkpoints import HEADER_LENGTH_BYTES, read_header
+from rushes_service.lora.config import Config, configuration
 from rushes_service.lora.families import guess_family
-from rushes_service.lora.keys import TEXT_ENCODER, split
+from rushes_service.lora.keys import TEXT_ENCODER, split, unwrapped
+from rushes_service.lora.norms import alpha_of, arrays_of, fit, norm_of, rank_of
 
 KIND_SIGNS = (("hada_w", "LoHa"), ("lokr_w", "LoKr"), ("down", "LoRA"), ("up", "LoRA"), ("diff", "difference"))
 """Parts of a module that give its kind away."""
 
 BLOCK = re.compile(r"(\w*?)_?blocks?[._](\d+)[._]")
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass
 class Inspection:
-    """What a file turned out to be. Norms are those of the deltas at strength 1, by block, and over all."""
+    """What a file turned out to be. Norms are those of the deltas at strength 1, by block, and over all.
+
+    `non_finite` are keys, `misfits` modules whose factors cannot be multiplied.
+    """
 
     path: str
     bytes: int
@@ -43,6 +45,7 @@ class Inspection:
     blocks: dict[str, float] = field(default_factory=dict)
     norm: float | None = None
     non_finite: list[str] = field(default_factory=list)
+    misfits: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     text_encoder: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
@@ -56,20 +59,19 @@ def inspect_file(place: Path) -> Inspection:
     Raises:
         CheckpointError: it is not there, cut short, or no safetensors file.
     """
-    config = json.loads(adapter_config(place)) if place.is_dir() else {}
+    told = {CONFIG_KEY: adapter_config(place)} if place.is_dir() else {}
     path = place / WEIGHTS_NAME if place.is_dir() else place
     header = read_header(path)
-    metadata = {**(header.pop("__metadata__", None) or {})}
-    if config:
-        metadata[ADAPTER_CONFIG] = json.dumps(config)
+    metadata = {**(header.pop("__metadata__", None) or {}), **told}
     modules = by_module(header)
+    shapes = {unwrapped(key): tuple(entry["shape"]) for key, entry in header.items()}
     styles = Counter(split(key).style for key in header if split(key).part)
     found = Inspection(
         path=str(place),
         bytes=path.stat().st_size,
         format=styles.most_common(1)[0][0] if styles else "whole weights, no adapter",
         kinds=dict(Counter(kind_of(parts) for parts in modules.values())),
-        family=str(guess) if (guess := guess_family({key: tuple(e["shape"]) for key, e in header.items()})) else None,
+        family=str(guess) if (guess := guess_family(shapes)) else None,
         keys=len(header),
         modules=len(modules),
         dtypes=dict(Counter(entry["dtype"] for entry in header.values())),
@@ -77,7 +79,7 @@ def inspect_file(place: Path) -> Inspection:
         text_encoder=sum(bool(TEXT_ENCODER.match(key)) for key in header),
         metadata=metadata,
     )
-    measure(found, path, header, modules, config)
+    measure(found, path, header, modules, configuration(place, metadata))
     return found
 
 
@@ -102,7 +104,7 @@ def measure(
     path: Path,
     header: Mapping[str, Any],
     modules: Mapping[str, Mapping[str, str]],
-    config: Mapping[str, Any],
+    config: Config | None,
 ) -> None:
     """Fill in ranks, alphas, norms and what is not finite. Reads the file once, a module at a time."""
     squares: Counter[str] = Counter()
@@ -112,67 +114,22 @@ def measure(
         start = HEADER_LENGTH_BYTES + int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
     raw = np.memmap(path, np.uint8, "r", offset=start) if path.stat().st_size > start else np.empty(0, np.uint8)
     for name, parts in modules.items():
-        arrays = {part: values for part, key in parts.items() if (values := array(raw, header[key])) is not None}
+        arrays = arrays_of(path, raw, {part: (key, header[key]) for part, key in parts.items()})
         found.non_finite += [parts[part] for part, values in arrays.items() if not np.isfinite(values).all()]
         rank = rank_of(arrays)
-        alpha = float(arrays["alpha"].reshape(-1)[0]) if "alpha" in arrays else config.get("lora_alpha")
+        alpha = alpha_of(arrays, name, config)
         if rank:
             ranks[str(rank)] += 1
-            alphas["none" if alpha is None else f"{float(alpha):g}"] += 1
-        scale = 1.0 if alpha is None or not rank else float(alpha) / rank
-        norm = norm_of(arrays)
+            alphas["none" if alpha is None else f"{alpha:g}"] += 1
+        if not fit(arrays):
+            found.misfits.append(name)
+            continue
+        norm = norm_of(arrays, name, config)
         if norm is not None and math.isfinite(norm):
-            squares[block_of(name)] += (scale * norm) ** 2
+            squares[block_of(name)] += norm**2
     found.ranks, found.alphas = sorted_counts(ranks), sorted_counts(alphas)
     found.blocks = {block: math.sqrt(squares[block]) for block in sorted(squares, key=natural)}
     found.norm = math.sqrt(sum(squares.values())) if squares else None
-
-
-def array(raw: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray | None:
-    """A tensor in float32, as a matrix where it is one; None for a type numpy cannot read."""
-    dtype = DTYPES.get(entry["dtype"])
-    if dtype is None:
-        return None
-    begin, end = entry["data_offsets"]
-    values = np.frombuffer(raw[begin:end].tobytes(), dtype)
-    if entry["dtype"] == "BF16":
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    shape = entry["shape"]
-    return values.astype(np.float32).reshape(shape[0], -1) if shape else values.astype(np.float32)
-
-
-def rank_of(arrays: Arrays) -> int | None:
-    """Rank of a module's factors."""
-    if "down" in arrays:
-        return arrays["down"].shape[0]
-    return next((arrays[part].shape[0] for part in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b") if part in arrays), None)
-
-
-def norm_of(arrays: Arrays) -> float | None:
-    """Frobenius norm of what the factors make; a product's from its small Gram matrices."""
-    if {"down", "up"} <= arrays.keys():
-        return product_norm(arrays["up"], arrays["down"])
-    if {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= arrays.keys():
-        first = arrays["hada_w1_a"] @ arrays["hada_w1_b"]
-        return float(np.linalg.norm(first * (arrays["hada_w2_a"] @ arrays["hada_w2_b"])))
-    if any(part.startswith("lokr") for part in arrays):
-        return math.prod(factor_norm(arrays, part) for part in ("lokr_w1", "lokr_w2"))
-    return float(np.linalg.norm(arrays["diff"])) if "diff" in arrays else None
-
-
-def product_norm(up: np.ndarray, down: np.ndarray) -> float:
-    """Norm of `up @ down` without forming it: |UD|^2 = sum(U'U * DD')."""
-    square = np.sum((up.T @ up).astype(np.float64) * (down @ down.T).astype(np.float64))
-    return math.sqrt(max(0.0, float(square)))
-
-
-def factor_norm(arrays: Arrays, part: str) -> float:
-    """Norm of one factor of a LoKr, whole or low-rank."""
-    if part in arrays:
-        return float(np.linalg.norm(arrays[part]))
-    if f"{part}_a" in arrays and f"{part}_b" in arrays:
-        return product_norm(arrays[f"{part}_a"], arrays[f"{part}_b"])
-    return 0.0
 
 
 def block_of(name: str) -> str:
@@ -210,6 +167,8 @@ def lines(found: Inspection) -> Iterator[str]:
         yield f"  note     {found.text_encoder} keys train a text encoder; they are not merged"
     if found.unknown:
         yield f"  unknown  {len(found.unknown)} keys: {', '.join(found.unknown[:3])}"
+    for name in found.misfits:
+        yield f"  BROKEN   {name} has factors that do not fit each other, or not all of them"
     for key in found.non_finite:
         yield f"  BROKEN   {key} holds NaN or infinity"
     yield from bars(found)

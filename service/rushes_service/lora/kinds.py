@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -19,6 +16,7 @@ from rushes_service.lora.changes import (
     Replacement,
     as_matrix,
 )
+from rushes_service.lora.config import Config, configured_rank, configured_scale
 
 Parts = Mapping[str, torch.Tensor]
 
@@ -40,7 +38,7 @@ WITH_LENGTH = {"LoRA", "LoHa", "LoKr"}
 """Kinds that a DoRA scale may go with."""
 
 
-def weight_change(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Change | None:
+def weight_change(name: str, parts: Parts, config: Config | None) -> Change | None:
     """What becomes of a module's weight; None if the file only has a bias for it.
 
     Args:
@@ -78,7 +76,7 @@ def check_one_kind(parts: Parts) -> None:
         raise ValueError("has a DoRA scale, but nothing that it scales")
 
 
-def adapter(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Change | None:
+def adapter(name: str, parts: Parts, config: Config | None) -> Change | None:
     """LoRA, LoHa or LoKr, whichever the tensors are; None if they are none of these."""
     if parts.keys() & {"down", "up"}:
         return low_rank(name, parts, config)
@@ -92,7 +90,7 @@ def adapter(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Change
     return None
 
 
-def low_rank(name: str, parts: Parts, config: Mapping[str, Any] | None) -> LowRank:
+def low_rank(name: str, parts: Parts, config: Config | None) -> LowRank:
     """A plain LoRA."""
     down, up = as_matrix(wanted(parts, "down")), as_matrix(wanted(parts, "up"))
     rank = down.shape[0]
@@ -101,7 +99,7 @@ def low_rank(name: str, parts: Parts, config: Mapping[str, Any] | None) -> LowRa
     return LowRank(down, up, scale(name, rank, parts, config))
 
 
-def kronecker(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Kronecker:
+def kronecker(name: str, parts: Parts, config: Config | None) -> Kronecker:
     """A LoKr. With both factors whole there is no rank, and its `alpha` means nothing."""
     w1, w2 = factor(parts, "lokr_w1"), factor(parts, "lokr_w2")
     ranks = [pair[1].shape[0] for pair in (w2, w1) if len(pair) == 2]
@@ -109,9 +107,7 @@ def kronecker(name: str, parts: Parts, config: Mapping[str, Any] | None) -> Kron
         return Kronecker(w1, w2, scale(name, ranks[0], parts, config))
     if config is None:
         return Kronecker(w1, w2)
-    return Kronecker(
-        w1, w2, scale(name, int(by_pattern(config.get("rank_pattern"), name, config.get("r", 1))), parts, config)
-    )
+    return Kronecker(w1, w2, scale(name, configured_rank(config, name), parts, config))
 
 
 def factor(parts: Parts, name: str) -> tuple[torch.Tensor, ...]:
@@ -149,23 +145,10 @@ def magnitude(value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     raise ValueError(f"has a DoRA scale {list(value.shape)} for a weight {list(shape)}")
 
 
-def scale(name: str, rank: int, parts: Parts, config: Mapping[str, Any] | None) -> float:
+def scale(name: str, rank: int, parts: Parts, config: Config | None) -> float:
     """What a product of factors is multiplied by: alpha / rank, 1 where no alpha is known."""
     if "alpha" in parts:
         if parts["alpha"].numel() != 1:
             raise ValueError(f"has an alpha of shape {list(parts['alpha'].shape)}, which must be one number")
         return float(parts["alpha"]) / rank
-    if config is None:
-        return 1.0
-    alpha = by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", config.get("alpha")))
-    if alpha is None:
-        return 1.0
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def by_pattern(patterns: Any, name: str, default: Any) -> Any:
-    """The value of the first of PEFT's patterns that fits the end of `name`."""
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
-            return value
-    return default
+    return 1.0 if config is None else configured_scale(config, name, rank)
