@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_support import empty_safetensors, make_job
+from queue_support import MODEL, empty_safetensors, make_job
 from rushes import keys
 from rushes.checkpoints import SNAPSHOT_DIR
 from rushes.client import Client
@@ -245,6 +245,13 @@ def test_a_worker_stays_with_the_model_it_has_loaded(client: Client, make_queue:
 def test_a_pinned_worker_leaves_other_models_alone(client: Client, make_queue: MakeQueue) -> None:
     client.submit([make_job()])
     assert make_queue(only=lambda model: model.model == "/models/other").reserve() is None
+
+
+def test_a_pinned_worker_leaves_models_of_another_version_alone(client: Client, make_queue: MakeQueue) -> None:
+    [job_id] = client.submit([make_job()])
+    client.redis.hset(keys.LANES, keys.lane("0" * 16, "interactive"), '{"architecture": "wan9", "colour": "red"}')
+    held = make_queue(only=lambda model: model == MODEL).reserve()
+    assert held and held.id == job_id
 
 
 def test_a_payload_that_cannot_be_read_is_set_aside_and_kept(client: Client, make_queue: MakeQueue) -> None:

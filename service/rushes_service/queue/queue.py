@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from rushes import keys
@@ -160,7 +161,10 @@ class Queue:
         if self.only is None:
             return True
         if lane not in self._served:
-            self._served[lane] = self.only(ModelSpec.model_validate_json(model))
+            try:
+                self._served[lane] = self.only(ModelSpec.model_validate_json(model))
+            except ValidationError:  # of another version: somebody else may know it
+                self._served[lane] = False
         return self._served[lane]
 
     def retries_waiting(self) -> int:
