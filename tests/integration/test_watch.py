@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -63,9 +64,15 @@ def watcher(tmp_path: Path, redis_url: str, said: list[str]) -> Iterator[MakeWat
     prompts.write_text("a red ball --d 1\n")
     clients: list[Client] = []
 
-    def make(*roots: Path, url: str = redis_url, staging: str | None = None, **options: object) -> Watcher:
+    def make(
+        *roots: Path,
+        url: str = redis_url,
+        staging: str | None = None,
+        output_name: str | None = None,
+        **options: object,
+    ) -> Watcher:
         clients.append(Client(url, retries=0))
-        shared = Run(name="", model=MODEL, output_dir="", staging=staging)
+        shared = Run(name="", model=MODEL, output_dir="", staging=staging, output_name=output_name)
         settings = {"settle_s": 0.0, "say": said.append, **options}
         return Watcher(roots, shared, lambda: read_prompts(prompts), clients[-1], **settings)  # type: ignore[arg-type]
 
@@ -104,6 +111,20 @@ def test_musubi_files_are_sampled_once_they_are_whole(
     assert sampled(redis_url) == [("cat", 100, 1), ("cat", 150, None), ("cat", 150, None)]
     (run,) = Client(redis_url).runs()
     assert run.startswith("cat-")
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["by the flags", "by the metadata"])
+def test_the_last_checkpoint_of_a_run_whose_name_ends_in_a_date_is_no_epoch(
+    out: Path, watcher: MakeWatcher, redis_url: str, told: bool
+) -> None:
+    options = {"output_name": "cat-250131", "fixed": frozenset({"output_name"})} if told else {}
+    watching = watcher(out, **options)
+    for name, step in (("cat-250131-000001", "100"), ("cat-250131", "200")):
+        about = {"ss_steps": step} if told else {"ss_steps": step, "ss_output_name": "cat-250131"}
+        header = json.dumps({"__metadata__": about}).encode()
+        (out / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    watching.look()
+    assert sampled(redis_url) == [("cat-250131", 100, 1), ("cat-250131", 200, None)]
 
 
 def test_a_checkpoint_that_is_rotated_away_is_sampled_all_the_same(

@@ -57,6 +57,10 @@ class Found:
     place: Place
     identity: Identity
 
+    def of(self, output_name: str | None) -> Found:
+        """This, known to be of a run called so: the last checkpoint of `lora-250131` is no epoch of a run `lora`."""
+        return replace(self, place=Place(output_name)) if self.path.stem == output_name else self
+
 
 @dataclass(frozen=True)
 class Search:

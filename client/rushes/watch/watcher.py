@@ -115,7 +115,7 @@ class Watcher:
         there: set[Path] = set()
         ready: list[Ready] = []
         for root, journal in self._journals.items():
-            for found in find(root, self.search):
+            for found in self._find(root):
                 there.add(found.path)
                 ready += self._ready(journal, found)
         self.waiting.keep(there)
@@ -129,12 +129,16 @@ class Watcher:
                 self.failed = True
         self._hand_over()
 
+    def _find(self, root: Path) -> list[Found]:
+        output_name = self.run.output_name if "output_name" in self.fixed else None
+        return [found.of(output_name) for found in find(root, self.search)]
+
     def _begin(self, root: Path, backfill: bool) -> None:
         """Take what lies in a directory that was never watched for known, or tell it apart to be sampled."""
         journal = self._journals[root]
         if backfill:
             journal.forget_skipped()
-        there = find(root, self.search)
+        there = self._find(root)
         journal.prune(there)
         old = [found for found in there if self._ours(found) and self._counted(found)]
         known = [found for found in old if journal.knows(found)]
@@ -157,6 +161,7 @@ class Watcher:
             metadata = metadata_of(found)
         except CheckpointError:
             return False
+        found = found.of(metadata.get("ss_output_name"))
         name = self._run_of(found).name
         newest = self._newest.get(name, 0)
         self._newest[name] = max(newest, step_of(found.place, metadata, newest))
@@ -172,6 +177,7 @@ class Watcher:
             return
         metadata = self.waiting.ready(found)
         if metadata is not None:
+            found = found.of(metadata.get("ss_output_name"))
             step, epoch = found.place.step, found.place.epoch
             order = (step is None and epoch is None, step_of(found.place, metadata, 0), epoch or 0)
             yield Ready(order, journal, found, metadata)
