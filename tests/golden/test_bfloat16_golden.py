@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,14 @@ def test_framepack_follows_the_reference(framepack_case):
     calls = integrated_calls(recorded, engine, model, case.prompt())
     assert mean_difference(calls, recorded.predictions) <= CALL
     assert mean_difference(sample(engine, model, case.prompt()).latents, recorded.final_latents) <= SAMPLE
+
+
+def test_framepack_predicts_from_the_latents_that_the_model_saw(framepack_case):
+    case, engine, model = framepack_case
+    recorded = recording(case)
+    rounded = replace(recorded, inputs=recorded.inputs.bfloat16().float())
+    found, wanted = (integrated_calls(given, engine, model, case.prompt()) for given in (recorded, rounded))
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("wrong", ["timestep", "guidance"])

@@ -169,7 +169,8 @@ class FramePackModel(Architecture):
             frames = Frames(latents.to(self.dtype), noisy.places)
             found = [self.transformer(frames, history, words, sigma * UNIT, guidance) for words in texts]
             velocity = found[0] if len(found) == 1 else found[1] + parameters.cfg_scale * (found[0] - found[1])
-            return latents - velocity * sigma
+            # From the latents as the model saw them, rounded: so does the reference.
+            return frames.latents.float() - velocity * sigma
 
         sigmas = shifted_sigmas(parameters.sample_steps, noisy.latents.shape).to(self.device)
         return sample_unipc(predict, noisy.latents, sigmas, on_step)
