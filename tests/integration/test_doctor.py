@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from rushes import cli
 from rushes_service.commands import doctor
 from rushes_service.doctor import files, redis_server, software
 from rushes_service.doctor.report import Finding, Mark
@@ -129,6 +130,11 @@ def test_an_unknown_architecture_fails_with_the_known_ones() -> None:
     assert finding.mark is Mark.FAIL
     assert "wan2.1-t2v" in finding.found
     assert files.check_architecture("wan2.1-t2v").mark is Mark.OK
+
+
+def test_a_file_without_its_family_is_not_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--vae", str(tmp_path / "vae.safetensors")]) == 2
+    assert "--vae is checked against a model family: name it with --architecture" in capsys.readouterr().err
 
 
 def test_an_ffmpeg_that_cannot_write_h264_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

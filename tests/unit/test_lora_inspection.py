@@ -147,6 +147,8 @@ def test_names_are_held_against_a_family(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["matched"] == 12
     assert main(["inspect", str(path), "--architecture", "flux1-kontext", "--json"]) == 1
     assert len(json.loads(capsys.readouterr().out)["unmatched"]) == 12
+    assert main(["inspect", str(path), "--architecture", "wan9"]) == 1
+    assert "unknown architecture 'wan9'; known: " in capsys.readouterr().err
 
 
 def test_a_truncated_file_is_an_error_and_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

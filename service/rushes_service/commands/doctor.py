@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from rushes.architectures import ARCHITECTURES
+from rushes.errors import ConfigError
 from rushes_service.doctor import files, fit, redis_server, software
 from rushes_service.doctor.report import Finding, Mark
 from rushes_service.settings import Settings, load_settings
@@ -22,7 +24,9 @@ COLOURS = {Mark.OK: "32", Mark.WARN: "33", Mark.FAIL: "31"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes doctor`."""
-    parser.add_argument("--model", metavar="DIR", help="also check this diffusers directory (or hub id)")
+    parser.add_argument(
+        "--model", "--rushes_model", metavar="DIR", help="also check this diffusers directory (or hub id)"
+    )
     parser.add_argument("--architecture", metavar="NAME", help="also check that this model family is served")
     for file in fit.file_flags():
         help_text = "also check this file, and what the model takes of a GPU (needs --architecture)"
@@ -34,12 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 if samples can be made, 1 if anything failed."""
+    unasked = [file.flag for file in fit.file_flags() if getattr(args, file.flag)]
+    if unasked and not args.architecture:
+        raise ConfigError(f"--{unasked[0]} is checked against a model family: name it with --architecture")
     settings = load_settings(redis_url=args.redis_url)
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
     findings = []
     for finding in examine(args, settings):
         findings.append(finding)
         if not args.json:
-            print(line(finding, colour=sys.stdout.isatty()), flush=True)
+            print(line(finding, colour=colour), flush=True)
     failed = sum(finding.mark is Mark.FAIL for finding in findings)
     if args.json:
         print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings]}, indent=2))

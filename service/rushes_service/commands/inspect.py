@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from rushes.architectures import ARCHITECTURES
+from rushes.architectures import ARCHITECTURES, architecture
 from rushes.checkpoints import read_header
 from rushes_service.lora.inspection import inspect_file, lines
 
@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the file; 1 if it holds NaN, infinity or halves apart, or names that the family does not have."""
+    if args.architecture:
+        architecture(args.architecture)
     place = Path(args.file).expanduser()
     found = inspect_file(place)
     if args.architecture:
