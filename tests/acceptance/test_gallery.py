@@ -286,6 +286,16 @@ def test_a_large_run_draws_only_what_is_seen(api: Api, browser: Browser) -> None
     assert page.errors == []
 
 
+PLACEHOLDER_FITS = """(() => {
+    const search = document.querySelector("#search");
+    const style = getComputedStyle(search);
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.font = style.font;
+    const room = search.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    return pen.measureText(search.placeholder).width <= room;
+})()"""
+
+
 def test_on_a_phone_prompts_stand_above_their_rows(api: Api, browser: Browser) -> None:
     paint_run(api.queue, "cut", api.root, STEPS, prompts=ENOUGH)
     phone = visit(browser, api.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
@@ -296,9 +306,28 @@ def test_on_a_phone_prompts_stand_above_their_rows(api: Api, browser: Browser) -
     cell = phone.page.locator('.cell[data-row="0"]').first.bounding_box()
     assert prompt and cell
     assert prompt["y"] + prompt["height"] <= cell["y"] + 1
+    assert phone.says(PLACEHOLDER_FITS)
     phone.page.locator('.cell[data-row="0"]').last.tap()
     expect(phone.page.locator("#viewer h2")).to_be_visible()
+    assert phone.says("(title => title.scrollWidth <= title.clientWidth)(document.querySelector('#viewer h2'))")
     assert phone.errors == []
+
+
+def test_a_button_reached_by_tab_is_pressed_by_its_own_keys(painted: Visit) -> None:
+    painted.page.locator(".cell").first.click()
+    painted.page.keyboard.press("Escape")
+    painted.page.locator("#run").focus()
+    painted.page.keyboard.press("Tab")
+    painted.page.keyboard.press("Enter")
+    expect(painted.page.locator("#info")).to_be_visible()
+    expect(painted.page.locator("#viewer")).not_to_be_visible()
+    painted.page.keyboard.press("Escape")
+
+    zoom = painted.page.locator("#zoom")
+    before = zoom.input_value()
+    zoom.focus()
+    painted.page.keyboard.press("ArrowRight")
+    assert zoom.input_value() != before, "a slider is moved by the arrows"
 
 
 def test_what_a_prompt_says_is_never_markup(api: Api, browser: Browser) -> None:

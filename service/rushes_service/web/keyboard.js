@@ -23,6 +23,8 @@ const KEYS = [
 
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
+let byTab = false; // how the focus came where it is
+
 closesOnBackdrop($("help"));
 
 function openHelp() {
@@ -33,7 +35,9 @@ function openHelp() {
 
 export function listen(actions) {
   $("keys").addEventListener("click", openHelp);
+  document.addEventListener("pointerdown", () => (byTab = false), { capture: true });
   document.addEventListener("keydown", (event) => {
+    if (event.key === "Tab") byTab = true;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = event.target.matches("input:not([type=range]), textarea, select");
     if (typing) {
@@ -46,6 +50,10 @@ export function listen(actions) {
 
 function handle(event, actions) {
   const { key } = event;
+  // Who has gone to a button by Tab presses it by its own keys, and moves a slider by the arrows. A button that was
+  // clicked keeps the focus, but space goes on playing and pausing.
+  if (byTab && (key === " " || key === "Enter") && event.target.matches("button, a, summary")) return false;
+  if (ARROWS[key] && event.target.matches("#zoom, #compare input")) return false;
   if (document.querySelector("dialog.form[open], dialog.side[open]")) return false;
   const cell = viewed() ?? focused()?.cell;
   if (ARROWS[key]) return arrow(...ARROWS[key]);

@@ -9,6 +9,8 @@ import { columnNote, columnTitle, isOver, rowFacts } from "./words.js";
 
 const NARROW_CELL = 148; // two and a bit on a phone
 const COLUMNS_IN_VIEW = 6;
+const FACTS = 38; // height of the two lines below a prompt
+const LINE = 17.6; // and of one line of it
 const SMALLEST = 88;
 const LARGEST = 480;
 
@@ -39,6 +41,7 @@ export function render() {
   layout = measure(rows, columns, cellWidth(), sheet.clientWidth);
   if (focus) focus = { row: clamp(focus.row, 0, rows.length - 1), column: clamp(focus.column, 0, columns.length - 1) };
   document.body.classList.toggle("narrow", layout.narrow);
+  $("search").placeholder = layout.narrow ? "Search" : "Search prompts  /";
   const { style } = $("plane");
   style.width = `${layout.width}px`;
   style.height = `${layout.height}px`;
@@ -121,6 +124,8 @@ function drawSide(row, index) {
   element.style.transform = `translateY(${layout.tops[index] - layout.strip}px)`;
   element.style.height = `${above ? layout.strip : layout.heights[index]}px`;
   element.style.width = above ? `${sheet.clientWidth}px` : `${layout.side}px`;
+  // Whole lines only, above the facts.
+  element.style.setProperty("--lines", clamp(Math.floor((layout.heights[index] - FACTS) / LINE), 1, 4));
   sides.set(row.key, element);
   $("left").append(element);
 }
