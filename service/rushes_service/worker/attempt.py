@@ -54,7 +54,7 @@ class Means:
 
 
 class Attempt:
-    """A try, from reservation to outcome. The lease is held from `denoise` until there is an outcome.
+    """A try, from reservation to outcome. The lease is held from `hold` until there is an outcome.
 
     Args:
         announce: called now and then with what is being done.
@@ -77,8 +77,17 @@ class Attempt:
         self._place: Workplace | None = None
         self._take: Take | None = None
 
+    def hold(self, until: Callable[[], None]) -> None:
+        """Take the lease, and keep it while `until` returns; raises what that raises, without the lease."""
+        self._holding.enter_context(self._lease)
+        try:
+            until()
+        except BaseException:
+            self._holding.close()
+            raise
+
     def denoise(self) -> Outcome | None:
-        """Make the latents; an outcome if that ended the sample.
+        """Make the latents, after `hold`; an outcome if that ended the sample.
 
         Raises:
             WorkerUnfit, QueueUnavailable: the sample is left for another worker.
@@ -88,7 +97,6 @@ class Attempt:
                 raise SampleCancelled("cancelled while it was running")
             if self._means.shutdown.asked.is_set():  # it came while this worker was already on its way out
                 raise SampleHandedBack("the worker is shutting down")
-            self._holding.enter_context(self._lease)
             patient = Patience(self._lease, self._means.settings.staging_patience_s)
             place = workplace(self.job, self._means.paths, self._means.staged, patient)
             self._place = self._holding.enter_context(place)

@@ -162,10 +162,10 @@ class Worker:
         self._label = job.model.label
         here = self.paths.job_here(job).model.fingerprint
         self._lane_models[here] = job.model.fingerprint
-        if here != self.engine.warm_model:
-            self._background.wait()  # two base models at once are too many
         means = Means(self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown)
         attempt = Attempt(means, held, job, lambda info: self._announce("sampling", info))
+        # Two base models at once are too many. The lease is renewed meanwhile: a clip takes its time to be decoded.
+        attempt.hold(self._background.wait if here != self.engine.warm_model else self._background.check)
         ended = attempt.denoise()
         if ended is not None:
             self._end(attempt, ended)
