@@ -57,7 +57,7 @@ class StagedFiles:
         Raises:
             StagingError: it is not there, does not have the content that its name says, or cannot be reached.
         """
-        if not url.startswith(f"{root}/") or ".." in url.split("/"):
+        if not url.startswith(f"{root}/") or ".." in unquote(url).split("/"):
             raise StagingError(f"{url} lies outside {root}, where the files of this sample are")
         place = self._files / digest([url, version]) / unquote(url.rstrip("/").rpartition("/")[2])
         if not place.exists():

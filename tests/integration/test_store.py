@@ -148,8 +148,9 @@ def test_content_other_than_the_name_says_is_never_used(
     cache = StagedFiles(tmp_path / "cache", 1 << 30)
     with pytest.raises(StagingError, match="other content"):
         cache.fetch(store, job.checkpoint.path)
-    with pytest.raises(StagingError, match="outside"):
-        cache.fetch(store, f"file://{tmp_path}/out/prompts.txt")
+    for url in (f"file://{tmp_path}/out/prompts.txt", f"{store}/..%2F..%2F..%2Fprompts.txt"):
+        with pytest.raises(StagingError, match="outside"):
+            cache.fetch(store, url)
     place.unlink()
     with pytest.raises(StagingError, match="not there"):
         cache.fetch(store, job.checkpoint.path)
