@@ -53,6 +53,7 @@ CLASHES: dict[str, tuple[Shapes, str]] = {
     "LoKr whole and in parts": (module({**LOKR, "lokr_w1_a": (8, 2)}), "lokr_w1 whole and as factors"),
     "DoRA of a difference": (module({"diff": (64, 64), "dora_scale": (64, 1)}), "DoRA scale beside a difference"),
     "DoRA of a bias": (module({"diff_b": (64,), "dora_scale": (64, 1)}), "nothing that it scales"),
+    "Tucker": (module({**LOHA, "hada_t1": (4, 4, 2, 2), "hada_t2": (4, 4, 2, 2)}), "is a Tucker decomposition"),
     "not gathered": (module({"lora_A.weight": (0,), "lora_B.weight": (0,)}), "empty down matrix; were shards"),
 }
 

@@ -18,11 +18,11 @@ from lora_support import RANK
 from rushes.errors import CheckpointFormat, LoraMismatch, LoraValue
 from rushes_service.architectures.wan_names import ORIGINAL_NAMES, wan_names
 from rushes_service.demo.tiny_model import transformer
-from rushes_service.lora.changes import Decomposed, LowRank, Patch
+from rushes_service.lora.changes import Decomposed, LowRank, Patch, Replacement
 from rushes_service.lora.merge import LoraMerger
-from rushes_service.lora.reading import Lora, read_lora
+from rushes_service.lora.reading import Lora, LoraReport, read_lora
 from rushes_service.lora.targets import renamed
-from rushes_service.lora.unmerged import factored
+from rushes_service.lora.unmerged import factors_of
 from rushes_service.memory.float8 import stored_in_float8
 
 TARGETS = ["to_q", "to_v", "to_out.0", "ffn.net.2"]
@@ -270,5 +270,21 @@ def test_dora_measures_weights_in_float8_with_their_scales():
     weight = layer.expanded(torch.float32)
     nothing = LowRank(torch.zeros(1, 64), torch.zeros(8, 1))
     twice_as_long = Decomposed(nothing, 2 * weight.norm(dim=1, keepdim=True))
-    delta, _, _ = factored(Patch("layer.weight", twice_as_long), 1.0, layer)
+    ((delta, _, _),) = factors_of("layer.weight", layer, [(Patch("layer.weight", twice_as_long), 1.0)])
     torch.testing.assert_close(delta, weight)
+
+
+def test_changes_beside_a_weight_build_on_each_other_as_when_merged():
+    torch.manual_seed(0)
+    stored: Any = nn.ModuleDict({"l": nn.Linear(64, 8, bias=False)})
+    stored_in_float8(stored["l"], scaled=True)
+    plain: Any = nn.ModuleDict({"l": nn.Linear(64, 8, bias=False)})
+    plain["l"].weight.data = stored["l"].expanded(torch.float32)
+    whole = Patch("l.weight", Replacement(torch.randn(8, 64)))
+    dora = Patch("l.weight", Decomposed(LowRank(torch.randn(2, 64), torch.randn(8, 2)), torch.ones(8, 1)))
+    report = LoraReport("a", "", "", (), 0, 0, 0, ())
+    loras = [(Lora("1", (whole,), report), 1.0), (Lora("2", (dora,), report), 0.5)]
+    for model in (stored, plain):
+        LoraMerger(model).merge(loras)
+    inputs = torch.randn(3, 64)
+    torch.testing.assert_close(stored["l"](inputs), plain["l"](inputs), atol=TOLERANCE, rtol=TOLERANCE)

@@ -7,11 +7,13 @@ as one column. Formulas: LoRA arXiv:2106.09685, LoHa arXiv:2108.06098, LoKr arXi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
+
+from rushes.errors import LoraValue
 
 DORA_EPS = float(torch.finfo(torch.float32).eps)
 """Added to a norm before it divides, as LyCORIS does."""
@@ -202,6 +204,29 @@ class Patch:
     parameter: str
     change: Change
     into: tuple[int, int] | None = None
+
+
+Weighted = tuple[Patch, float]
+"""One change of a parameter, and how strongly."""
+
+
+def changed_weight(base: torch.Tensor, weighted: Sequence[Weighted]) -> torch.Tensor:
+    """A weight [out, in] with several changes, or one that is no plain LoRA; computed in float32 at least."""
+    exact = base.to(torch.float64 if base.dtype == torch.float64 else torch.float32, copy=True)
+    for whole in (True, False):
+        parts = [item for item in weighted if isinstance(item[0].change, Replacement) is whole]
+        # Deltas that depend on the weight (DoRA) see the one without the other deltas.
+        start = exact.clone() if len(parts) > 1 else exact
+        for patch, strength in parts:
+            rows = slice(*patch.into) if patch.into else slice(None)
+            if whole and strength == 1:
+                exact[rows] = patch.change.value.to(exact)  # type: ignore[attr-defined]
+                continue
+            delta = patch.change.delta(start[rows])
+            if tuple(delta.shape) != tuple(exact[rows].shape):
+                raise LoraValue(f"{patch.parameter} is {list(exact[rows].shape)}, its change {list(delta.shape)}")
+            exact[rows] += strength * delta
+    return exact
 
 
 def product(factors: list[torch.Tensor]) -> torch.Tensor:

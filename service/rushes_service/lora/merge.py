@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from rushes.errors import LoraValue
-from rushes_service.lora.changes import LowRank, Patch, Replacement, as_matrix
+from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight
 from rushes_service.lora.reading import Lora
 from rushes_service.lora.targets import plain_name
 from rushes_service.lora.unmerged import Adapters, why_unmerged
@@ -35,9 +35,6 @@ STRONGEST = torch.finfo(torch.float32).max
 
 Applied = Sequence[tuple[Lora, float]]
 """LoRAs with their strengths, in the order in which they are added."""
-
-Weighted = tuple[Patch, float]
-"""One change of a parameter, and how strongly."""
 
 State = tuple[tuple[str, float], ...]
 """Hashes and strengths of what is in a weight."""
@@ -184,25 +181,6 @@ def add_product(live: torch.Tensor, base: torch.Tensor, up: torch.Tensor, down: 
     for start in range(0, len(live), rows):
         part = slice(start, start + rows)
         torch.addmm(base[part], up[part], down, beta=1, alpha=scale, out=live[part])
-
-
-def changed_weight(base: torch.Tensor, weighted: Sequence[Weighted]) -> torch.Tensor:
-    """A weight [out, in] with several changes, or one that is no plain LoRA; computed in float32 at least."""
-    exact = base.to(torch.float64 if base.dtype == torch.float64 else torch.float32, copy=True)
-    for whole in (True, False):
-        parts = [item for item in weighted if isinstance(item[0].change, Replacement) is whole]
-        # Deltas that depend on the weight (DoRA) see the one without the other deltas.
-        start = exact.clone() if len(parts) > 1 else exact
-        for patch, strength in parts:
-            rows = slice(*patch.into) if patch.into else slice(None)
-            if whole and strength == 1:
-                exact[rows] = patch.change.value.to(exact)  # type: ignore[attr-defined]
-                continue
-            delta = patch.change.delta(start[rows])
-            if tuple(delta.shape) != tuple(exact[rows].shape):
-                raise LoraValue(f"{patch.parameter} is {list(exact[rows].shape)}, its change {list(delta.shape)}")
-            exact[rows] += strength * delta
-    return exact
 
 
 def check_strengths(loras: Applied) -> None:

@@ -93,6 +93,8 @@ def scale_of(arrays: Arrays, name: str, rank: int | None, config: Config | None)
 
 def fit(arrays: Arrays) -> bool:
     """False if a factor is missing or empty, or two do not fit each other."""
+    if "tucker" in arrays:
+        return True
     for left, right in PRODUCTS:
         if (left in arrays) != (right in arrays):
             return False
@@ -120,6 +122,8 @@ def norm_of(arrays: Arrays, name: str, config: Config | None) -> float | None:
 
 def unscaled_norm(arrays: Arrays) -> float | None:
     """Frobenius norm of what the factors make; a product's from its small Gram matrices."""
+    if "tucker" in arrays:
+        return None
     if {"down", "up"} <= arrays.keys():
         return product_norm(arrays["up"], arrays["down"])
     if {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= arrays.keys():

@@ -168,7 +168,8 @@ def sort(file: WeightsFile, keys: Mapping[str, Key], names: NameTable) -> Sorted
         if not targets:
             found.unmatched.append(key)
             continue
-        if (other := sources.setdefault((name, part), key)) != key:
+        # A Tucker decomposition has several parts that are called so; it is refused as a whole.
+        if (other := sources.setdefault((name, part), key)) != key and part != "tucker":
             raise LoraValue(f"{file.path}: {other} and {key} are the same; it is not clear which is meant")
         found.modules.setdefault(name, Module(name, targets)).parts[part] = file.tensors[key]
         found.styles.append(style)

@@ -13,10 +13,11 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from rushes.errors import LoraValue
-from rushes_service.lora.changes import LowRank, Patch, as_matrix
+from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight
 from rushes_service.memory.float8 import full_weight
 
-Weighted = tuple[Patch, float]
+Factors = tuple[torch.Tensor, torch.Tensor | None, tuple[int, int] | None]
+"""Matrices to be applied one after the other: down and up, or a whole delta and None; and the rows that they go to."""
 
 
 def why_unmerged(module: nn.Module, parameter: torch.Tensor, mergeable: Sequence[torch.dtype]) -> str | None:
@@ -68,7 +69,7 @@ def output_hook(name: str, module: nn.Module, weighted: Sequence[Weighted]) -> C
     """A forward hook that adds what the changes add to the output of `module`."""
     if not isinstance(module, nn.Linear) or not name.endswith(".weight"):
         raise LoraValue(f"{name} cannot be written ({type(module).__name__}), and only linear weights can do without")
-    factors = [factored(patch, strength, module) for patch, strength in weighted]
+    factors = factors_of(name, module, weighted)
 
     def add(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         for index, (down, up, rows) in enumerate(factors):
@@ -90,16 +91,15 @@ def added_to_rows(output: torch.Tensor, extra: torch.Tensor, rows: tuple[int, in
     return output
 
 
-def factored(
-    patch: Patch, strength: float, module: nn.Module
-) -> tuple[torch.Tensor, torch.Tensor | None, tuple[int, int] | None]:
-    """A change as matrices to be applied one after the other: down and up, or the whole delta and None."""
-    change = patch.change
-    if isinstance(change, LowRank):
-        return change.down, change.up.float() * (change.scale * strength), patch.into
-    base = readable(patch.parameter, full_weight(module))
-    rows = slice(*patch.into) if patch.into else slice(None)
-    return strength * change.delta(base[rows]), None, patch.into
+def factors_of(name: str, module: nn.Module, weighted: Sequence[Weighted]) -> list[Factors]:
+    """What is applied beside a weight: plain LoRAs as they are; with anything else, one delta of all changes."""
+    found: list[Factors] = []
+    for patch, strength in weighted:
+        if not isinstance(patch.change, LowRank):
+            base = readable(name, full_weight(module))
+            return [(changed_weight(base, weighted) - base, None, None)]
+        found.append((patch.change.down, patch.change.up.float() * (patch.change.scale * strength), patch.into))
+    return found
 
 
 def readable(name: str, weight: torch.Tensor) -> torch.Tensor:
