@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from api_support import Api, serving
 from gallery_support import PROMPTS, Scene, finish, jobs_of, paint_run, tell_done, tell_progress
 from rushes.jobs import JobState
+from rushes_service.api.runs import MAX_RUNS
 from rushes_service.embedded import EmbeddedRedis
 
 STEPS = (0, 100, 200)
@@ -266,6 +267,18 @@ def test_a_sample_that_looks_wrong_is_flagged_and_one_that_failed_says_why(api: 
     expect(page.page.locator(".flag")).to_have_text("black")
     expect(page.page.locator('.cell[data-state="failed"]')).to_contain_text("keys fit nothing")
     assert page.page.locator(".head strong").all_text_contents() == ["base model", "step 100"]
+
+
+def test_a_link_leads_to_its_run_however_many_there_are_since(api: Api, browser: Browser) -> None:
+    (job,) = jobs_of("cut", api.root, (0,), ENOUGH[:1], (96, 64), 1)
+    api.queue.submit([job.model_copy(update={"run": f"run {n}", "id": f"{n:032x}"}) for n in range(MAX_RUNS + 1)])
+
+    old = visit(browser, f"{api.url}/#run=run+0")
+    old.see('.cell[data-state="queued"]')
+    expect(old.page.locator("#run")).to_have_value("run 0")
+    gone = visit(browser, f"{api.url}/#run=run+x", reduced_motion="reduce")
+    expect(gone.page.locator("#toast")).to_contain_text("No samples of run x are kept")
+    assert old.errors == []
 
 
 def test_a_large_run_draws_only_what_is_seen(api: Api, browser: Browser) -> None:

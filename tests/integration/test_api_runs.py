@@ -141,6 +141,14 @@ def test_what_is_no_picture_is_not_kept(api: Api, data: bytes) -> None:
     assert not (api.root / ".rushes").exists()
 
 
+def test_an_upload_that_cannot_be_written_says_where(api: Api, tmp_path: Path) -> None:
+    (api.root / ".rushes").write_bytes(b"in the way")
+
+    answer = api.http.post("/v1/uploads", content=picture(tmp_path / "a.png").read_bytes())
+    assert answer.status_code == 507
+    assert str(api.root / UPLOAD_DIR) in answer.json()["detail"]
+
+
 def test_a_picture_that_would_fill_the_memory_is_not_opened(api: Api) -> None:
     data = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(data, "PNG")

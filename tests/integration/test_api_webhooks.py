@@ -111,6 +111,19 @@ def test_a_refusal_is_tried_again_and_a_redirection_is_not_followed(
     assert [json.loads(body)["data"]["id"] for _, body in endpoint.heard] == ["a", "a", "a", "b"]
 
 
+def test_what_an_api_that_stops_could_not_deliver_is_left_for_the_next_one(
+    redis_server: EmbeddedRedis, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    endpoint.statuses = [500]
+    with serving(redis_server.url, tmp_path, webhook_url=endpoint.url, webhook_secret=SECRET) as api:
+        following(api)
+        announce(api.queue, "done", "a")
+        wait_until(lambda: endpoint.heard, 10, "the first try")
+    with serving(redis_server.url, tmp_path) as quiet:
+        pending = quiet.queue.redis.xpending(keys.EVENTS, GROUP)["pending"]
+    assert (pending, len(endpoint.heard)) in ((1, 1), (0, 2)), "left, or delivered at the second try"
+
+
 def test_what_ends_while_no_api_runs_is_told_when_one_does_and_by_one_only(
     redis_server: EmbeddedRedis, tmp_path: Path, endpoint: Endpoint
 ) -> None:

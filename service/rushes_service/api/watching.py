@@ -48,7 +48,8 @@ class Happening:
         return int(self.id.partition("-")[0]) / 1000
 
 
-Listener = Callable[[Happening], None]
+Listener = Callable[[Happening], bool | None]
+"""Acts on an event. False: it was stopped before it was done, and a group keeps the event for the next process."""
 
 
 class Watcher:
@@ -102,19 +103,24 @@ class Watcher:
         if not self._position:
             self._position = self._start()
         for entry_id, fields in self._read():
-            happening = read_happening(entry_id, fields)
-            for listener in self._listeners:
-                try:
-                    listener(happening)
-                # One listener's fault must not keep the others, or the events behind this one, from being heard.
-                except Exception:
-                    log.exception("an event (%s of %s) could not be acted on", happening.kind, happening.sample)
-            if self._group:
+            heard = self._tell(read_happening(entry_id, fields))
+            if self._group and heard:
                 self._client.redis.xack(keys.EVENTS, self._group, entry_id)
-            else:
+            elif not self._group:
                 self._position = entry_id
             if self._stop.is_set():
                 return
+
+    def _tell(self, happening: Happening) -> bool:
+        """False when a listener was stopped before it was done."""
+        heard = True
+        for listener in self._listeners:
+            try:
+                heard = listener(happening) is not False and heard
+            # One listener's fault must not keep the others, or the events behind this one, from being heard.
+            except Exception:
+                log.exception("an event (%s of %s) could not be acted on", happening.kind, happening.sample)
+        return heard
 
     def _start(self) -> str:
         """Where to read from; the group is made when it is not there."""

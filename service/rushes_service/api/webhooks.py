@@ -49,10 +49,13 @@ class Webhooks:
         self._key = key_of(secret)
         self.stopping = threading.Event()
 
-    def hear(self, event: Happening) -> None:
-        """Send an event if it is the end of a sample; tried a few times, then given up with a line in the log."""
+    def hear(self, event: Happening) -> bool:
+        """Send an event if it is the end of a sample; tried a few times, then given up with a line in the log.
+
+        False when the server stops before it is delivered or given up.
+        """
         if event.kind not in TOLD:
-            return
+            return True
         body = json.dumps(
             {"type": f"sample.{event.kind}", "timestamp": iso(event.at), "data": {**event.data, "id": event.sample}},
             ensure_ascii=False,
@@ -60,11 +63,14 @@ class Webhooks:
         for pause_s in (*PAUSES_S, None):
             problem = self._send(event.id, body)
             if problem is None:
-                return
-            if pause_s is None or self.stopping.wait(pause_s):
+                return True
+            if pause_s is None:
                 break
             log.info("webhook %s: %s; trying again in %d s", event.id, problem, pause_s)
+            if self.stopping.wait(pause_s):
+                return False
         log.warning("webhook %s (%s of %s) was not delivered: %s", event.id, event.kind, event.sample, problem)
+        return True
 
     def _send(self, message_id: str, body: bytes) -> str | None:
         """What went wrong, or None."""

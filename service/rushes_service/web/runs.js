@@ -13,8 +13,13 @@ let runs = [];
 
 // Read the list of runs; returns the one to show, or null.
 export async function readRuns() {
-  ({ runs } = await ask("v1/runs"));
-  const wanted = runs.find((run) => run.name === at("run"));
+  const listed = await ask("v1/runs");
+  runs = listed.runs;
+  let wanted = runs.find((run) => run.name === at("run"));
+  if (!wanted && at("run") && listed.next) {
+    wanted = await olderRun(at("run"));
+    if (wanted) runs.push(wanted);
+  }
   const chosen = wanted ?? runs.find((run) => !run.archived) ?? runs[0] ?? null;
   const options = (list) => list.map((run) => h("option", { value: run.name, title: run.name }, run.title || run.name));
   const archived = runs.filter((run) => run.archived);
@@ -22,8 +27,19 @@ export async function readRuns() {
   $("run").hidden = runs.length === 0;
   $("about").hidden = runs.length === 0;
   if (chosen) $("run").value = chosen.name;
+  if (chosen && at("run") && !wanted && grid.run !== chosen.name) toast(`No samples of ${at("run")} are kept: this is another run.`);
   document.title = chosen ? `${chosen.title || chosen.name} · Rushes` : "Rushes";
   return chosen?.name ?? null;
+}
+
+// A run that the list has no room for, null if there is none of this name.
+async function olderRun(name) {
+  try {
+    return await ask(runPath(name));
+  } catch (problem) {
+    if (problem.status === 404) return null;
+    throw problem;
+  }
 }
 
 export const isKnown = (name) => runs.some((run) => run.name === name);
