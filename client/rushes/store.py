@@ -160,8 +160,8 @@ def reaching(url: str) -> Generator[None]:
             raise StagingError(f"{url}: {reason}") from error
         if refusal(error):
             raise StagingError(
-                f"{url} is refused: {reason}; look at the credentials in this process's environment, at what they are "
-                "allowed to do, and at the name of the bucket"
+                f"{url} is refused: {reason}; look at the URL, at the credentials in this process's environment, "
+                "and at what they are allowed to do"
             ) from error
         raise StoreUnavailable(f"{url} cannot be reached: {reason}") from error
 
@@ -170,6 +170,7 @@ def refusal(error: Exception) -> bool:
     """True for an answer that stays the same until somebody changes something."""
     return (
         isinstance(error, PermissionError)
+        or type(error) is ValueError  # a URL or an endpoint that is none
         or getattr(error, "errno", None) in REFUSED
         or type(error).__name__ in REFUSALS
     )

@@ -102,9 +102,12 @@ def test_a_store_that_refuses_is_told_once_with_what_to_look_at(
         assert logged(caplog).count("mistyped") == 1
         S3FileSystem.clear_instance_cache()  # they keep their credentials
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-        with pytest.raises(StagingError, match="missing: AWS_SECRET_ACCESS_KEY; look at the credentials") as refused:
+        with pytest.raises(StagingError, match="missing: AWS_SECRET_ACCESS_KEY; look at the URL") as refused:
             store_of("s3://rushes/nowhere").size("s3://rushes/nowhere/x")
         assert not isinstance(refused.value, StoreUnavailable)
+    with pytest.raises(StagingError, match="Protocol not known: s4") as refused:
+        store_of("s4://rushes")
+    assert not isinstance(refused.value, StoreUnavailable)
     store_of.cache_clear()
     S3FileSystem.clear_instance_cache()
 
