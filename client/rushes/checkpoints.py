@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import os
 import shutil
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
+
+logger = logging.getLogger("rushes")
 
 PRIVATE_DIR = ".rushes"
 SNAPSHOT_DIR = f"{PRIVATE_DIR}/checkpoints"
@@ -169,17 +172,28 @@ def parse_header(path: str | Path, raw: bytes) -> dict[str, Any]:
 
 def data_length(path: str | Path, header: dict[str, Any]) -> int:
     """Bytes of tensor data that a header describes."""
-    try:
-        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise CheckpointFormat(f"{path}: its header has an entry without data_offsets; the file is damaged") from None
-    return max(ends, default=0)
+    length = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        match entry:
+            case {"dtype": str(), "shape": [*sizes], "data_offsets": [int(start), int(end)]} if (
+                0 <= start <= end and all(isinstance(size, int) and size >= 0 for size in sizes)
+            ):
+                length = max(length, end)
+            case _:
+                raise CheckpointFormat(
+                    f"{path}: its header does not say properly what {name} is (dtype, shape, data_offsets); the file "
+                    "is damaged"
+                )
+    return length
 
 
 def release(path: str | Path) -> None:
     """Remove a snapshot whose last sample has ended, here or in a store. Anything else is left alone.
 
-    A store that cannot be reached keeps it until the trainer looks for what nobody needs.
+    What cannot be removed from here (a directory of somebody else's, a store that is away) is said, and stays until the
+    trainer looks for what nobody needs.
     """
     if isinstance(path, str) and "://" in path:
         from rushes.store import remove_snapshot  # the store needs errors and paths of its own, most people none
@@ -188,4 +202,7 @@ def release(path: str | Path) -> None:
         return
     path = Path(path)
     if path.parent.parts[-2:] == tuple(SNAPSHOT_DIR.split("/")):
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("rushes: a checkpoint that nobody needs stays: %s", error)

@@ -81,8 +81,11 @@ def test_a_file_cut_short_anywhere_is_incomplete(file: Path) -> None:
         (safetensors(b"not json at all", b""), "not a JSON object"),
         (safetensors(b"[1, 2, 3]", b""), "not a JSON object"),
         (safetensors(b"[" * 100_000, b""), "not a JSON object"),
-        (safetensors({"a": {"dtype": "F32"}}), "without data_offsets"),
-        (safetensors({"a": 3}), "without data_offsets"),
+        (safetensors({"a": {"dtype": "F32"}}), "not say properly what a is"),
+        (safetensors({"a": {"dtype": "F32", "shape": None, "data_offsets": [0, 12]}}), "not say properly what a is"),
+        (safetensors({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 12]}}), "not say properly what a is"),
+        (safetensors({"a": {"dtype": "F32", "shape": [3], "data_offsets": [-12, 0]}}), "not say properly what a is"),
+        (safetensors({"a": 3}), "not say properly what a is"),
         (safetensors() + b"more", "4 bytes too many"),
     ],
 )

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from rushes.checkpoints import read_header
-from rushes.errors import CheckpointError, CheckpointFormat, OutputError, StagingError
+from rushes.errors import CheckpointError, OutputError, StagingError
 from rushes.jobs import Frozen, JobRecord
 from rushes.store import is_url
 from rushes_service.api.context import InContext, Queue
@@ -145,9 +145,7 @@ def numbers_of(path: Path) -> Lora:
     """
     header = read_header(path)
     metadata = header.pop("__metadata__", None) or {}
-    shapes = {name: entry.get("shape", []) for name, entry in header.items()}
-    if not all(isinstance(shape, list) and all(type(size) is int for size in shape) for shape in shapes.values()):
-        raise CheckpointFormat(f"{path}: its header has a tensor whose shape is none; the file is damaged")
+    shapes = {name: entry["shape"] for name, entry in header.items()}
     down = [shape[0] for name, shape in shapes.items() if shape and ("lora_down" in name or "lora_A" in name)]
     return Lora(
         file=path.name,

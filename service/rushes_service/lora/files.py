@@ -139,6 +139,8 @@ def digest(head: bytes, data: torch.Tensor) -> str:
 
 def view(path: Path, name: str, entry: Mapping[str, Any], data: torch.Tensor) -> torch.Tensor:
     """One tensor of the file's data section."""
+    if entry["dtype"] not in DTYPES:
+        raise CheckpointFormat(f"{path}: its tensor {name} is of type {entry['dtype']}, which is not read")
     try:
         dtype = DTYPES[entry["dtype"]]
         start, stop = entry["data_offsets"]

@@ -62,7 +62,7 @@ def inspect_file(place: Path) -> Inspection:
     told = {CONFIG_KEY: adapter_config(place)} if place.is_dir() else {}
     path = place / WEIGHTS_NAME if place.is_dir() else place
     header = read_header(path)
-    metadata = {**(header.pop("__metadata__", None) or {}), **told}
+    metadata = {key: str(value) for key, value in (header.pop("__metadata__", None) or {}).items()} | told
     modules = by_module(header)
     shapes = {unwrapped(key): tuple(entry["shape"]) for key, entry in header.items()}
     styles = Counter(split(key).style for key in header if split(key).part)
