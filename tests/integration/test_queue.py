@@ -285,6 +285,20 @@ def test_a_snapshot_goes_with_the_last_sample_that_needs_it(
     assert not kept.exists()
 
 
+def test_a_snapshot_that_cannot_be_removed_ends_no_worker(
+    client: Client, make_queue: MakeQueue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck = tmp_path / SNAPSHOT_DIR / "abc.safetensors"
+    stuck.mkdir(parents=True)  # as unremovable for root as a file on a read-only mount is
+    client.submit([make_job(checkpoint=Checkpoint(path=str(stuck), fingerprint="abc", snapshot=True))])
+    queue = make_queue()
+    held = queue.reserve()
+    assert held
+    queue.finish(held, JobState.FAILED, None)
+    assert client.get(held.id).state is JobState.FAILED
+    assert "a checkpoint that nobody needs stays" in caplog.text
+
+
 def test_a_checkpoint_that_is_no_snapshot_is_never_removed(
     client: Client, make_queue: MakeQueue, tmp_path: Path
 ) -> None:
