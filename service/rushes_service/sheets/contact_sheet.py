@@ -27,6 +27,9 @@ GAP = 14
 ROW_GAP = 26
 LABEL_WIDTH = 232
 HEADER_HEIGHT = 44
+LINE_HEIGHT = 22
+"""Of a prompt; `FACT_HEIGHT` of the quieter lines beneath it."""
+FACT_HEIGHT = 18
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,12 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[Column], *, title: str,
     height = body + sum(heights) + ROW_GAP * (len(rows) - 1) + 30 + 16 + MARGIN
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), title, TEXT, font(26), anchor="lt")
+    draw.text((MARGIN, MARGIN), shortened(draw, title, width - 2 * MARGIN, 26), TEXT, font(26), anchor="lt")
     for index, column in enumerate(columns):
         draw_header(draw, column, left + index * (CELL_WIDTH + GAP), top)
     y = body
     for row, row_pixels in zip(rows, heights, strict=True):
-        draw_label(draw, row, y)
+        draw_label(draw, row, y, row_pixels)
         for index, frames in enumerate(row.cells):
             draw_cell(sheet, frames, left + index * (CELL_WIDTH + GAP), y, row_pixels)
         y += row_pixels + ROW_GAP
@@ -101,30 +104,48 @@ def draw_header(draw: ImageDraw.ImageDraw, column: Column, x: int, y: int) -> No
     """Name of a checkpoint over its column, ruled off from the pictures."""
     draw.text((x, y + 12), column.title, ACCENT if column.base else TEXT, font(17), anchor="ls")
     if column.note:
-        draw.text((x + CELL_WIDTH, y + 12), column.note, QUIET, font(13), anchor="rs")
+        room = CELL_WIDTH - round(draw.textlength(column.title, font(17))) - GAP
+        draw.text((x + CELL_WIDTH, y + 12), shortened(draw, column.note, room, 13), QUIET, font(13), anchor="rs")
     draw.line((x, y + 24, x + CELL_WIDTH - 1, y + 24), ACCENT if column.base else EMPTY, 2)
 
 
-def draw_label(draw: ImageDraw.ImageDraw, row: Row, y: int) -> None:
-    """The prompt and its facts, left of the row."""
-    lines = wrap(draw, row.prompt, LABEL_WIDTH - 28)
-    for index, line in enumerate(lines):
-        draw.text((MARGIN, y - 3 + index * 22), line, TEXT, font(16), anchor="la")
+def draw_label(draw: ImageDraw.ImageDraw, row: Row, y: int, height: int) -> None:
+    """The prompt, as much of it as the row has room for, and its facts, left of the row."""
     facts = wrap(draw, row.facts, LABEL_WIDTH - 28, size=13)
+    room = max(1, (height - len(facts) * FACT_HEIGHT) // LINE_HEIGHT)
+    lines = wrap(draw, row.prompt, LABEL_WIDTH - 28)
+    if len(lines) > room:
+        lines = [*lines[: room - 1], shortened(draw, f"{lines[room - 1]} {lines[room]}", LABEL_WIDTH - 28)]
+    for index, line in enumerate(lines):
+        draw.text((MARGIN, y - 3 + index * LINE_HEIGHT), line, TEXT, font(16), anchor="la")
+    below = y + 4 + len(lines) * LINE_HEIGHT
     for index, line in enumerate(facts):
-        draw.text((MARGIN, y + 4 + len(lines) * 22 + index * 18), line, QUIET, font(13), anchor="la")
+        draw.text((MARGIN, below + index * FACT_HEIGHT), line, QUIET, font(13), anchor="la")
 
 
 def wrap(draw: ImageDraw.ImageDraw, text: str, width: int, size: int = 16) -> list[str]:
-    """`text` broken into lines of at most `width` pixels, at spaces."""
+    """`text` broken into lines of at most `width` pixels: at spaces, and within what is longer than a line."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font(size)) > width and lines[-1]:
-            lines.append(word)
-        else:
+        if draw.textlength(longer, font(size)) <= width:
             lines[-1] = longer
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            if lines[-1] and draw.textlength(lines[-1] + letter, font(size)) > width:
+                lines.append("")
+            lines[-1] += letter
     return lines
+
+
+def shortened(draw: ImageDraw.ImageDraw, text: str, width: int, size: int = 16) -> str:
+    """`text`, or as much of its beginning as fits into `width` pixels with an ellipsis."""
+    if draw.textlength(text, font(size)) <= width:
+        return text
+    while text and draw.textlength(f"{text}…", font(size)) > width:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
 
 
 def draw_cell(sheet: Image.Image, frames: Sequence[Frame], x: int, y: int, height: int) -> None:

@@ -54,10 +54,14 @@ def write_png(picked: Picked, cells: Cells, target: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
+    private = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     try:
-        draw(picked, cells).save(target, format="PNG", optimize=True)
+        draw(picked, cells).save(private, format="PNG", optimize=True)
+        private.replace(target)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        private.unlink(missing_ok=True)
 
 
 def write_mp4(picked: Picked, cells: Cells, target: Path) -> None:

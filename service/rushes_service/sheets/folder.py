@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
 from rushes.errors import OutputError
 from rushes_service.sheets.picking import Picked, Place, facts_of, note_of, title_of
@@ -85,7 +86,7 @@ def markup(picked: Picked, names: dict[tuple[str, str], str]) -> Iterator[str]:
 
 def medium(name: str, label: str) -> str:
     """The element that shows a file."""
-    address = html.escape(f"media/{name}", quote=True)
+    address = f"media/{quote(name)}"  # `#`, `?` and `%` are letters of a name
     if name.endswith(".mp4"):
         return f'<video src="{address}" data-label="{label}" muted loop playsinline preload="metadata"></video>'
     return f'<img src="{address}" data-label="{label}" alt="{label}" loading="lazy">'
