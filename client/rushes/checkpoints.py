@@ -23,8 +23,6 @@ from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplet
 
 logger = logging.getLogger("rushes")
 
-logger = logging.getLogger("rushes")
-
 PRIVATE_DIR = ".rushes"
 SNAPSHOT_DIR = f"{PRIVATE_DIR}/checkpoints"
 SPOOL_DIR = f"{PRIVATE_DIR}/spool"
