@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,7 +72,6 @@ def test_a_run_becomes_one_picture_and_one_film(client: Client, tmp_path: Path) 
     assert abs(about["size"][0] - size[0]) <= 1
 
 
-@pytest.mark.usefixtures("jobs", "capsys")  # what is printed goes to memory: no file can be written meanwhile
 @pytest.mark.parametrize("prompt", ["a boat on a wide river at dawn " * 30, "b" * 2000, "雪" * 500])
 def test_a_long_prompt_stays_in_its_place(prompt: str) -> None:
     frames = [np.full((68, 120, 3), 90, np.uint8)]
@@ -88,21 +86,6 @@ def test_a_long_prompt_stays_in_its_place(prompt: str) -> None:
 
 def test_a_name_that_means_something_in_addresses_is_still_found() -> None:
     assert 'src="media/50%25%20%231%3F.mp4"' in medium("50% #1?.mp4", "")
-
-
-def test_a_full_disk_leaves_the_picture_of_yesterday(client: Client, tmp_path: Path) -> None:
-    png = tmp_path / "a.png"
-    png.write_bytes(b"yesterday's")
-    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, unlimited[1]))
-    try:
-        assert rushes(client, "grid", "cut", "--png", png) == 1
-        assert not png.read_bytes()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir() if file.is_file()] == [
-        ("a.png", b"yesterday's")
-    ]
 
 
 @pytest.mark.usefixtures("jobs")
