@@ -92,6 +92,21 @@ def test_a_result_that_a_tracker_cannot_read_holds_up_no_other(tmp_path: Path) -
     assert (seen, len(said), destination.waiting) == ([20, 30], 1, 1)
 
 
+def test_a_memory_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Willing:
+        def log(self, result: SampleResult) -> None: ...
+
+        def close(self) -> None: ...
+
+    destination = Destination("it", Willing(), tmp_path / "state" / "memory.ids")
+    (tmp_path / "state").rmdir()
+    destination.take([picture(tmp_path, 10), picture(tmp_path, 20)])
+    assert destination.log(said.append) == 2
+    assert [f"{tmp_path / 'state' / 'memory.ids'}: No such file" in text for text in said] == [True, True]
+
+
 def test_mistakes_are_told(track: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["track", "--run", "mine"]) == 2
     assert "which tracker?" in capsys.readouterr().err

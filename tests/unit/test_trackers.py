@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -75,6 +76,24 @@ def test_tensorboard_logs_nothing_twice_and_mends_a_file_that_was_cut_short(tmp_
     second.close()
     assert [step for step, _ in images(logs, "sample_0")] == [10, 20, 25, 30]
     assert len(list(logs.glob("*tfevents*"))) == 1
+
+
+def test_tensorboard_shows_all_after_a_disk_that_was_full(tmp_path: Path) -> None:
+    tracker = TensorBoardTracker(tmp_path / "logs")
+    tracker.log(picture(tmp_path, 10))
+    (file,) = (tmp_path / "logs").glob("*tfevents*")
+    second = picture(tmp_path, 20)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 50, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            tracker.log(second)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    for result in (second, picture(tmp_path, 30)):
+        tracker.log(result)
+    tracker.close()
+    assert [step for step, _ in images(tmp_path / "logs", "sample_0")] == [10, 20, 30]
 
 
 def test_a_picture_that_is_elsewhere_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

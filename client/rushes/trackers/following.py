@@ -77,15 +77,18 @@ class Destination:
                     break
                 continue
             refused = 0
-            self._remember(result)
+            self._remember(result, say)
             count += 1
         self._troubled = troubled
         return count
 
-    def _remember(self, result: SampleResult) -> None:
+    def _remember(self, result: SampleResult, say: Say) -> None:
         self._logged.add(result.id)
-        with self.memory.open("a") as file:
-            file.write(f"{result.id}\n")
+        try:
+            with self.memory.open("a") as file:
+                file.write(f"{result.id}\n")
+        except OSError as error:
+            say(f"{self.memory}: {error.strerror}; {result.id} is logged again after a restart")
 
 
 class Follower:

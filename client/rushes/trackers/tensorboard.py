@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import itertools
 import os
 import socket
@@ -78,11 +79,9 @@ class TensorBoardTracker:
         path = media_of(result)
         if path is None or any(entry.sample == result.id for entry in self._entries):
             return
-        data = self._event(result, path)
-        with self._path.open("ab") as file:
-            start = file.tell()
-            self._records.RecordWriter(file).write(data)
-            entry = Entry(result.step, result.id, start, file.tell())
+        record = io.BytesIO()
+        self._records.RecordWriter(record).write(self._event(result, path))
+        entry = Entry(result.step, result.id, *appended(self._path, record.getvalue()))
         in_order = not self._entries or self._entries[-1].step <= entry.step
         self._entries.append(entry)
         if not in_order:
@@ -151,6 +150,22 @@ class TensorBoardTracker:
     def _end(self) -> int:
         """Where the last whole record ends; -1 for a file without any."""
         return self._entries[-1].end if self._entries else -1
+
+
+def appended(path: Path, record: bytes) -> tuple[int, int]:
+    """Where a record begins and ends that is put at the end of a file, whole or not at all.
+
+    Raises:
+        OSError: the disk is full, for one.
+    """
+    start = path.stat().st_size
+    try:
+        with path.open("ab") as file:
+            file.write(record)
+    except OSError:
+        os.truncate(path, start)  # readers would stop at the torn record, and see none of those behind it
+        raise
+    return start, start + len(record)
 
 
 def framed(length: int) -> int:
