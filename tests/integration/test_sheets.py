@@ -76,12 +76,16 @@ def test_a_run_becomes_one_picture_and_one_film(client: Client, tmp_path: Path) 
 def test_a_long_prompt_stays_in_its_place(prompt: str) -> None:
     frames = [np.full((68, 120, 3), 90, np.uint8)]
 
-    def label_of_the_second_row(first: str) -> bytes:
+    def drawn(first: str) -> Image.Image:
         rows = [sheet.Row(text, "17 frames", [frames]) for text in (first, "a balloon")]
-        drawn = sheet.contact_sheet(rows, [sheet.Column("step 100", "note " * 50)], title="cut " * 50, footer="")
-        return drawn.crop((0, drawn.height // 2 + 40, sheet.MARGIN + sheet.LABEL_WIDTH, drawn.height)).tobytes()
+        return sheet.contact_sheet(rows, [sheet.Column("step 100", "note " * 50)], title="cut " * 50, footer="")
 
-    assert label_of_the_second_row(prompt) == label_of_the_second_row("a boat")
+    right = sheet.MARGIN + sheet.LABEL_WIDTH
+    page, plain = drawn(prompt), drawn("a boat")
+    second = (0, page.height // 2 + 40, right, page.height)
+    assert page.crop(second).tobytes() == plain.crop(second).tobytes(), "the prompt below is covered"
+    beside = (right - 20, 0, right, page.height)
+    assert page.crop(beside).tobytes() == plain.crop(beside).tobytes(), "it runs into the pictures"
 
 
 def test_a_name_that_means_something_in_addresses_is_still_found() -> None:
