@@ -161,7 +161,8 @@ class EmbeddedRedis:
         )
 
     def _log_tail(self) -> str:
-        return self.log_path.read_text(errors="replace")[-LOG_TAIL_BYTES:].strip()
+        tail = self.log_path.read_text(errors="replace")[-LOG_TAIL_BYTES:].strip()
+        return tail or f"nothing. Is the disk full? {shutil.disk_usage(self.data_dir).free / 2**20:.1f} MiB are free"
 
 
 def server_binary() -> str:

@@ -102,6 +102,14 @@ def test_a_server_that_cannot_read_its_data_says_what_its_log_says(tmp_path: Pat
     assert not server.running
 
 
+def test_a_server_that_could_not_even_write_its_log_asks_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "server_binary", lambda: "false")
+    with pytest.raises(QueueUnavailable, match=r"nothing\. Is the disk full\? \d+\.\d MiB are free"):
+        EmbeddedRedis(tmp_path, port=0).start()
+
+
 def test_a_server_that_was_killed_comes_back_on_its_port_with_its_data(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path, port=0) as server:
         with connect(server) as client:
