@@ -179,11 +179,12 @@ def test_a_broken_receipt_is_said_and_left_out(
     receipts = sorted((tmp_path / "out" / "sample").glob("*.json"))
     receipts[0].write_text("{")
     receipts[1].write_text(json.dumps({"id": 5}))
+    receipts[2].write_text("[" * 100_000)
+    receipts[3].write_text(json.dumps({**json.loads(receipts[3].read_text()), "id": "../sample"}))
     client.redis.flushdb()
     assert rushes(client, "import", tmp_path / "out") == 0
 
     said = capsys.readouterr()
-    assert f"{len(jobs) - 2} samples imported" in said.out
-    assert receipts[0].name in said.err
-    assert receipts[1].name in said.err
+    assert f"{len(jobs) - 4} samples imported" in said.out
+    assert all(receipt.name in said.err for receipt in receipts[:4])
     assert "Traceback" not in said.err

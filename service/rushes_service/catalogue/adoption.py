@@ -27,6 +27,9 @@ NAME = re.compile(
 )
 """`<output_name>_<e000001|000100>_<index>_<YYYYmmddHHMMSS>[_<seed>]`: how trainers name their samples."""
 
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Ids become parts of addresses."""
+
 BATCH = 500
 
 
@@ -95,7 +98,13 @@ def from_receipt(path: Path, run: str | None) -> Found:
 
 
 def job_of(receipt: dict[str, Any], path: Path, run: str | None) -> SampleJob:
-    """The job that a receipt tells of."""
+    """The job that a receipt tells of.
+
+    Raises:
+        InputError: its id cannot be one of a sample.
+    """
+    if not ID.fullmatch(receipt["id"]):
+        raise InputError(f"{receipt_path(path)} is of no sample: its id is {receipt['id']!r}")
     checkpoint = receipt.get("checkpoint")
     return SampleJob(
         id=receipt["id"],

@@ -46,7 +46,7 @@ def read_receipt(path: Path) -> dict[str, Any]:
         raise OutputError(f"{path}: there is no such file") from None
     except KeyError:
         raise OutputError(f"{path}: receipts are in .json, .png and .mp4 files") from None
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, RecursionError, UnidentifiedImageError) as error:
         raise OutputError(f"{path}: its receipt cannot be read: {error}") from error
     if not isinstance(receipt, dict):
         raise OutputError(f"{path} holds no receipt; was it made by another program?")
