@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.rack import LoraRack, Wanted
 from rushes_service.lora.reading import read_lora
 from rushes_service.lora.targets import name_table
+from rushes_service.memory.placement import offload_blocks
 
 SWAPS = 100
 
@@ -233,4 +235,16 @@ def test_a_strength_that_is_no_number_of_float32_is_refused(model: nn.Module, tm
     rack, base = rack_of(model), copies(model)
     with pytest.raises(LoraValue, match=r"strength of .* cannot be merged"):
         rack.apply([wanted(write_lora(tmp_path / "a.safetensors"), strength)])
+    assert is_base(model, base)
+
+
+def test_a_whole_checkpoint_goes_into_an_offloaded_model(model: nn.Module, tmp_path: Path) -> None:
+    base = copies(model)
+    tuned = {name: tensor + 0.1 for name, tensor in base.items()}
+    save_file(tuned, tmp_path / "a.safetensors")
+    offload_blocks(SimpleNamespace(transformer=model, vae_in_denoise=True), torch.device("cpu"))  # type: ignore[arg-type]
+    rack = rack_of(model)
+    rack.apply([wanted(tmp_path / "a.safetensors")])
+    assert is_base(model, tuned)
+    rack.apply([])
     assert is_base(model, base)

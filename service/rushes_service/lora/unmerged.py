@@ -21,11 +21,11 @@ Factors = tuple[torch.Tensor, torch.Tensor | None, tuple[int, int] | None]
 
 
 def why_unmerged(module: nn.Module, parameter: torch.Tensor, mergeable: Sequence[torch.dtype]) -> str | None:
-    """Why a weight cannot be written: it is quantised, or is not there between steps. None if it can."""
+    """Why a weight cannot be written: it is quantised, or is not there between steps. None if it can.
+
+    What `memory.placement` offloads is written where it is kept.
+    """
     if parameter.is_meta or hasattr(module, "_hf_hook"):
-        return "offloaded weights are not there to be written"
-    hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
-    if any("offload" in name for name in hooks):
         return "offloaded weights are not there to be written"
     if parameter.dtype not in mergeable or type(parameter.data) is not torch.Tensor:
         kind = str(parameter.dtype).removeprefix("torch.")
