@@ -12,12 +12,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from torch import nn
 
-from client_support import AWAY, MakeSampler, handed_over, spooled, training
+from client_support import AWAY, MakeSampler, handed_over, logged, spooled, training
 from rushes import Cadence
 from rushes.errors import CheckpointError
 from rushes.integrations.accelerate import sampling
 from rushes.integrations.adapter_files import save_adapter
 from rushes.integrations.transformers import SamplingCallback
+from rushes.trackers import TensorBoardTracker
 
 
 def with_lora() -> nn.Module:
@@ -51,6 +52,20 @@ def test_with_accelerate_the_main_process_submits_what_is_due(make_sampler: Make
     with sampling(other, with_lora(), make_sampler) as samples:
         samples.step(10)
     assert len(spooled(tmp_path)) == 2
+
+
+def test_a_log_directory_that_another_training_has_stops_nothing(
+    make_sampler: MakeSampler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = TensorBoardTracker(tmp_path / "logs" / "samples")
+    tracker = SimpleNamespace(name="tensorboard", logging_dir=tmp_path / "logs")
+    main = SimpleNamespace(is_main_process=True, trackers=[tracker], unwrap_model=lambda model, **_: model)
+    with sampling(main, with_lora(), make_sampler) as samples:
+        samples.step(10)
+        samples.step(11)
+    other.close()
+    assert len(spooled(tmp_path)) == 1
+    assert logged(caplog).count("no samples are shown in tensorboard") == 1
 
 
 def test_the_callback_of_transformers_submits_a_step_once(make_sampler: MakeSampler, tmp_path: Path) -> None:

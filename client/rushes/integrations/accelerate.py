@@ -60,8 +60,10 @@ class Samples:
     def show(self, results: Iterable[SampleResult]) -> None:
         """Log results in accelerate's own trackers, at the steps that they belong to."""
         if self._trackers is None and self.accelerator.trackers:
-            known = [tracker for tracker in self.accelerator.trackers if tracker.name in SHOWN_BY]
-            self._trackers = [SHOWN_BY[tracker.name](tracker) for tracker in known]
+            self._trackers = []
+            for known in [tracker for tracker in self.accelerator.trackers if tracker.name in SHOWN_BY]:
+                with unstoppable(f"no samples are shown in {known.name}"):
+                    self._trackers.append(SHOWN_BY[known.name](known))
         for result in results:
             for tracker in self._trackers or ():
                 with unstoppable(f"sample {result.id[:10]} is not shown"):
