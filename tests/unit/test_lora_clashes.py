@@ -30,8 +30,8 @@ def model() -> nn.Module:
     return transformer()
 
 
-def read(model: nn.Module, path: Path) -> Lora:
-    return read_lora(path, wan_names(model), LoraMerger(model).shapes, family="wan2.1-t2v")
+def read(model: nn.Module, path: Path, **options: bool) -> Lora:
+    return read_lora(path, wan_names(model), LoraMerger(model).shapes, family="wan2.1-t2v", **options)
 
 
 def module(parts: Shapes, name: str = NAME) -> Shapes:
@@ -100,3 +100,13 @@ def test_a_wrapped_whole_checkpoint_fits(model: nn.Module, tmp_path: Path) -> No
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(LoraMismatch, match=r"proj_out.bias; is it one part"):
         read(model, tmp_path / "a.safetensors")
+
+
+def test_a_whole_checkpoint_with_scales_beside_its_weights_is_never_used_without_them(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    tensors = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in model.state_dict().items()}
+    tensors["blocks.0.ffn.net.2.scale_weight"] = torch.ones(1)
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(LoraMismatch, match=r"quantised \(blocks.0.ffn.net.2.scale_weight\)"):
+        read(model, tmp_path / "a.safetensors", allow_partial=True)
