@@ -305,7 +305,8 @@ def non_finite_message(done: int, total: int, parameters: SampleParameters) -> s
     """Says at which step the latents were lost, and what to look at."""
     return (
         f"latents became NaN or infinite at step {done} of {total} (LoRA strength {parameters.lora_multiplier:g}): the "
-        "checkpoint has most likely diverged; `--m 0` shows whether the base model is sound, float16 may overflow too"
+        "checkpoint has most likely diverged; `--m 0` shows whether the base model is sound; float16, or an extreme "
+        "--l, --g or --fs, may overflow too"
     )
 
 

@@ -276,6 +276,17 @@ def test_each_bad_control_is_a_clear_error_before_anything_is_loaded(models, inp
     assert watch.stages == []
 
 
+def test_every_step_is_taken_where_timesteps_round_to_the_same_number():
+    """As they do from 76 steps on at the default shift, where the reference fails."""
+    scheduler, latents = WanScheduler(14.5), torch.ones(1, 16, 1, 2, 2)
+    scheduler.set_timesteps(100)
+    assert scheduler.timesteps[0] == scheduler.timesteps[1]
+    for timestep in scheduler.timesteps:
+        latents = scheduler.step(torch.zeros_like(latents), timestep, latents, return_dict=False)[0]
+    assert scheduler.step_index == 100
+    assert torch.allclose(latents, torch.ones_like(latents))
+
+
 def test_a_picture_that_would_fill_the_memory_is_refused_unread(models, tmp_path):
     Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
     watch = Recorder()

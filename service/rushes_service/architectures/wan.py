@@ -56,6 +56,8 @@ class WanScheduler(UniPCMultistepScheduler):
         sigmas = self.shift * steps / (1 + (self.shift - 1) * steps)
         self.sigmas = torch.from_numpy(np.append(sigmas, 0).astype(np.float32))
         self.timesteps = torch.from_numpy(sigmas * self.config.num_train_timesteps).to(device, torch.int64)
+        # Else it is looked up by the first timestep, and found one too late if the second rounds to the same number.
+        self.set_begin_index(0)
 
 
 class ReferencePipeline(WanPipeline):
