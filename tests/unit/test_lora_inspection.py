@@ -151,6 +151,13 @@ def test_names_are_held_against_a_family(tmp_path: Path, capsys: pytest.CaptureF
     assert "unknown architecture 'wan9'; known: " in capsys.readouterr().err
 
 
+def test_modulation_has_a_place_in_wan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({**lora_tensors(), "diffusion_model.blocks.7.diff_m": torch.ones(1, 6, 64)}, tmp_path / "a.safetensors")
+    assert main(["inspect", str(tmp_path / "a.safetensors"), "--architecture", "wan2.1-t2v"]) == 0
+    assert main(["inspect", str(tmp_path / "a.safetensors"), "--architecture", "flux1-kontext"]) == 1
+    assert "blocks.7" in capsys.readouterr().out
+
+
 def test_a_truncated_file_is_an_error_and_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_lora(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:-4])

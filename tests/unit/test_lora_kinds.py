@@ -159,13 +159,16 @@ def test_dora_is_what_lycoris_says(model: nn.Module, tmp_path: Path, over_rows: 
     assert (linear.weight - half).abs().max() <= TOLERANCE
 
 
-def test_differences_reach_norms_and_biases(model: nn.Module, tmp_path: Path) -> None:
+def test_differences_reach_norms_biases_and_modulation(model: nn.Module, tmp_path: Path) -> None:
     base = copies(model)
     names = {
         "blocks.0.self_attn.norm_q.diff": "blocks.0.attn1.norm_q.weight",
         "blocks.1.norm3.diff_b": "blocks.1.norm2.bias",
         "blocks.0.ffn.0.diff_b": "blocks.0.ffn.net.0.proj.bias",
         "head.head.diff": "proj_out.weight",
+        "blocks.1.diff_m": "blocks.1.scale_shift_table",
+        "blocks.0.modulation.diff": "blocks.0.scale_shift_table",
+        "head.diff_m": "scale_shift_table",
     }
     tensors = {f"diffusion_model.{key}": torch.randn_like(base[name]) for key, name in names.items()}
     save_file(tensors, tmp_path / "a.safetensors")

@@ -21,6 +21,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     (r"lora_magnitude_vector(?:\.default)?(?:\.weight)?", "magnitude"),
     (r"(?:diff|w_norm)", "diff"),
     (r"(?:diff_b|b_norm)", "diff_b"),
+    (r"diff_m", "modulation"),
     (r"alpha", "alpha"),
 )
 """Ends of keys and the part they are; a part named "" is what the end itself says."""

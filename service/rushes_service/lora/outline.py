@@ -33,5 +33,11 @@ def unmatched_modules(architecture: str, keys: Iterable[str]) -> list[str]:
         base.load()
         names = base.lora_names()
         flat = {NUMBER.sub(r"\g<1>0", name) for name in names.flat}
-    found = dict.fromkeys(split(key).name for key in keys if split(key).part)
-    return [name for name in found if NUMBER.sub(r"\g<1>0", name.replace(".", "_")) not in flat]
+    found = dict.fromkeys((key.name, key.part) for key in map(split, keys) if key.part)
+    unknown = (
+        name
+        for name, part in found
+        if NUMBER.sub(r"\g<1>0", name.replace(".", "_")) not in flat
+        and not names.bare(NUMBER.sub(r"\g<1>0", name), part)
+    )
+    return list(dict.fromkeys(unknown))

@@ -69,9 +69,10 @@ class Module:
 
 @dataclass
 class Sorted:
-    """Keys of a file: by module, and those that mean nothing."""
+    """Keys of a file: by module, those of parameters that no module wraps, and those that mean nothing."""
 
     modules: dict[str, Module] = field(default_factory=dict)
+    bare: dict[str, tuple[str, ...]] = field(default_factory=dict)
     styles: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
 
@@ -121,8 +122,9 @@ def read_lora(
     else:
         check_config(file)
         found = sort(file, keys, names)
-        patches = tuple(patch for module in found.modules.values() for patch in patches_of(file, module, shapes))
-        unmatched, style = found.unmatched, found.style if found.modules else "unknown"
+        wrapped = (patch for module in found.modules.values() for patch in patches_of(file, module, shapes))
+        patches = (*wrapped, *bare_patches(file, found.bare, shapes))
+        unmatched, style = found.unmatched, found.style if patches else "unknown"
         problem = mismatch(file, unmatched, family)
         kinds, ranks = kinds_of(patches), ranks_of(patches)
     check_once(file, patches)
@@ -165,6 +167,10 @@ def sort(file: WeightsFile, keys: Mapping[str, Key], names: NameTable) -> Sorted
             name, part = name.removesuffix(f".{leaf}"), "value" if leaf == "weight" else "value_b"
             name = name.removesuffix(".base_layer")
         targets = names.find(name, flat=style == "musubi") if part and not TEXT_ENCODER.match(key) else ()
+        if not targets and (parameters := names.bare(name, part)):
+            found.bare[key] = parameters
+            found.styles.append(style)
+            continue
         if not targets:
             found.unmatched.append(key)
             continue
@@ -185,6 +191,20 @@ def patches_of(file: WeightsFile, module: Module, shapes: Mapping[str, torch.Siz
                 yield from spread(change, leaf, module.targets, shapes)
     except ValueError as error:
         raise LoraValue(f"{file.path}: {module.name} {error}") from None
+
+
+def bare_patches(
+    file: WeightsFile, keys: Mapping[str, tuple[str, ...]], shapes: Mapping[str, torch.Size]
+) -> Iterator[Patch]:
+    """Differences of parameters that no module wraps."""
+    for key, parameters in keys.items():
+        change = Difference(as_matrix(file.tensors[key]))
+        for parameter in parameters:
+            wanted = (shapes[parameter][0], shapes[parameter][1:].numel())
+            if change.shape != wanted:
+                found = list(file.tensors[key].shape)
+                raise LoraValue(f"{file.path}: {key} is {found}, but {parameter} is {list(shapes[parameter])}")
+            yield Patch(parameter, change)
 
 
 def bias_change(module: Module, file: WeightsFile) -> Change | None:

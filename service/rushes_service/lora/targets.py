@@ -52,6 +52,12 @@ class NameTable:
     flat: Mapping[str, tuple[LoraTarget, ...]]
     parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def bare(self, name: str, part: str) -> tuple[str, ...]:
+        """Parameters without a module that a difference is for; Wan's `modulation` goes by its block's name, too."""
+        if part == "modulation":
+            return self.parameters.get(f"{name}.modulation", ())
+        return self.parameters.get(name, ()) if part == "diff" else ()
+
     @property
     def reach(self) -> set[str]:
         """Modules and bare parameters of the live model that some name means."""
