@@ -18,7 +18,7 @@ from lora_support import RANK
 from rushes.errors import CheckpointFormat, LoraMismatch, LoraValue
 from rushes_service.architectures.wan_names import ORIGINAL_NAMES, wan_names
 from rushes_service.demo.tiny_model import transformer
-from rushes_service.lora.changes import Decomposed, LowRank, Patch, Replacement
+from rushes_service.lora.changes import Decomposed, Difference, LowRank, Patch, Replacement
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, LoraReport, read_lora
 from rushes_service.lora.targets import renamed
@@ -291,3 +291,23 @@ def test_changes_beside_a_weight_build_on_each_other_as_when_merged():
         LoraMerger(model).merge(loras)
     inputs = torch.randn(3, 64)
     torch.testing.assert_close(stored["l"](inputs), plain["l"](inputs), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_a_bias_that_cannot_be_written_is_changed_beside_it():
+    torch.manual_seed(0)
+    stored, plain = nn.ModuleDict({"l": nn.Linear(4, 3)}), nn.ModuleDict({"l": nn.Linear(4, 3)})
+    plain.load_state_dict(stored.state_dict())
+    linear: Any = stored["l"]
+    linear.bias.data = linear.bias.data.to(torch.float8_e4m3fn)
+    linear.forward = lambda x: x @ linear.weight.T + linear.bias.float()
+    plain["l"].bias.data = linear.bias.data.float()
+    lora = Lora("1", (Patch("l.bias", Difference(torch.randn(3, 1))),), LoraReport("a", "", "", (), 0, 0, 0, ()))
+    inputs = torch.randn(2, 4)
+    before = stored["l"](inputs)
+    mergers = LoraMerger(stored), LoraMerger(plain)
+    for merger in mergers:
+        merger.merge([(lora, 0.5)])
+    assert mergers[0].mode.startswith("unmerged")
+    torch.testing.assert_close(stored["l"](inputs), plain["l"](inputs))
+    mergers[0].restore()
+    assert torch.equal(stored["l"](inputs), before)

@@ -67,8 +67,10 @@ class Adapters:
 
 def output_hook(name: str, module: nn.Module, weighted: Sequence[Weighted]) -> Callable[..., torch.Tensor]:
     """A forward hook that adds what the changes add to the output of `module`."""
-    if not isinstance(module, nn.Linear) or not name.endswith(".weight"):
-        raise LoraValue(f"{name} cannot be written ({type(module).__name__}), and only linear weights can do without")
+    if not isinstance(module, nn.Linear):
+        raise LoraValue(f"{name} cannot be written ({type(module).__name__}), and only linear layers can do without")
+    if name.endswith(".bias"):
+        return bias_hook(name, module, weighted)
     factors = factors_of(name, module, weighted)
 
     def add(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -80,6 +82,17 @@ def output_hook(name: str, module: nn.Module, weighted: Sequence[Weighted]) -> C
                 extra = functional.linear(extra, up)
             output = output + extra if rows is None else added_to_rows(output, extra, rows)
         return output
+
+    return add
+
+
+def bias_hook(name: str, module: nn.Linear, weighted: Sequence[Weighted]) -> Callable[..., torch.Tensor]:
+    """A forward hook that adds what the changes add to the bias of `module`."""
+    base = readable(name, module.bias)
+    delta = (changed_weight(base, weighted) - base).flatten()
+
+    def add(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return output + delta.to(output)
 
     return add
 
