@@ -37,7 +37,7 @@ class Api:
 
     def __post_init__(self) -> None:
         token = self.settings.token
-        headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+        headers = {b"Authorization": f"Bearer {token.get_secret_value()}".encode()} if token else {}
         self.http = httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
     @property

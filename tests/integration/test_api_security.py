@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -60,6 +61,12 @@ def test_no_route_but_the_health_checks_answers_without_the_token(api: Api, head
             assert answer.status_code == 401, (method, address)
             assert answer.headers["www-authenticate"] == "Bearer"
         assert stranger.get("/nowhere").status_code == 401
+
+
+def test_a_token_may_be_of_any_alphabet(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    with serving(redis_server.url, tmp_path, token="clé 鍵") as api:
+        assert api.http.get("/v1/samples").status_code == 200
+        assert httpx.get(f"{api.url}/v1/samples", headers={"Authorization": "Bearer cl"}).status_code == 401
 
 
 def test_media_need_the_token_like_everything_else(api: Api) -> None:

@@ -136,7 +136,9 @@ class Guard:
         ):
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and equal(given.strip(), self.token):
+        # Headers are read as Latin-1, and written as UTF-8 by curl.
+        sent = given.strip().encode("latin-1", "replace").decode(errors="replace")
+        if scheme.lower() == "bearer" and equal(sent, self.token):
             return True
         return equal(cookie(headers.get("cookie", "")), session_of(self.token))
 
