@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rushes.architectures import ARCHITECTURES
 from rushes.errors import ConfigError
 from rushes.jobs import ExtraLora, Frozen, Keep, ModelSpec, VaeOptions, summary
-from rushes.submission import DEFAULT_VAE, Run, extra_loras, run_name
+from rushes.submission import DEFAULT_VAE, Run, absolute, extra_loras, run_name
 
 MODEL_FLAGS = (
     "dit",
@@ -46,7 +46,7 @@ def run_from_args(
     given: dict[str, Any], architecture: str, *, model: str | None = None, name: str | None = None, keep: Keep = "all"
 ) -> Run:
     """What all samples of a run share, from a trainer's parsed flags."""
-    output_dir = str(Path(given.get("output_dir") or ".").expanduser().absolute())
+    output_dir = str(absolute(given.get("output_dir") or "."))
     output_name = given.get("output_name")
     return Run(
         name=name or given.get("rushes_run") or run_name(output_dir, output_name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -72,9 +73,14 @@ class Run:
                 )
 
 
+def absolute(path: str | Path) -> Path:
+    """The absolute form of a path as it was typed. `~nobody` stays what it is; a Path would raise."""
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+
+
 def run_name(output_dir: str | Path, output_name: str | None) -> str:
     """A name for a run after its output: two runs that write to different places never share it."""
-    directory = Path(output_dir).expanduser().absolute()
+    directory = absolute(output_dir)
     return f"{output_name or directory.name}-{digest(str(directory), digits=6)}"
 
 
@@ -214,7 +220,7 @@ def checkpoint_at(path: str | Path) -> Checkpoint:
         CheckpointMissing: there is no such file.
         CheckpointError: a directory holds no complete adapter, or the name is not Unicode.
     """
-    found = Path(path).expanduser().absolute()
+    found = absolute(path)
     if readable(str(found)) != str(found):
         raise CheckpointError(f"{readable(str(found))}: its name is not Unicode; rename it")
     if found.is_dir():

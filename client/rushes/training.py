@@ -20,7 +20,7 @@ from rushes.flags import run_from_args
 from rushes.jobs import LABEL, Keep, SampleResult
 from rushes.outbox import Outbox
 from rushes.prompts import PromptLine, read_prompts
-from rushes.submission import Run, check_prompts
+from rushes.submission import Run, absolute, check_prompts
 from rushes.weights import OPENING, Held, Weights, hold
 
 logger = logging.getLogger("rushes")
@@ -57,7 +57,7 @@ class TrainingSampler:
     ) -> None:
         self.run = run
         self.cadence = cadence
-        self.prompts = Path(prompts).expanduser().absolute()
+        self.prompts = absolute(prompts)
         self.lenient = lenient
         self._url = url
         self._snapshots = Path(run.output_dir) / SNAPSHOT_DIR

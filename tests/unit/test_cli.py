@@ -157,6 +157,16 @@ def test_a_directory_that_may_not_be_read_is_named(tmp_path: Path, capsys: pytes
     assert first == second == f"rushes: {too_long}: File name too long"
 
 
+def test_the_home_of_nobody_is_a_directory_like_others(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sampled = ["submit", "--architecture", "wan2.1-t2v", "--rushes_url", "redis://127.0.0.1:1/0"]
+    sampled += ["--sample_prompts", str(prompts), "--output_dir", "~no-such-user/out"]
+    assert cli.main(sampled) == 1
+    assert cli.main([*sampled, "--weights", "~no-such-user/lora.safetensors"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert "127.0.0.1:1/0 cannot be reached" in first
+    assert "~no-such-user/lora.safetensors: there is no such checkpoint file" in second
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 def test_output_that_cannot_be_written_is_told(prompts: Path) -> None:
     command = f"{sys.executable} -m rushes.cli prompts {prompts} > /dev/full"

@@ -14,11 +14,11 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from rushes.cli import EXIT_FAILED, redis_argument
 from rushes.client import Client
 from rushes.errors import ConfigError
+from rushes.submission import absolute
 from rushes.trackers import MlflowTracker, TensorBoardTracker, Tracker, TrackioTracker, WandbTracker
 from rushes.trackers.following import Destination, Follower, memory_path
 
@@ -82,7 +82,7 @@ def destinations(args: argparse.Namespace, name: str) -> list[Destination]:
 def trackers(args: argparse.Namespace, name: str) -> Iterator[tuple[str, str, Callable[[], Tracker]]]:
     """Kind and place of each tracker, and how it is made."""
     if args.tensorboard:
-        logdir = Path(args.tensorboard).expanduser().absolute() / re.sub(r"[^\w.-]", "_", name)
+        logdir = absolute(args.tensorboard) / re.sub(r"[^\w.-]", "_", name)
         yield "TensorBoard", str(logdir), lambda: TensorBoardTracker(logdir)
     if args.wandb:
         place = f"{args.wandb_entity or ''}/{args.wandb}"

@@ -25,7 +25,7 @@ from rushes.client import Client
 from rushes.errors import ConfigError
 from rushes.flags import add_sampling_arguments, run_from_args
 from rushes.prompts import read_prompts
-from rushes.submission import check_prompts
+from rushes.submission import absolute, check_prompts
 from rushes.watch import Search, Watcher
 from rushes.watch.alarm import Alarm
 from rushes.watch.watcher import SETTLE_S
@@ -139,8 +139,3 @@ def watch_once(watcher: Watcher, sleep: Callable[[float], None] = time.sleep) ->
 def say(text: str) -> None:
     """Print a line with the time of day."""
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
-
-
-def absolute(path: str) -> Path:
-    """The absolute form of a path as it was typed."""
-    return Path(path).expanduser().absolute()
