@@ -20,8 +20,15 @@ GIB = 1 << 30
 
 
 def xdg(variable: str, fallback: str) -> Path:
-    """A per-user directory by the XDG base directory convention."""
-    return Path(os.environ.get(variable) or Path.home() / fallback) / "rushes"
+    """A per-user directory by the XDG base directory convention.
+
+    Raises:
+        ConfigError: nobody says where, and the user has no home.
+    """
+    try:
+        return Path(os.environ.get(variable) or Path.home() / fallback) / "rushes"
+    except RuntimeError:
+        raise ConfigError(f"this user has no home directory: set HOME, or {variable}") from None
 
 
 class Settings(BaseSettings):
@@ -94,12 +101,12 @@ class Settings(BaseSettings):
 
 
 def load_settings(**flags: Any) -> Settings:
-    """Settings from the environment, with every flag that was given (is not None) on top.
+    """Settings from the environment, with every flag that was given (neither None nor empty) on top.
 
     Raises:
         ConfigError: a variable or flag has a value that cannot be; the message names it.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, "")}
     try:
         return Settings(**given)
     except ValidationError as error:

@@ -19,6 +19,7 @@ import pytest
 from rushes.client import Client
 from rushes.errors import ConfigError
 from rushes_service.commands import up
+from rushes_service.settings import load_settings, xdg
 from support import alive, wait_until
 
 START_S = 90.0
@@ -126,6 +127,18 @@ def test_a_redis_of_your_own_is_used_and_no_other_started(tmp_path: Path) -> Non
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_an_address_that_came_out_empty_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUSHES_REDIS_URL", "redis://elsewhere:6379/0")
+    assert load_settings(redis_url="").redis_url == "redis://elsewhere:6379/0"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(Path, "home", Path("~no-such-user").expanduser)  # as of a user id that has no entry
+    with pytest.raises(ConfigError, match="set HOME, or XDG_CACHE_HOME"):
+        xdg("XDG_CACHE_HOME", ".cache")
 
 
 @pytest.mark.parametrize(
