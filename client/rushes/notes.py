@@ -39,6 +39,8 @@ class Note:
     source: str | None
     host: str
     pid: int
+    label: str | None = None
+    """Of the samples: averaged weights must not come back as the others of their step."""
 
     @property
     def held(self) -> Held:
@@ -48,14 +50,15 @@ class Note:
 
 @dataclass(frozen=True)
 class Notes:
-    """The notes of one run in a directory."""
+    """The notes of one run in a directory, those with one label or with none."""
 
     directory: Path
     run: str
+    label: str | None = None
 
     def write(self, step: int, epoch: int | None, pending: Path, source: str | None) -> Path | None:
         """Note a hand-off; None where the disk refuses, which only makes a crash cost more."""
-        note = Note(self.run, step, epoch, str(pending), source, socket.gethostname(), os.getpid())
+        note = Note(self.run, step, epoch, str(pending), source, socket.gethostname(), os.getpid(), self.label)
         path = self.directory / f"{os.getpid()}-{time.time_ns()}-{next(_serial)}.note"
         temporary = path.with_name(f".{path.name}.tmp")
         _written.add(path.name)
@@ -81,7 +84,7 @@ class Notes:
                 except (ValueError, TypeError):
                     path.unlink()
                     continue
-                if note.run != self.run or not dead(note, path):
+                if (note.run, note.label) != (self.run, self.label) or not dead(note, path):
                     continue
                 if not Path(note.pending).is_file():
                     path.unlink()

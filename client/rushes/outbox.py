@@ -77,7 +77,7 @@ class Outbox:
         self.run = run
         self.url = url
         self.spool = Spool(Path(run.output_dir) / SPOOL_DIR)
-        self.notes = Notes(self.spool.directory, run.name)
+        self.notes = Notes(self.spool.directory, run.name, run.label)
         self.snapshots = Path(run.output_dir) / SNAPSHOT_DIR
         self._packer = Packer(run, prompts, lines)
         self._start()

@@ -44,6 +44,15 @@ def test_what_two_find_at_the_same_time_one_takes_over(tmp_path: Path, pending: 
     assert list(second) == []
 
 
+def test_averaged_weights_are_taken_over_under_their_label(
+    tmp_path: Path, pending: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Notes(tmp_path, "run", "ema").write(10, None, pending, None)
+    monkeypatch.setattr("rushes.notes._written", set())  # as in the next process
+    assert list(Notes(tmp_path, "run").abandoned()) == []
+    assert [note.label for _, note in Notes(tmp_path, "run", "ema").abandoned()] == ["ema"]
+
+
 def test_a_note_without_its_weights_is_removed(tmp_path: Path, pending: Path) -> None:
     dead = left(tmp_path, pending)
     pending.unlink()
