@@ -161,7 +161,10 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--text_encoder1": {"metavar": "FILE", "help": "first text encoder"},
     "--text_encoder2": {"metavar": "FILE", "help": "second text encoder"},
     "--fp8_base": {"action": "store_true", "help": "transformer's weights in fp8, computed in its own precision"},
-    "--fp8_scaled": {"action": "store_true", "help": "with --fp8_base: the same with a scale for every 64 weights"},
+    "--fp8_scaled": {
+        "action": "store_true",
+        "help": "the same with a scale for every 64 weights, with --fp8_base or alone",
+    },
     "--fp8_llm": {"action": "store_true", "help": "first text encoder in fp8"},
     "--t5": {"metavar": "FILE", "help": "T5 text encoder"},
     "--fp8_t5": {"action": "store_true", "help": "T5 in fp8"},

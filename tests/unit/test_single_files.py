@@ -185,10 +185,11 @@ def test_a_flag_of_another_family_is_refused(files):
         find(model.architecture)(model, CPU, torch.float32)
 
 
+@pytest.mark.parametrize("path", ["/not/here", "~no-such-user/x"])
 @pytest.mark.parametrize("flag", ["dit", "tokenizer1"])
-def test_a_path_that_is_not_there_is_named(flag):
-    model = ModelSpec(architecture="wan2.1-t2v", **{flag: "/not/here"})
-    with pytest.raises(ModelError, match=f"--{flag} /not/here: there is no such"):
+def test_a_path_that_is_not_there_is_named(flag, path):
+    model = ModelSpec(architecture="wan2.1-t2v", **{flag: path})
+    with pytest.raises(ModelError, match=f"--{flag} {path}: there is no such"):
         find(model.architecture)(model, CPU, torch.float32)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -191,7 +192,8 @@ def given_files(model: ModelSpec, spec: ArchitectureSpec) -> dict[ModelFile, Pat
     if foreign := sorted(flag for flag in flags - known if getattr(model, flag) is not None):
         takes = ", ".join(f"--{file.flag}" for file in spec.files)
         raise ModelError(f"--{foreign[0]} is for another family: {spec.name} takes {takes}")
-    return {file: Path(path).expanduser() for file in spec.files if (path := getattr(model, file.flag)) is not None}
+    given = {file: path for file in spec.files if (path := getattr(model, file.flag)) is not None}
+    return {file: Path(os.path.expanduser(path)) for file, path in given.items()}  # noqa: PTH111 - as in `sources`
 
 
 def find_source(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,7 +149,7 @@ def find_directory(
     name: str, pipelines: Collection[str], components: Sequence[str], known: KnownFiles | None = None
 ) -> ModelSource:
     """The diffusers directory or hub repository called `name`; arguments and errors as of `file_source.find_source`."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - a Path raises for `~nobody`
     if path.is_dir():
         source = ModelSource(path, None, known or KnownFiles())
     elif HUB_ID.fullmatch(name):
