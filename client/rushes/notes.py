@@ -110,8 +110,13 @@ def dead(note: Note, path: Path) -> bool:
         return time.time() - path.stat().st_mtime > ABANDONED_S
     if note.pid == os.getpid():
         return path.name not in _written
+    return process_is_dead(note.pid)
+
+
+def process_is_dead(pid: int) -> bool:
+    """True when this machine has no such process."""
     try:
-        os.kill(note.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:

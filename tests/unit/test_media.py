@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from rushes.jobs import ModelSpec, Prompt, SampleJob
 from rushes.parameters import resolve
 from rushes.submission import Run, build_job
 from rushes_service.media import Written, read_receipt, sample_path, write_media
+from rushes_service.media.temporary import private_prefix, this_host
 
 RECEIPT = {"prompt": 'a "red" ball = #1; \\ ünï 🎬\nsecond line', "seed": 5, "sigmas": [0.1] * 1000}
 JOB = "0123456789abcdef0123456789abcdef"
@@ -165,6 +167,28 @@ def test_leftovers_of_a_killed_attempt_are_removed_and_those_of_other_jobs_are_n
         (tmp_path / name).write_text("cut short")
     write(tmp_path / "a.png", pictures(1), 1)
     assert files(tmp_path) == [other, "a.json", "a.png"]
+
+
+def test_files_of_dead_writers_go_with_the_next_sample_and_those_of_living_ones_stay(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here, elsewhere = this_host(), "00000000"
+    dead = [f".rushes-a-{here}-{ended.pid}-11111111-raw.mp4", f".rushes-b-{here}-{os.getpid()}-11111111.mp4"]
+    old = f".rushes-c-{elsewhere}-1-11111111.json"
+    alive = [f".rushes-d-{here}-{os.getppid()}-11111111.mp4", f".rushes-e-{elsewhere}-1-11111111.mp4"]
+    for name in (*dead, old, *alive):
+        (tmp_path / name).write_text("cut short")
+    os.utime(tmp_path / old, (0, 0))
+    write(tmp_path / "a.png", pictures(1), 1)
+    assert files(tmp_path) == [*alive, "a.json", "a.png"]
+
+
+def test_a_sample_leaves_what_another_thread_is_writing(tmp_path):
+    with private_prefix(tmp_path, "other") as prefix:
+        (tmp_path / f"{prefix}.mp4").write_text("being written")
+        write(tmp_path / "a.png", pictures(1), 1)
+        assert files(tmp_path) == [f"{prefix}.mp4", "a.json", "a.png"]
+    assert files(tmp_path) == ["a.json", "a.png"]
 
 
 def test_a_second_attempt_replaces_the_first(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rushes.errors import OutputError
 from rushes_service.media.ffmpeg import Encoder, finalise
 from rushes_service.media.health import Health
 from rushes_service.media.receipts import png_info, receipt_path, to_text
+from rushes_service.media.temporary import clear, private_prefix
 
 MediaType = Literal["image/png", "video/mp4"]
 Frames = Iterator[np.ndarray]
@@ -65,14 +65,13 @@ def write_media(
     """
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove(target.parent, f".rushes-{job_id}-")
-    prefix = f".rushes-{job_id}-{secrets.token_hex(4)}"
-    media, note = (target.parent / (prefix + suffix) for suffix in (target.suffix, ".json"))
+        clear(target.parent, job_id)
     health = Health()
     # Cached: the same beside the file as inside it.
     described = functools.cache(lambda: with_health(receipt(), health.flags()))
     write = write_png if target.suffix == ".png" else write_mp4
-    try:
+    with private_prefix(target.parent, job_id) as prefix:
+        media, note = (target.parent / (prefix + suffix) for suffix in (target.suffix, ".json"))
         with output_errors(target), contextlib.closing(counted(frames, frame_count, target)) as counting:
             height, width = write(health.watch(counting), media, fps, described)
             note.write_text(to_text(described(), indent=2), encoding="utf-8")
@@ -82,10 +81,6 @@ def write_media(
             # The media file last: whoever sees it finds its receipt.
             note.replace(receipt_path(target))
             media.replace(target)
-    finally:
-        # Ours alone: if the sample was taken over meanwhile, its new owner may be writing here.
-        with contextlib.suppress(OSError):
-            remove(target.parent, prefix)
     kind = MEDIA_TYPES[target.suffix]
     return Written(target, receipt_path(target), kind, width, height, frame_count, size, health.flags())
 
@@ -128,13 +123,6 @@ def counted(frames: Frames, expected: int, target: Path) -> Generator[np.ndarray
         yield frame
     if count < expected:
         raise OutputError(f"{target.name}: {expected} frames were to be made, but {count} came")
-
-
-def remove(directory: Path, prefix: str) -> None:
-    """Delete the files of `directory` whose names begin so."""
-    for path in directory.iterdir():
-        if path.name.startswith(prefix):
-            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
