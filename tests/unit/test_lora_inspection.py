@@ -167,6 +167,11 @@ def test_a_truncated_file_is_an_error_and_no_trace(tmp_path: Path, capsys: pytes
     assert "cut short" in capsys.readouterr().err
 
 
+def test_a_path_below_the_home_of_nobody_is_an_error_and_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "~nobody-of-this-name/x.safetensors"]) == 1
+    assert "there is no such checkpoint file" in capsys.readouterr().err
+
+
 def test_looking_at_a_file_does_not_load_torch(tmp_path: Path) -> None:
     path = write_lora(tmp_path / "a.safetensors")
     code = (

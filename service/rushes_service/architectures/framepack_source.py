@@ -14,6 +14,7 @@ from typing import Any
 from rushes.architectures import ArchitectureSpec
 from rushes.errors import ModelError
 from rushes.jobs import ModelSpec
+from rushes.submission import absolute
 from rushes_service.architectures.file_source import FileSource, given_files
 from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.load_errors import first_line
@@ -99,7 +100,7 @@ def find_whole(name: str, known: KnownFiles) -> Source:
     Raises:
         ModelError: not there, or of another family.
     """
-    path = Path(name).expanduser()
+    path = absolute(name)
     repo = None if path.is_dir() else name
     if repo is not None and not HUB_ID.fullmatch(repo):
         raise ModelError(f"{name}: there is no such directory, and it is no hub id either (owner/name)")

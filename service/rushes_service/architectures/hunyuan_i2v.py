@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +20,7 @@ from rushes.architectures import HUNYUAN_VIDEO_I2V, ArchitectureSpec
 from rushes.errors import ModelError, PromptError
 from rushes.jobs import VaeOptions
 from rushes.parameters import SampleParameters
+from rushes.submission import absolute
 from rushes_service.architectures.base import Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.hunyuan import LATENT_CHANNELS, NEGATIVE, HunyuanVideo
@@ -86,7 +86,7 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
 
     def load(self) -> None:
         given = self.model.text_encoder1
-        if given is not None and Path(given).expanduser().is_file():
+        if given is not None and absolute(given).is_file():
             raise ModelError(
                 f"--text_encoder1 {given} is a single file; {self.spec.name} reads the picture with its text encoder: "
                 "give a directory of the whole Llava model, or leave the flag out to download it"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from rushes.architectures import ARCHITECTURES, architecture
 from rushes.checkpoints import read_header
+from rushes.submission import absolute
 from rushes_service.lora.inspection import inspect_file, lines
 
 HELP = "show what is in a LoRA file: format, family, ranks, where it acts"
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Show the file; 1 if it holds NaN, infinity or halves apart, or names that the family does not have."""
     if args.architecture:
         architecture(args.architecture)
-    place = Path(args.file).expanduser()
+    place = absolute(args.file)
     found = inspect_file(place)
     if args.architecture:
         from rushes_service.lora.outline import unmatched_modules

@@ -11,6 +11,7 @@ from typing import Any
 
 from rushes.architectures import architecture
 from rushes.errors import ArchitectureError
+from rushes.submission import absolute
 from rushes_service.doctor.report import Finding, fail, gib, ok, warn
 
 LITTLE_ROOM_BYTES = 5 * 2**30
@@ -53,7 +54,7 @@ def check_architecture(name: str) -> Finding:
 
 def check_model(model: str) -> Iterator[Finding]:
     """A diffusers directory: its index and each component's files. A hub id can only be noted."""
-    directory = Path(model).expanduser()
+    directory = absolute(model)
     if not directory.exists() and model.count("/") == 1 and not model.startswith((".", "/", "~")):
         advice = "the first sample downloads it; on a machine without network download it beforehand"
         yield warn("model", f"{model} is no directory here; taken for a hub id", advice)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rushes.architectures import ARCHITECTURES, ModelFile
 from rushes.errors import ModelError
+from rushes.submission import absolute
 from rushes_service.architectures.files.headers import SAFETENSORS, Header, read_header
 from rushes_service.architectures.files.looks import check_look, described
 from rushes_service.architectures.files.marks import without_marks
@@ -50,7 +51,7 @@ def check_files(architecture: str, files: Mapping[str, str], model: str | None) 
     for file in ARCHITECTURES[architecture].files:
         if file.looks and (path := files.get(file.flag)):
             try:
-                header = read_header(Path(path).expanduser())
+                header = read_header(absolute(path))
                 check_look(header, file.looks, f"--{file.flag}")
             except ModelError as error:
                 yield fail(f"--{file.flag}", str(error), "give the right file; docs/models.md says which")
@@ -60,7 +61,7 @@ def check_files(architecture: str, files: Mapping[str, str], model: str | None) 
     known = {file.flag for file in ARCHITECTURES[architecture].files}
     for flag in sorted(set(files) - known):
         yield warn(f"--{flag}", f"{architecture} has no use for it", "leave it out")
-    if model and (directory := Path(model).expanduser()).is_dir():
+    if model and (directory := absolute(model)).is_dir():
         parts = {**directory_parts(directory), **parts}
     if "transformer" in parts or "transformer_2" in parts:
         yield from needed(architecture, parts)
