@@ -1,7 +1,8 @@
 """How long it takes to go from one LoRA to the next, against reading its file and writing the weights once.
 
 Nobody can be faster than that floor and still have merged weights: the file has to be read, and every weight that the
-LoRA touches has to be written. Afterwards the base must come back to the last bit.
+LoRA touches has to be written. A second floor multiplies, too: it writes the bare product of the factors, one
+`torch.mm` for each weight, without base, scale, checks or names. Afterwards the base must come back to the last bit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rushes_service.architectures.wan_names import wan_names
 from rushes_service.lora.rack import LoraRack, Wanted
 
 FLOOR, SUBJECT = "floor: read + write once", "Rushes"
+PRODUCT = "read + write the bare product"
 STRENGTH = "Rushes, same file, new strength"
 SWAPS = 100
 """After so many the base must be bit-exact."""
@@ -54,7 +56,8 @@ def measure(report: Report, name: str, dtype: torch.dtype, scratch: Path, quick:
     ours = Ours(model, dtype, scratch)
     found: list[Round] = []
     peers = Peers(build(dtype, layers), dtype, scratch)
-    contestants = {FLOOR: ours.floor, SUBJECT: ours.swap, STRENGTH: ours.strength, **peers.contestants()}
+    floors = {FLOOR: ours.floor, PRODUCT: ours.product}
+    contestants = {**floors, SUBJECT: ours.swap, STRENGTH: ours.strength, **peers.contestants()}
     for contestant in contestants.values():
         contestant(0)
     for index in range(rounds):
@@ -64,6 +67,7 @@ def measure(report: Report, name: str, dtype: torch.dtype, scratch: Path, quick:
                 taken[title].append(timed(contestant, TURNS * index + turn + 1))
         found.append(taken)
     report.add(f"{name}: {SUBJECT}", ratios(found, SUBJECT, FLOOR), goal=1.5)
+    report.add(f"{name}: {SUBJECT} / {PRODUCT}", ratios(found, SUBJECT, PRODUCT))
     for title in (title for title in contestants if title not in (FLOOR, SUBJECT)):
         report.add(f"{name}: {title}", ratios(found, title, FLOOR))
     report.add(f"{name}: floor", [value * 1e3 for value in medians(found, FLOOR)], unit="ms")
@@ -87,14 +91,21 @@ class Ours:
         self.files = [Wanted(path, fingerprint(path), 1.0, extra=False) for path in paths]
         self.rack = LoraRack(model, lambda: wan_names(model), "wan2.1-t2v")
         self.rack.apply([self.files[0]])
-        touched = {patch.parameter for lora in self.rack._read.values() for patch in lora.patches}
-        self.pairs = [(torch.empty_like(self.base[name]), self.base[name]) for name in touched]
+        patches = [patch for lora in self.rack._read.values() for patch in lora.patches]
+        self.pairs = [(torch.empty_like(self.base[patch.parameter]), self.base[patch.parameter]) for patch in patches]
+        self.factors = [(patch.change.up, patch.change.down) for patch in patches]
 
     def floor(self, _: int) -> None:
         """Read the file's bytes, write each touched weight once."""
         self.files[0].place.read_bytes()
         for target, source in self.pairs:
             target.copy_(source)
+
+    def product(self, _: int) -> None:
+        """Read the file's bytes, write up @ down where the weights would be."""
+        self.files[0].place.read_bytes()
+        for (target, _base), (up, down) in zip(self.pairs, self.factors, strict=True):
+            torch.mm(up, down, out=target)
 
     def swap(self, turn: int) -> None:
         """The other file than the last one; nothing of it is in memory."""
