@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from rushes.architectures import ARCHITECTURES
 from rushes.errors import ConfigError
 from rushes.jobs import ExtraLora, Frozen, Keep, ModelSpec, VaeOptions, summary
-from rushes.submission import DEFAULT_VAE, Run, absolute, extra_loras, run_name
+from rushes.paths import absolute
+from rushes.submission import DEFAULT_VAE, Run, extra_loras, run_name
 
 MODEL_FLAGS = (
     "dit",

@@ -11,7 +11,6 @@ Every mistake is an error that names file, line and column (see `prompt_lines` f
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 from rushes.errors import PromptError
 from rushes.jobs import Prompt
+from rushes.paths import expanded
 from rushes.prompt_lines import MAX_STEPS, RANDOM_SEED, build, build_lenient, parse_line, parse_with_warnings
 
 if sys.version_info >= (3, 11):
@@ -67,7 +67,7 @@ def read_prompts(path: str | Path, *, lenient: bool = False) -> list[PromptLine]
     Raises:
         PromptError: the file as a whole cannot be read, or holds no prompt.
     """
-    path = Path(os.path.expanduser(path))  # noqa: PTH111 - a Path raises for `~nobody`
+    path = expanded(path)
     try:
         reader = READERS[path.suffix.lower()]
     except KeyError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -30,6 +29,7 @@ from rushes.jobs import (
     readable,
 )
 from rushes.parameters import resolve
+from rushes.paths import absolute
 from rushes.prompts import PromptLine
 from rushes.store import check_url
 
@@ -71,11 +71,6 @@ class Run:
                 raise ConfigError(
                     f"{text!r} is not Unicode; run, output, base model and LoRAs need names that every machine has"
                 )
-
-
-def absolute(path: str | Path) -> Path:
-    """The absolute form of a path as it was typed. `~nobody` stays what it is; a Path would raise."""
-    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
 
 
 def run_name(output_dir: str | Path, output_name: str | None) -> str:

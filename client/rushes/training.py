@@ -19,8 +19,9 @@ from rushes.errors import ConfigError
 from rushes.flags import run_from_args
 from rushes.jobs import LABEL, Keep, SampleResult
 from rushes.outbox import Outbox
+from rushes.paths import absolute
 from rushes.prompts import PromptLine, read_prompts
-from rushes.submission import Run, absolute, check_prompts
+from rushes.submission import Run, check_prompts
 from rushes.weights import OPENING, Held, Weights, hold
 
 logger = logging.getLogger("rushes")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from rushes.cli import EXIT_FAILED, redis_argument
 from rushes.client import Client
 from rushes.errors import ConfigError
-from rushes.submission import absolute
+from rushes.paths import absolute
 from rushes.trackers import MlflowTracker, TensorBoardTracker, Tracker, TrackioTracker, WandbTracker
 from rushes.trackers.following import Destination, Follower, memory_path
 

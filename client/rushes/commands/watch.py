@@ -24,8 +24,9 @@ from rushes.cli import EXIT_FAILED, redis_argument
 from rushes.client import Client
 from rushes.errors import ConfigError
 from rushes.flags import add_sampling_arguments, run_from_args
+from rushes.paths import absolute
 from rushes.prompts import read_prompts
-from rushes.submission import absolute, check_prompts
+from rushes.submission import check_prompts
 from rushes.watch import Search, Watcher
 from rushes.watch.alarm import Alarm
 from rushes.watch.watcher import SETTLE_S

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from rushes.architectures import ARCHITECTURES, ArchitectureSpec, ModelFile
 from rushes.errors import ModelError
 from rushes.jobs import ModelSpec
+from rushes.paths import expanded
 from rushes_service.architectures.files.building import build
 from rushes_service.architectures.files.configs import PUBLISHED
 from rushes_service.architectures.files.headers import Header, read_header
@@ -193,7 +193,7 @@ def given_files(model: ModelSpec, spec: ArchitectureSpec) -> dict[ModelFile, Pat
         takes = ", ".join(f"--{file.flag}" for file in spec.files)
         raise ModelError(f"--{foreign[0]} is for another family: {spec.name} takes {takes}")
     given = {file: path for file in spec.files if (path := getattr(model, file.flag)) is not None}
-    return {file: Path(os.path.expanduser(path)) for file, path in given.items()}  # noqa: PTH111 - as in `sources`
+    return {file: expanded(path) for file, path in given.items()}
 
 
 def find_source(

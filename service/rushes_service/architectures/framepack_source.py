@@ -14,7 +14,7 @@ from typing import Any
 from rushes.architectures import ArchitectureSpec
 from rushes.errors import ModelError
 from rushes.jobs import ModelSpec
-from rushes.submission import absolute
+from rushes.paths import absolute
 from rushes_service.architectures.file_source import FileSource, given_files
 from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.load_errors import first_line

@@ -20,7 +20,7 @@ from rushes.architectures import HUNYUAN_VIDEO_I2V, ArchitectureSpec
 from rushes.errors import ModelError, PromptError
 from rushes.jobs import VaeOptions
 from rushes.parameters import SampleParameters
-from rushes.submission import absolute
+from rushes.paths import absolute
 from rushes_service.architectures.base import Denoised, OnStep
 from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
 from rushes_service.architectures.hunyuan import LATENT_CHANNELS, NEGATIVE, HunyuanVideo

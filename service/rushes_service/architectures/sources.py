@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import logging as transformers_logging
 
 from rushes.errors import ModelError
+from rushes.paths import expanded
 from rushes_service.architectures.files.known import KnownFiles
 from rushes_service.architectures.load_errors import first_line, loading
 
@@ -149,7 +149,7 @@ def find_directory(
     name: str, pipelines: Collection[str], components: Sequence[str], known: KnownFiles | None = None
 ) -> ModelSource:
     """The diffusers directory or hub repository called `name`; arguments and errors as of `file_source.find_source`."""
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 - a Path raises for `~nobody`
+    path = expanded(name)
     if path.is_dir():
         source = ModelSource(path, None, known or KnownFiles())
     elif HUB_ID.fullmatch(name):

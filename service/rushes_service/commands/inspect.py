@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from rushes.architectures import ARCHITECTURES, architecture
 from rushes.checkpoints import read_header
-from rushes.submission import absolute
+from rushes.paths import absolute
 from rushes_service.lora.inspection import inspect_file, lines
 
 HELP = "show what is in a LoRA file: format, family, ranks, where it acts"

@@ -11,7 +11,7 @@ from typing import Any
 
 from rushes.architectures import architecture
 from rushes.errors import ArchitectureError
-from rushes.submission import absolute
+from rushes.paths import absolute
 from rushes_service.doctor.report import Finding, fail, gib, ok, warn
 
 LITTLE_ROOM_BYTES = 5 * 2**30

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rushes.architectures import ARCHITECTURES, ModelFile
 from rushes.errors import ModelError
-from rushes.submission import absolute
+from rushes.paths import absolute
 from rushes_service.architectures.files.headers import SAFETENSORS, Header, read_header
 from rushes_service.architectures.files.looks import check_look, described
 from rushes_service.architectures.files.marks import without_marks
