@@ -19,9 +19,9 @@ from diffusers.utils import export_to_video
 from safetensors.torch import load_file, save_file
 
 from rushes import Client
-from rushes.checkpoints import fingerprint
-from rushes.jobs import Checkpoint, JobRecord, JobState, ModelSpec, Prompt, SampleJob
-from rushes_service.engine import Engine
+from rushes.checkpoints.snapshots import fingerprint
+from rushes.wire.jobs import Checkpoint, JobRecord, JobState, ModelSpec, Prompt, SampleJob
+from rushes_service.engine.engine import Engine
 from rushes_service.media import read_receipt, write_media
 
 END_S = 600.0
@@ -115,7 +115,7 @@ class Jobs:
 @contextmanager
 def worker(url: str, cache: Path, *flags: str) -> Iterator[None]:
     """A worker's process."""
-    command = [sys.executable, "-m", "rushes.cli", "worker", "--device", "cpu", "--threads", "1", *flags]
+    command = [sys.executable, "-m", "rushes", "worker", "--device", "cpu", "--threads", "1", *flags]
     environment = {**os.environ, "RUSHES_REDIS_URL": url, "RUSHES_CACHE_DIR": str(cache), "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -16,9 +16,9 @@ import torch
 from batches import QUICK, Jobs, Shape, finished, process_per_job, seconds_of, worker, write_frames
 from harness import Report, Round, new_round, parser, publish, ratios, rounds_of
 from rushes import Client
-from rushes_service.demo.tiny_model import build_tiny_wan
-from rushes_service.embedded import EmbeddedRedis
-from rushes_service.engine import Engine
+from rushes_service.engine.engine import Engine
+from rushes_service.models.wan.tiny import build_tiny_wan
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 CHECKPOINTS = 3
 """Per round."""

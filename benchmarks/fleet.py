@@ -24,11 +24,11 @@ from starlette.testclient import TestClient
 
 from harness import Report, parser, publish, timed
 from rushes import Client, JobState, ModelSpec, Prompt, Run, SampleResult
+from rushes.client.lanes import lanes
 from rushes.errors import LeaseLost, QueueUnavailable
-from rushes.lanes import lanes
-from rushes.submission import build_jobs
+from rushes.submission.build import build_jobs
 from rushes_service.api import create_app
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from rushes_service.queue import Queue
 from rushes_service.settings import Settings
 
@@ -47,7 +47,7 @@ PATIENCE_S = 0.5
 """Minutes in life. Here it lets workers go from model to model often enough to be seen."""
 
 MODELS = tuple(ModelSpec(architecture="wan2.1-t2v", model=f"/models/{name}") for name in ("a", "b", "c", "d"))
-LOOKS = 20
+FILE_KINDS = 20
 """Times that each listing and page is asked for."""
 
 LATENCY_GOAL_MS = 50.0
@@ -138,7 +138,7 @@ def look(report: Report, client: Client, url: str, scratch: Path) -> None:
             "GET /v1/queue": lambda: got(http, "/v1/queue"),
         }
         for name, ask in asked.items():
-            times = [timed(ask) * 1e3 for _ in range(LOOKS)]
+            times = [timed(ask) * 1e3 for _ in range(FILE_KINDS)]
             report.add(name, times, unit="ms", goal=LATENCY_GOAL_MS)
         report.add("Client.ids, all", [timed(client.ids) * 1e3 for _ in range(3)], unit="ms")
         report.add("Client.list, failed ones of all", [timed(failed, client) * 1e3 for _ in range(3)], unit="ms")

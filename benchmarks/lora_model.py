@@ -9,8 +9,8 @@ from diffusers import WanTransformer3DModel
 from diffusers.utils import logging
 from safetensors.torch import save_file
 
-from rushes_service.architectures.wan_names import wan_names
 from rushes_service.lora.targets import NameTable
+from rushes_service.models.wan.names import wan_names
 
 HEADS, HEAD_DIM, FFN, LAYERS = 12, 128, 8960, 6
 """Blocks of Wan2.1 1.3B, fewer of them: 280 million parameters."""

@@ -17,9 +17,9 @@ from diffusers import WanPipeline, WanTransformer3DModel
 
 from harness import Report, Round, medians, new_round, parser, publish, ratios, rounds_of, timed
 from lora_model import LAYERS, build, write_lora
-from rushes.checkpoints import fingerprint
-from rushes_service.architectures.wan_names import wan_names
-from rushes_service.lora.rack import LoraRack, Wanted
+from rushes.checkpoints.snapshots import fingerprint
+from rushes_service.lora.manager import LoraManager, RequestedLora
+from rushes_service.models.wan.names import wan_names
 
 FLOOR, SUBJECT = "floor: read + write once", "Rushes"
 PRODUCT = "read + write the bare product"
@@ -88,8 +88,8 @@ class Ours:
         paths = [
             write_lora(model, scratch / f"{seed}.safetensors", dtype, seed=seed, style="musubi") for seed in (1, 2)
         ]
-        self.files = [Wanted(path, fingerprint(path), 1.0, extra=False) for path in paths]
-        self.rack = LoraRack(model, lambda: wan_names(model), "wan2.1-t2v")
+        self.files = [RequestedLora(path, fingerprint(path), 1.0, extra=False) for path in paths]
+        self.rack = LoraManager(model, lambda: wan_names(model), "wan2.1-t2v")
         self.rack.apply([self.files[0]])
         patches = [patch for lora in self.rack._read.values() for patch in lora.patches]
         self.pairs = [(torch.empty_like(self.base[patch.parameter]), self.base[patch.parameter]) for patch in patches]
@@ -114,7 +114,7 @@ class Ours:
     def strength(self, turn: int) -> None:
         """The file that is in the weights, at another strength."""
         held = self.files[turn % 2]
-        self.rack.apply([Wanted(held.place, held.fingerprint, 0.5 + turn / 1000, extra=False)])
+        self.rack.apply([RequestedLora(held.place, held.fingerprint, 0.5 + turn / 1000, extra=False)])
 
     def changed(self, swaps: int) -> float:
         """Share of the weights, in percent, that are not the base's after so many swaps and a restore."""

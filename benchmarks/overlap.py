@@ -18,10 +18,10 @@ from diffusers import WanPipeline
 from batches import QUICK, Jobs, Shape, denoising, diffusers_sample, finished, process_per_job, worker
 from harness import Report, Round, medians, new_round, parser, publish, ratios, rounds_of, timed
 from rushes import Client
-from rushes.jobs import SampleJob
-from rushes_service.demo.tiny_model import build_tiny_wan
-from rushes_service.embedded import EmbeddedRedis
-from rushes_service.engine import Engine
+from rushes.wire.jobs import SampleJob
+from rushes_service.engine.engine import Engine
+from rushes_service.models.wan.tiny import build_tiny_wan
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 SAMPLES = 8
 """Of one checkpoint."""

@@ -32,7 +32,7 @@ from harness import (
     undisturbed,
 )
 from queue_peers.signals import SOCKET_VARIABLE, URL_VARIABLE
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 TASKS = 60
 """Per queue and round."""

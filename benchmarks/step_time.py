@@ -15,9 +15,9 @@ from diffusers import WanPipeline, WanTransformer3DModel
 
 from harness import Report, Round, medians, new_round, parser, publish, ratios, rounds_of, timed
 from lora_model import TEXT_DIM, build, write_lora
-from rushes.checkpoints import fingerprint
-from rushes_service.architectures.wan_names import wan_names
-from rushes_service.lora.rack import LoraRack, Wanted
+from rushes.checkpoints.snapshots import fingerprint
+from rushes_service.lora.manager import LoraManager, RequestedLora
+from rushes_service.models.wan.names import wan_names
 
 BARE, SUBJECT = "bare base", "Rushes, merged"
 TWIN = "bare base again"
@@ -105,14 +105,14 @@ class Bench:
         return run
 
 
-def rack_of(model: WanTransformer3DModel) -> LoraRack:
+def rack_of(model: WanTransformer3DModel) -> LoraManager:
     """The LoRA state of a model."""
-    return LoraRack(model, lambda: wan_names(model), "wan2.1-t2v")
+    return LoraManager(model, lambda: wan_names(model), "wan2.1-t2v")
 
 
-def wanted(path: Path) -> Wanted:
+def wanted(path: Path) -> RequestedLora:
     """A file at full strength."""
-    return Wanted(path, fingerprint(path), 1.0, extra=False)
+    return RequestedLora(path, fingerprint(path), 1.0, extra=False)
 
 
 @torch.no_grad()

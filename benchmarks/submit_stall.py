@@ -36,8 +36,8 @@ from harness import (
 )
 from raw_redis import RawRedis, encoded
 from rushes import Cadence, Client, ModelSpec, Prompt, Run, TrainingSampler
-from rushes.submission import build_jobs
-from rushes_service.embedded import EmbeddedRedis
+from rushes.submission.build import build_jobs
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 SUBMITS = 60
 """Per round: the 99th percentile is taken over all rounds, 300 submits."""
@@ -170,7 +170,7 @@ def in_process_seconds(scratch: Path, times: int) -> list[float]:
     """What a trainer pays that samples by itself: the tiny model, 17 frames of 64x64, 4 steps, warm."""
     from diffusers import WanPipeline
 
-    from rushes_service.demo.tiny_model import build_tiny_wan
+    from rushes_service.models.wan.tiny import build_tiny_wan
 
     pipe = WanPipeline.from_pretrained(build_tiny_wan(scratch / "tiny"))
     pipe.set_progress_bar_config(disable=True)

@@ -24,11 +24,11 @@ import torch
 from batches import write_frames
 from harness import Report, Round, medians, new_round, parser, publish, ratios, rounds_of
 from rushes import Client, ModelSpec, Prompt, Run, SampleJob
-from rushes.control import order
-from rushes.submission import build_jobs
-from rushes_service.demo.tiny_model import build_tiny_wan
-from rushes_service.embedded import EmbeddedRedis
-from rushes_service.engine import Engine
+from rushes.client.control import order
+from rushes.submission.build import build_jobs
+from rushes_service.engine.engine import Engine
+from rushes_service.models.wan.tiny import build_tiny_wan
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 BATCH, QUICK_BATCH = 32, 4
 """Even: two bare loops make half of it each."""
@@ -158,7 +158,7 @@ def sample_jobs(scratch: Path, name: str, steps: int, count: int) -> list[Sample
 def worker(url: str, scratch: Path, core: int) -> Iterator[None]:
     """A worker process on one core."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RUSHES_CACHE_DIR": str(scratch / "cache")}
-    command = [sys.executable, "-m", "rushes.cli", "worker", "--device", "cpu", "--threads", "1", "--redis-url", url]
+    command = [sys.executable, "-m", "rushes", "worker", "--device", "cpu", "--threads", "1", "--redis-url", url]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     os.sched_setaffinity(process.pid, {core})
     try:

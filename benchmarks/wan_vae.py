@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKLWan
 
-from rushes_service.demo.tiny_model import vae as tiny_vae
+from rushes_service.models.wan.tiny import vae as tiny_vae
 
 WIDTHS = {"tiny": 4, "sixth": 16, "real": 96}
 """Channels at the finest level. `real` is Wan2.1's own shape, `sixth` a sixth as wide: a 36th of the work."""

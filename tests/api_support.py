@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from rushes import keys
-from rushes.client import Client
-from rushes.jobs import JobState, ModelSpec, Prompt, SampleJob, SampleResult
+from rushes.client.client import Client
+from rushes.wire import keys
+from rushes.wire.jobs import JobState, ModelSpec, Prompt, SampleJob, SampleResult
 from rushes_service.api import create_app
 from rushes_service.api.app import ApiServer
 from rushes_service.settings import Settings

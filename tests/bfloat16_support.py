@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from golden_support import Case
-from rushes.jobs import ModelSpec
-from rushes_service.architectures.registry import find
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec
+from rushes_service.engine.engine import Engine
+from rushes_service.models.registry import find
 
 
 @dataclass(frozen=True)

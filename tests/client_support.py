@@ -10,9 +10,9 @@ from typing import Any
 
 from queue_support import MODEL, empty_safetensors
 from rushes import Cadence, Run, SampleResult, TrainingSampler
-from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR
-from rushes.jobs import JobError, JobState
-from rushes.spool import Spool
+from rushes.checkpoints.snapshots import SNAPSHOT_DIR, SPOOL_DIR
+from rushes.submission.spool import Spool
+from rushes.wire.jobs import JobError, JobState
 from rushes_service.queue import Queue
 
 AWAY = "redis://127.0.0.1:1/0"

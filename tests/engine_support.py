@@ -13,8 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: tests 
 import torch
 from safetensors.torch import load_file, save_file
 
-from rushes.checkpoints import fingerprint
-from rushes.jobs import Checkpoint, ModelSpec, Prompt, SampleJob
+from rushes.checkpoints.snapshots import fingerprint
+from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob
 
 torch.set_num_threads(1)
 

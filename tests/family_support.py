@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rushes.architectures import ARCHITECTURES, ArchitectureSpec
-from rushes.jobs import ModelSpec
-from rushes_service.demo.tiny import build_tiny
+from rushes.families.table import ARCHITECTURES, ArchitectureSpec
+from rushes.wire.jobs import ModelSpec
+from rushes_service.models.tiny import build_tiny
 
 FAMILIES = [name for name, spec in ARCHITECTURES.items() if spec.sampled]
 SIZE = 32

@@ -10,12 +10,12 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
-from rushes.jobs import ModelSpec
-from rushes_service.architectures.flux import ORIGINAL_NAMES
-from rushes_service.architectures.registry import find
-from rushes_service.architectures.t5_clip import COMPONENTS
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec
+from rushes_service.engine.engine import Engine
 from rushes_service.lora.targets import name_table, renamed
+from rushes_service.models.encoders.t5_clip import COMPONENTS
+from rushes_service.models.flux.kontext import ORIGINAL_NAMES
+from rushes_service.models.registry import find
 
 
 def to_diffusers(model: FluxTransformer2DModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
 from hunyuan_support import recorded_vae
-from rushes.jobs import ModelSpec, Prompt
-from rushes_service.architectures.framepack import FramePackModel
-from rushes_service.architectures.images import fit, open_image
-from rushes_service.architectures.registry import find
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec, Prompt
+from rushes_service.engine.engine import Engine
+from rushes_service.models.framepack.video import FramePackModel
+from rushes_service.models.inputs.images import fit, open_image
+from rushes_service.models.registry import find
 
 
 def recorded_model(case: Case, architecture: str, directory: Path) -> ModelSpec:

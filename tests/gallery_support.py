@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from api_support import announce, ended
-from rushes import keys
-from rushes.checkpoints import fingerprint
-from rushes.client import Client
-from rushes.jobs import Checkpoint, JobError, JobState, ModelSpec, Prompt, SampleJob, digest
+from rushes.checkpoints.snapshots import fingerprint
+from rushes.client.client import Client
+from rushes.wire import keys
+from rushes.wire.jobs import Checkpoint, JobError, JobState, ModelSpec, Prompt, SampleJob, digest
 from rushes_service.media import write_media
 
 MODEL = ModelSpec(architecture="wan2.1-t2v", model="/models/wan2.1-t2v-1.3b")

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from engine_support import Recorder
-from rushes.checkpoints import fingerprint
-from rushes.jobs import Checkpoint, ModelSpec, Prompt, SampleJob, VaeOptions
-from rushes.prompts import load_prompts
-from rushes_service.engine import Engine, Take
+from rushes.checkpoints.snapshots import fingerprint
+from rushes.prompts.files import load_prompts
+from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob, VaeOptions
+from rushes_service.engine.engine import DenoisedSample, Engine
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = GOLDEN / "_shared"
@@ -58,7 +58,7 @@ class Case:
 
 def sample(
     engine: Engine, model: ModelSpec, prompt: Prompt, lora: Path | None = None, vae: VaeOptions | None = None
-) -> Take:
+) -> DenoisedSample:
     """`prompt` denoised by `engine`, through a job as a worker gets it."""
     job = SampleJob(
         id="0" * 32,
@@ -73,7 +73,7 @@ def sample(
     return engine.denoise(job, Recorder())
 
 
-def video(take: Take) -> torch.Tensor:
+def video(take: DenoisedSample) -> torch.Tensor:
     """The decoded clip, [1, 3, F, H, W] in 0..1."""
     return torch.cat(list(take.pixels()), dim=1)[None]
 

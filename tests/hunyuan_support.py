@@ -15,9 +15,9 @@ from diffusers.loaders.single_file_utils import convert_hunyuan_video_transforme
 from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
-from rushes.jobs import ModelSpec
-from rushes_service.architectures.registry import find
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec
+from rushes_service.engine.engine import Engine
+from rushes_service.models.registry import find
 
 
 def to_diffusers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

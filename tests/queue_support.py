@@ -6,8 +6,8 @@ import json
 import struct
 from pathlib import Path
 
-from rushes.jobs import Checkpoint, ModelSpec, Prompt, SampleJob
-from rushes.submission import Run, build_job
+from rushes.submission.build import Run, build_job
+from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob
 
 MODEL = ModelSpec(architecture="wan2.1-t2v", model="/models/tiny")
 

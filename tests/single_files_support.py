@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from golden_support import GOLDEN, SHARED, Case
-from rushes.architectures import ArchitectureSpec
-from rushes_service.architectures import file_source, sources
-from rushes_service.architectures.files.naming import spellings
-from rushes_service.architectures.files.recipes import RECIPES
+from rushes.families.table import ArchitectureSpec
 from rushes_service.lora.targets import SWAPPED
+from rushes_service.models.loading import from_files, from_repo
+from rushes_service.models.loading.build_plans import BUILD_PLANS
+from rushes_service.models.loading.files.naming import spellings
 
 CASES = {
     "wan_t2v": ("wan2.1-t2v", "wan_vae"),
@@ -69,7 +69,7 @@ def align(monkeypatch: pytest.MonkeyPatch) -> None:
             parameter.data = parameter.data.clone()
         return model
 
-    for module, name in ((file_source, "build"), (file_source, "loaded"), (sources, "loaded")):
+    for module, name in ((from_files, "build"), (from_files, "loaded"), (from_repo, "loaded")):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, original=original: aligned(original(*given)))
 
@@ -95,7 +95,7 @@ def original_file(part: Path, path: Path) -> Path:
     """The weights of one part under the names of its first release, by the tables that files are read with."""
     config = config_of(part)
     kind = config.get("_class_name") or config["architectures"][0]
-    rule = RECIPES[kind].rule(config)
+    rule = BUILD_PLANS[kind].rule(config)
     (weights,) = part.glob("*.safetensors")
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in load_file(weights).items():

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from rushes.client import Client
-from rushes.jobs import JobRecord
+from rushes.client.client import Client
+from rushes.wire.jobs import JobRecord
 from support import wait_until
 
 STEPS_PER_EPOCH = 3

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from rushes_service.embedded import server_binary
+from rushes_service.processes.embedded_redis import server_binary
 from support import wait_until
 
 LOCALHOST = "127.0.0.1"

@@ -16,10 +16,10 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
-from rushes.jobs import ModelSpec
-from rushes_service.architectures.registry import find
-from rushes_service.architectures.wan_inputs import IMAGE_TOKENS
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec
+from rushes_service.engine.engine import Engine
+from rushes_service.models.registry import find
+from rushes_service.models.wan.inputs import IMAGE_TOKENS
 
 TEXT_TOKENS = 512
 

@@ -7,7 +7,7 @@ from time import monotonic_ns
 
 from queue_peers.signals import started, this_module, url
 from rushes import Client, JobState, ModelSpec, Prompt, Run, SampleResult
-from rushes.submission import build_jobs
+from rushes.submission.build import build_jobs
 from rushes_service.queue import Queue
 from rushes_service.worker.lease import Lease, Shutdown
 

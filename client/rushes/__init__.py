@@ -3,16 +3,16 @@
 This package is the light client: it needs redis and pydantic, and never imports torch.
 """
 
-from rushes.architectures import ArchitectureSpec, architecture
-from rushes.cadence import Cadence
-from rushes.client import Client
+from rushes.client.client import Client
 from rushes.errors import RushesError
-from rushes.flags import add_sampling_arguments
-from rushes.jobs import Checkpoint, JobRecord, JobState, ModelSpec, Prompt, SampleJob, SampleResult, VaeOptions
-from rushes.parameters import SampleParameters, resolve
-from rushes.prompts import load_prompts, parse_line, read_prompts
-from rushes.submission import Run, build_jobs
-from rushes.training import TrainingSampler
+from rushes.families.parameters import SampleParameters, resolve
+from rushes.families.table import ArchitectureSpec, architecture
+from rushes.prompts.files import load_prompts, parse_line, read_prompts
+from rushes.submission.build import Run, build_jobs
+from rushes.training.cadence import Cadence
+from rushes.training.flags import add_sampling_arguments
+from rushes.training.sampler import TrainingSampler
+from rushes.wire.jobs import Checkpoint, JobRecord, JobState, ModelSpec, Prompt, SampleJob, SampleResult, VaeOptions
 
 __version__ = "0.1.0"
 

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rushes.jobs import SampleResult
+    from rushes.wire.jobs import SampleResult
 
 
 class RushesError(Exception):

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from transformers import UMT5EncoderModel
 from words import tokenizer
 
-from rushes_service.demo.tiny_model import save
+from rushes_service.models.wan.tiny import save
 
 FLOW_SHIFT = 3.0
 

@@ -16,10 +16,10 @@ import torch
 from words import scenes
 
 from rushes import ModelSpec, Prompt
-from rushes.jobs import SampleJob
+from rushes.wire.jobs import SampleJob
 from rushes_service.demo.checker import Reading, read_clip
 from rushes_service.demo.world import FRAMES, SIZE, Scene
-from rushes_service.engine import Engine
+from rushes_service.engine.engine import Engine
 
 FEATURES = ("colour", "shape", "motion", "ground")
 

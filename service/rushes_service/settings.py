@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from rushes.client import DEFAULT_URL
+from rushes.client.client import DEFAULT_URL
 from rushes.errors import ConfigError
-from rushes.jobs import Dtype, summary
+from rushes.wire.jobs import Dtype, summary
 
 GIB = 1 << 30
 

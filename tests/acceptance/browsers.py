@@ -79,7 +79,7 @@ def visit(browser: Browser, address: str, before: Callable[[Page], None] = lambd
     return found
 
 
-class Held:
+class OpenWeights:
     """The first request of a page that fits a pattern, kept waiting: before the server sees it, or its answer."""
 
     def __init__(self, page: Page, pattern: str, *, answered: bool = False) -> None:

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import redis
 
-from rushes import keys
-from rushes.checkpoints import SNAPSHOT_DIR
-from rushes.client import Client
+from rushes.checkpoints.snapshots import SNAPSHOT_DIR
+from rushes.client.client import Client
 from rushes.errors import QueueUnavailable
-from rushes.jobs import JobRecord, JobState
-from rushes_service.embedded import EmbeddedRedis
+from rushes.wire import keys
+from rushes.wire.jobs import JobRecord, JobState
 from rushes_service.media.temporary import clear
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from support import wait_until
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -106,7 +106,7 @@ class Chaos:
             # Chaos kills every worker it can; no sample is to blame for that.
             "RUSHES_MAX_DELIVERIES": "1000",
         }
-        command = [sys.executable, "-m", "rushes.cli", "worker", "--rehearse"]
+        command = [sys.executable, "-m", "rushes", "worker", "--rehearse"]
         return self.spawn(command, f"worker-{len(self.workers)}-{time.monotonic_ns()}", environment)
 
     def start_trainer(self, name: str, prompts: Path, seconds: float) -> subprocess.Popen[bytes]:
@@ -185,7 +185,7 @@ class Chaos:
         self.server.start()
         # A trainer that ended during an outage has left its last hand-offs on disk, as it says when it ends.
         outputs = [str(path) for path in self.outputs.values()]
-        command = [sys.executable, "-m", "rushes.cli", "spool", "replay", *outputs]
+        command = [sys.executable, "-m", "rushes", "spool", "replay", *outputs]
         subprocess.run(command, env=self.environment(), check=True, stdout=subprocess.DEVNULL)
 
     def drain(self) -> None:

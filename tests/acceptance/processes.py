@@ -33,7 +33,7 @@ class Workers:
 
     def start(self, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
         """A worker as a user starts it."""
-        return self.spawn([sys.executable, "-m", "rushes.cli", "worker", "--device", "cpu", *arguments], **settings)
+        return self.spawn([sys.executable, "-m", "rushes", "worker", "--device", "cpu", *arguments], **settings)
 
     def program(self, name: str, **settings: str) -> subprocess.Popen[bytes]:
         """One of the small programs beside these tests."""

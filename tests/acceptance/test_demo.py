@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from rushes import ModelSpec, load_prompts
-from rushes.jobs import SampleJob
+from rushes.wire.jobs import SampleJob
 from rushes_service.demo.runner import TINY_WORLD
 from rushes_service.demo.verify import read_frames
-from rushes_service.engine import Engine
+from rushes_service.engine.engine import Engine
 from support import wait_until
 
 STEPS = (0, 5, 10, 15, 20)
@@ -53,7 +53,7 @@ class Demo:
 
 def command(output: Path, *flags: str) -> list[str]:
     """`rushes demo` of 20 steps."""
-    return [sys.executable, "-m", "rushes.cli", "demo", "--output", str(output), "--steps", "20", *flags]
+    return [sys.executable, "-m", "rushes", "demo", "--output", str(output), "--steps", "20", *flags]
 
 
 def marked_environment(mark: str) -> dict[str, str]:
@@ -75,9 +75,7 @@ def processes(mark: str) -> dict[int, str]:
 
 def worker_of(mark: str) -> int | None:
     """Process id of a demo's worker, once it has become one."""
-    return next(
-        (pid for pid, line in processes(mark).items() if f"{sys.executable} -m rushes.cli worker" in line), None
-    )
+    return next((pid for pid, line in processes(mark).items() if f"{sys.executable} -m rushes worker" in line), None)
 
 
 @pytest.fixture(scope="module")

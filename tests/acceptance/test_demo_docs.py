@@ -13,10 +13,10 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from rushes import Client, TrainingSampler
-from rushes.flags import SAMPLING_FLAGS
-from rushes_service.demo.tiny_model import build_tiny_wan
+from rushes.training.flags import SAMPLING_FLAGS
 from rushes_service.demo.trainer import LoraNetwork
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.models.wan.tiny import build_tiny_wan
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 GUIDE = Path(__file__).parents[2] / "docs" / "trainers.md"
 LINES, EPOCHS, WEIGHTS, *_ = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)

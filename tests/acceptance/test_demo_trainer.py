@@ -15,9 +15,9 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from safetensors import safe_open
 
 from rushes import Client
-from rushes_service.demo.tiny_model import build_tiny_wan
 from rushes_service.demo.trainer import Dataset, LoraNetwork, flow_matching_loss, original_name
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.models.wan.tiny import build_tiny_wan
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 KEY = re.compile(r"lora_unet_blocks_\d+_((self|cross)_attn_[qkvo]|ffn_[02])\.(lora_down\.weight|lora_up\.weight|alpha)")
 

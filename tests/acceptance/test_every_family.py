@@ -11,12 +11,12 @@ from processes import Workers, workers
 
 from family_support import CLIP_FRAMES, FAMILIES, makes_clips, makes_pictures, tiny_model_spec, tiny_options
 from queue_support import make_job
-from rushes.architectures import ARCHITECTURES
-from rushes.client import Client
-from rushes.jobs import JobState, SampleJob, SampleResult
-from rushes_service.architectures.registry import SAMPLERS
-from rushes_service.demo.tiny import BUILDERS
+from rushes.client.client import Client
+from rushes.families.table import ARCHITECTURES
+from rushes.wire.jobs import JobState, SampleJob, SampleResult
 from rushes_service.media import read_receipt
+from rushes_service.models.registry import SAMPLERS
+from rushes_service.models.tiny import BUILDERS
 
 ALL_S = 120.0
 MP4_MARK = b"ftyp"

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsers import Held, Visit, chromium, visit
+from browsers import OpenWeights, Visit, chromium, visit
 from playwright.sync_api import Browser, Page, expect
 
 from api_support import Api, serving
 from gallery_support import PROMPTS, Scene, finish, jobs_of, paint_run, tell_done, tell_progress
-from rushes.jobs import JobState
-from rushes_service.api.runs import MAX_RUNS
-from rushes_service.embedded import EmbeddedRedis
+from rushes.wire.jobs import JobState
+from rushes_service.api.routes.runs import MAX_RUNS
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 STEPS = (0, 100, 200)
 ENOUGH = PROMPTS[:2]
@@ -77,10 +77,10 @@ def test_a_run_fills_its_cells_as_samples_finish(api: Api, browser: Browser) -> 
 
 
 def test_a_run_that_begins_before_the_page_hears_of_events_is_shown(api: Api, browser: Browser) -> None:
-    streams: list[Held] = []
+    streams: list[OpenWeights] = []
 
     def hold(page: Page) -> None:
-        streams.append(Held(page, "**/v1/events*"))
+        streams.append(OpenWeights(page, "**/v1/events*"))
 
     page = visit(browser, api.url, hold)
     expect(page.page.locator("#notice")).to_contain_text("No samples yet")
@@ -96,7 +96,7 @@ def test_an_answer_that_comes_late_does_not_undo_what_happened_meanwhile(api: Ap
     api.queue.submit(jobs[:4])
     page = visit(browser, api.url)
     page.see('.cell[data-state="queued"]', 4)
-    grid = Held(page.page, "**/v1/runs/cut/grid", answered=True)
+    grid = OpenWeights(page.page, "**/v1/runs/cut/grid", answered=True)
     api.queue.submit(jobs[4:])  # a checkpoint that the page does not know: it reads the grid again
     grid.wait()
     finish(api.queue, jobs[0], Scene(0, 96, 64, 5), 0)

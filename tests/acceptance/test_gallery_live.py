@@ -12,8 +12,8 @@ from processes import workers
 
 from api_support import serving
 from engine_support import write_lora
-from rushes.jobs import ModelSpec, Prompt
-from rushes.submission import Run, build_jobs, checkpoint_at
+from rushes.submission.build import Run, build_jobs, checkpoint_at
+from rushes.wire.jobs import ModelSpec, Prompt
 
 START_MS = 120_000
 """A worker imports torch and diffusers first; the machine may be busy."""

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from rushes_service.embedded import server_binary
+from rushes_service.processes.embedded_redis import server_binary
 from support import wait_until
 from valkey_support import free_port
 
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 START_S = 60.0
-RUSHES = (sys.executable, "-m", "rushes.cli")
+RUSHES = (sys.executable, "-m", "rushes")
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ import torch
 from processes import PROGRAMS, workers
 from safetensors.torch import save_file
 
-from rushes.architectures import WAN21_T2V
-from rushes.client import Client
-from rushes.jobs import JobRecord, JobState
+from rushes.client.client import Client
+from rushes.families.table import WAN21_T2V
+from rushes.wire.jobs import JobRecord, JobState
 from single_files_support import original_files
 
 PATH = os.environ.get("RUSHES_MUSUBI_TUNER")

@@ -13,9 +13,10 @@ from processes import Workers, workers
 from client_support import logged, lora, spooled, training, work
 from proxy_support import Proxy
 from queue_support import MODEL, make_job
-from rushes import Client, keys
+from rushes import Client
 from rushes.errors import QueueUnavailable
-from rushes.jobs import JobState
+from rushes.wire import keys
+from rushes.wire.jobs import JobState
 from rushes_service.queue import Queue
 from support import wait_until
 from valkey_support import LOCALHOST, PRIMARY, Server, server, watched_pair
@@ -25,8 +26,8 @@ START_S = 60.0
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rushes.outbox.LAST_RETRY_S", 0.2)
-    monkeypatch.setattr("rushes.outbox.RECOUNT_EVERY_S", 0.1)
+    monkeypatch.setattr("rushes.training.outbox.LAST_RETRY_S", 0.2)
+    monkeypatch.setattr("rushes.training.outbox.RECOUNT_EVERY_S", 0.1)
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_a_slow_redis_delays_samples_and_loses_none(own: Server, url: str, tmp_p
 def test_a_redis_that_takes_requests_and_never_answers_is_an_outage_like_any_other(
     own: Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("rushes.connection.SOCKET_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("rushes.wire.connection.SOCKET_TIMEOUT_S", 0.3)
     with Proxy(own.port) as proxy, training(tmp_path, proxy.url) as make:
         proxy.stick()
         make().submit(step=10, weights=lora(tmp_path))

@@ -9,8 +9,8 @@ import pytest
 from processes import Workers, workers
 
 from queue_support import make_job
-from rushes.client import Client
-from rushes.jobs import JobState, ModelSpec
+from rushes.client.client import Client
+from rushes.wire.jobs import JobState, ModelSpec
 from support import wait_until
 
 START_S = 120.0

@@ -12,8 +12,8 @@ from processes import Workers, workers
 from client_support import snapshots
 from engine_support import write_lora
 from rushes import Cadence, Client, ModelSpec, Run, TrainingSampler
-from rushes.jobs import JobState
-from rushes_service.demo.tiny_model import build_tiny_wan
+from rushes.wire.jobs import JobState
+from rushes_service.models.wan.tiny import build_tiny_wan
 from support import wait_until
 
 START_S = 120.0

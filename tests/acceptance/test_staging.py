@@ -15,8 +15,8 @@ from client_support import lora, snapshots, spooled
 from proxy_support import Proxy
 from queue_support import MODEL
 from rushes import Cadence, Client, Run, TrainingSampler
-from rushes.jobs import JobState
-from rushes.store import store_of
+from rushes.checkpoints.store import store_of
+from rushes.wire.jobs import JobState
 from s3_support import BUCKET, S3, s3_server, variables
 from support import wait_until
 from valkey_support import free_port

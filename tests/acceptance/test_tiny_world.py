@@ -11,7 +11,7 @@ from engine_support import Recorder, make_job
 from rushes_service.demo.checker import Reading, read_clip
 from rushes_service.demo.runner import TINY_WORLD
 from rushes_service.demo.world import COLOURS, Scene
-from rushes_service.engine import Engine
+from rushes_service.engine.engine import Engine
 
 ZORP = Path(__file__).parents[1] / "data" / "zorp.safetensors"
 """The LoRA of a `rushes demo` that ran to its end."""

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from engine_support import write_lora
 from queue_support import make_job
-from rushes.checkpoints import fingerprint
-from rushes.client import Client
-from rushes.control import order
-from rushes.jobs import Checkpoint, JobState, ModelSpec, SampleJob, SampleResult
+from rushes.checkpoints.snapshots import fingerprint
+from rushes.client.client import Client
+from rushes.client.control import order
+from rushes.wire.jobs import Checkpoint, JobState, ModelSpec, SampleJob, SampleResult
 from support import wait_until
 
 START_S = 90.0

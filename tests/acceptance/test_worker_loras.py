@@ -13,10 +13,10 @@ from processes import Workers, workers
 from bad_loras import BAD
 from engine_support import write_lora
 from queue_support import make_job
-from rushes.checkpoints import fingerprint
-from rushes.client import Client
-from rushes.jobs import Checkpoint, JobState, ModelSpec, SampleJob, SampleResult
-from rushes.submission import extra_loras
+from rushes.checkpoints.snapshots import fingerprint
+from rushes.client.client import Client
+from rushes.submission.build import extra_loras
+from rushes.wire.jobs import Checkpoint, JobState, ModelSpec, SampleJob, SampleResult
 
 ALL_S = 120.0
 """For a worker to start and make or refuse them all; the machine may be busy."""

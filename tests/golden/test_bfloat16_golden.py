@@ -15,11 +15,11 @@ import framepack_support
 import wan_support
 from bfloat16_support import FedScheduler, Recording, in_bfloat16, mean_difference, recording
 from golden_support import Case, sample
-from rushes.jobs import ModelSpec, Prompt
-from rushes_service.architectures import flux, framepack, wan
-from rushes_service.architectures.framepack_transformer import FramePackTransformer
-from rushes_service.architectures.wan_time import TimeInFloat32
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec, Prompt
+from rushes_service.engine.engine import Engine
+from rushes_service.models import flux, framepack, wan
+from rushes_service.models.framepack.transformer import FramePackTransformer
+from rushes_service.models.wan.time_embedding import TimeInFloat32
 
 WAN = {
     "wan_t2v": "wan2.1-t2v",

@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from golden_support import GOLDEN, distance
-from rushes.architectures import WAN21_T2V
-from rushes.jobs import Prompt
-from rushes.parameters import resolve
-from rushes.prompts import load_prompts
-from rushes_service.architectures.framepack import unpadded
-from rushes_service.architectures.framepack_images import ImageEncoder
-from rushes_service.architectures.hunyuan_text import HunyuanText
-from rushes_service.architectures.images import fit, open_image
-from rushes_service.architectures.sources import ModelSource
-from rushes_service.architectures.t5_clip import TextEncoders
-from rushes_service.architectures.umt5 import TextEncoder
+from rushes.families.parameters import resolve
+from rushes.families.table import WAN21_T2V
+from rushes.prompts.files import load_prompts
+from rushes.wire.jobs import Prompt
+from rushes_service.models.encoders.llama_clip import HunyuanText
+from rushes_service.models.encoders.siglip import ImageEncoder
+from rushes_service.models.encoders.t5_clip import TextEncoders
+from rushes_service.models.encoders.umt5 import TextEncoder
+from rushes_service.models.framepack.video import unpadded
+from rushes_service.models.inputs.images import fit, open_image
+from rushes_service.models.loading.from_repo import ModelSource
 
 RECORDED = GOLDEN / "encoding"
 TOLERANCE = 1e-4

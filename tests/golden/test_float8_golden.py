@@ -11,19 +11,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 from golden_support import GOLDEN, Case, distance
-from rushes.prompts import load_prompts
-from rushes_service.architectures.flux import FluxKontext
-from rushes_service.architectures.flux_names import ORIGINAL_NAMES as FLUX_NAMES
-from rushes_service.architectures.framepack import FramePackModel
-from rushes_service.architectures.framepack_transformer import FramePackTransformer
-from rushes_service.architectures.hunyuan_text import HunyuanText
-from rushes_service.architectures.sources import ModelSource
-from rushes_service.architectures.t5_clip import TextEncoders
-from rushes_service.architectures.umt5 import TextEncoder
-from rushes_service.architectures.wan import Wan
-from rushes_service.architectures.wan_names import ORIGINAL_NAMES as WAN_NAMES
+from rushes.prompts.files import load_prompts
 from rushes_service.lora.targets import renamed
-from rushes_service.memory.float8 import block_linears, stored_in_float8
+from rushes_service.models.encoders.llama_clip import HunyuanText
+from rushes_service.models.encoders.t5_clip import TextEncoders
+from rushes_service.models.encoders.umt5 import TextEncoder
+from rushes_service.models.flux.kontext import FluxKontext
+from rushes_service.models.flux.names import ORIGINAL_NAMES as FLUX_NAMES
+from rushes_service.models.framepack.transformer import FramePackTransformer
+from rushes_service.models.framepack.video import FramePackModel
+from rushes_service.models.loading.from_repo import ModelSource
+from rushes_service.models.wan.names import ORIGINAL_NAMES as WAN_NAMES
+from rushes_service.models.wan.t2v import Wan
+from rushes_service.runtime.float8 import block_linears, stored_in_float8
 
 RECORDED = GOLDEN / "float8"
 ENCODERS = GOLDEN / "encoding"

@@ -10,9 +10,9 @@ from diffusers import AutoencoderKL
 
 from flux_support import recorded_engine, recorded_model, recorded_vae
 from golden_support import Case, distance, sample, video
-from rushes.jobs import ModelSpec
-from rushes_service.architectures.flux import control_pixels, initial_noise
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec
+from rushes_service.engine.engine import Engine
+from rushes_service.models.flux.kontext import control_pixels, initial_noise
 
 CASE = Case("flux_kontext")
 LATENTS_TOLERANCE = 1e-4

@@ -9,10 +9,10 @@ import torch
 
 from framepack_support import recorded_engine, recorded_model
 from golden_support import Case, distance, sample, video
-from rushes.jobs import ModelSpec, VaeOptions
-from rushes_service.architectures import framepack
-from rushes_service.architectures.base import Architecture
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes_service.engine.engine import Engine
+from rushes_service.models import framepack
+from rushes_service.models.base import Architecture
 
 LATENTS_TOLERANCE = 1e-4
 VIDEO_TOLERANCE = 1e-4

@@ -9,10 +9,10 @@ import torch
 
 from golden_support import Case, distance, sample, video
 from hunyuan_support import recorded_engine, recorded_model
-from rushes.jobs import ModelSpec, Prompt, VaeOptions
-from rushes_service.architectures.hunyuan import initial_noise
-from rushes_service.architectures.skyreels_i2v import SkyReelsImageToVideo
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec, Prompt, VaeOptions
+from rushes_service.engine.engine import Engine
+from rushes_service.models.hunyuan.skyreels_i2v import SkyReelsImageToVideo
+from rushes_service.models.hunyuan.t2v import initial_noise
 
 LATENTS_TOLERANCE = 1e-4
 VIDEO_TOLERANCE = 1e-4

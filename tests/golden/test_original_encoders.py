@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from golden_support import GOLDEN, distance
-from rushes_service.architectures.files.building import build
-from rushes_service.architectures.files.headers import read_header
+from rushes_service.models.loading.building import build
+from rushes_service.models.loading.files.headers import read_header
 
 FILES = GOLDEN / "original_encoders"
 TOLERANCE = 1e-4

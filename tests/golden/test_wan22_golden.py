@@ -7,8 +7,8 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
 from golden_support import Case, distance, sample, video
-from rushes.jobs import ModelSpec
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec
+from rushes_service.engine.engine import Engine
 from wan_support import recorded_engine, recorded_transformer, recorded_vae
 
 CASE, PARTS = Case("wan22_t2v"), Case("wan_t2v")

@@ -8,9 +8,9 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from golden_support import Case, distance
-from rushes_service.architectures.clip_vision import COMPONENT, image_tokens
-from rushes_service.architectures.images import open_image
-from rushes_service.architectures.sources import ModelSource
+from rushes_service.models.encoders.clip_vision import COMPONENT, image_tokens
+from rushes_service.models.inputs.images import open_image
+from rushes_service.models.loading.from_repo import ModelSource
 
 CASE = Case("wan_clip")
 TOLERANCE = 1e-5

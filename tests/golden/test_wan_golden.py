@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from golden_support import Case, distance, sample, video
-from rushes.jobs import ModelSpec, Prompt
-from rushes_service.architectures.wan import initial_noise
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec, Prompt
+from rushes_service.engine.engine import Engine
+from rushes_service.models.wan.t2v import initial_noise
 from wan_support import recorded_engine, recorded_model
 
 LATENTS_TOLERANCE = 1e-4

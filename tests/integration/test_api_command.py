@@ -16,13 +16,13 @@ import httpx
 import pytest
 
 from rushes.errors import ConfigError
-from rushes_service.commands.api import listen
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.cli.api import listen
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 START = """
 import argparse, sys
 from rushes.errors import RushesError
-from rushes_service.commands import api
+from rushes_service.cli import api
 parser = argparse.ArgumentParser()
 api.add_arguments(parser)
 try:

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from api_support import Api, done, job, picture, serving
 from gallery_support import paint_run
 from rushes_service.api import create_app
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from rushes_service.settings import Settings
 
 TOKEN = "contract"

@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from api_support import Api, announce, job, serving
-from rushes import keys
-from rushes_service.api import feed
-from rushes_service.embedded import EmbeddedRedis
+from rushes.wire import keys
+from rushes_service.api.background import feed
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from support import wait_until
 
 

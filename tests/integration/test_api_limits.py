@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from api_support import Api, announce, ended, job, picture, serving
-from rushes import keys
-from rushes.jobs import JobState
-from rushes_service.api import security
-from rushes_service.api.limits import RateLimit
-from rushes_service.api.security import MAX_UPLOAD_BYTES
-from rushes_service.embedded import EmbeddedRedis
+from rushes.wire import keys
+from rushes.wire.jobs import JobState
+from rushes_service.api.http import security
+from rushes_service.api.http.limits import RateLimit
+from rushes_service.api.http.security import MAX_UPLOAD_BYTES
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 LISTENERS = 200
 RECORDS = 10_000

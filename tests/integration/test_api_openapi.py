@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from rushes_service.api import create_app
-from rushes_service.api.problems import MEDIA_TYPE
+from rushes_service.api.http.problems import MEDIA_TYPE
 from rushes_service.api.schemas import EXAMPLE_FIELDS, EXAMPLE_LINE, EXAMPLE_SAMPLE, Sample, SampleRequest
 from rushes_service.settings import Settings
 

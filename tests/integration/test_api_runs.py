@@ -12,10 +12,10 @@ from PIL import Image
 
 from api_support import Api, announce, ended, job, picture, serving
 from gallery_support import paint_run
-from rushes import keys
-from rushes.jobs import JobState, Prompt, SampleJob
-from rushes_service.api.metrics import MEMORY
-from rushes_service.api.uploads import UPLOAD_DIR, prune
+from rushes.wire import keys
+from rushes.wire.jobs import JobState, Prompt, SampleJob
+from rushes_service.api.background.metrics import MEMORY
+from rushes_service.api.routes.uploads import UPLOAD_DIR, prune
 from rushes_service.queue import Queue
 from support import wait_until
 

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from api_support import Api, ended, job, serving
-from rushes.jobs import JobError, JobState
-from rushes_service.embedded import EmbeddedRedis
+from rushes.wire.jobs import JobError, JobState
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from api_support import Api, done, job, picture, serving
 from rushes.errors import ConfigError
 from rushes_service.api import create_app
 from rushes_service.api.app import ROOMS
-from rushes_service.api.page import FILES, WEB
-from rushes_service.api.security import MAX_BODY_BYTES, OPEN_PATHS
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.api.http.security import MAX_BODY_BYTES, OPEN_PATHS
+from rushes_service.api.routes.page import FILES, WEB
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from rushes_service.settings import Settings
 
 SVG = "http://www.w3.org/2000/svg"

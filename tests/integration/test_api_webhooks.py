@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from api_support import announce, serving
-from rushes import keys
 from rushes.errors import ConfigError
-from rushes_service.api import create_app, webhooks
-from rushes_service.api.webhooks import GROUP, key_of, signature
-from rushes_service.embedded import EmbeddedRedis
+from rushes.wire import keys
+from rushes_service.api import create_app
+from rushes_service.api.background import webhooks
+from rushes_service.api.background.webhooks import GROUP, key_of, signature
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from rushes_service.settings import Settings
 from support import wait_until
 

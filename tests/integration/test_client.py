@@ -10,12 +10,13 @@ import pytest
 
 from client_support import AWAY, work
 from queue_support import MODEL, make_job
-from rushes import Client, keys
-from rushes.checkpoints import SNAPSHOT_DIR
+from rushes import Client
+from rushes.checkpoints.snapshots import SNAPSHOT_DIR
 from rushes.errors import InputError, JobNotFound, QueueUnavailable, SampleFailed, WaitTimeout
-from rushes.jobs import Checkpoint, JobError, JobRecord, JobState
-from rushes.spool import Parcel
-from rushes.submission import Refused
+from rushes.submission.build import Refused
+from rushes.submission.spool import Submission
+from rushes.wire import keys
+from rushes.wire.jobs import Checkpoint, JobError, JobRecord, JobState
 
 LANE = keys.lane(MODEL.fingerprint, "training")
 MISSPELT = JobError(code="prompt", message="misspelt")
@@ -28,8 +29,8 @@ def client(redis_url: str) -> Iterator[Client]:
     client.close()
 
 
-def refused(index: int = 9, checkpoint: Checkpoint | None = None) -> Parcel:
-    return Parcel([], [Refused(make_job(index=index, checkpoint=checkpoint), MISSPELT)])
+def refused(index: int = 9, checkpoint: Checkpoint | None = None) -> Submission:
+    return Submission([], [Refused(make_job(index=index, checkpoint=checkpoint), MISSPELT)])
 
 
 def snapshot(directory: Path) -> Checkpoint:
@@ -51,10 +52,10 @@ def test_a_sample_that_is_done_is_left_as_it_is_and_one_that_failed_is_queued_ag
 ) -> None:
     client.submit([make_job(index=0)])
     work(redis_url)
-    assert client.hand_over(Parcel([make_job(index=0)])) == [JobState.DONE]
+    assert client.hand_over(Submission([make_job(index=0)])) == [JobState.DONE]
     client.submit([make_job(index=1)])
     work(redis_url, JobState.FAILED)
-    assert client.hand_over(Parcel([make_job(index=1)])) == [JobState.QUEUED]
+    assert client.hand_over(Submission([make_job(index=1)])) == [JobState.QUEUED]
     assert client.get(make_job(index=1).id).result is None
 
 

@@ -14,10 +14,10 @@ import redis
 from redis.exceptions import ResponseError
 
 from proxy_support import encrypted
-from rushes.client import Client
-from rushes.connection import Exchange, connect, connect_async, shown
+from rushes.client.client import Client
 from rushes.errors import ConfigError, QueueUnavailable
-from rushes_service.embedded import EmbeddedRedis
+from rushes.wire.connection import Exchange, connect, connect_async, shown
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from support import wait_until
 from valkey_support import LOCALHOST, PRIMARY, Server, server, watched_pair
 

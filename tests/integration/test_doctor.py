@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from rushes import cli
-from rushes_service.commands import doctor
+from rushes.cli import main as cli
+from rushes_service.cli import doctor
 from rushes_service.doctor import files, redis_server, software
 from rushes_service.doctor.report import Finding, Mark
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,9 @@ def test_one_failure_makes_the_exit_code_1_and_shows_the_remedy(capsys: pytest.C
 
 
 def test_the_asking_process_never_imports_torch() -> None:
-    program = "import sys; from rushes.cli import main; main(['doctor', '--json']); sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys; from rushes.cli.main import main; main(['doctor', '--json']); sys.exit('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

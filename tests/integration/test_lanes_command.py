@@ -8,11 +8,11 @@ import socket
 import pytest
 
 from queue_support import MODEL, make_job
-from rushes import keys
-from rushes.cli import main
-from rushes.client import Client
-from rushes.jobs import JobState, ModelSpec
-from rushes.lanes import lanes
+from rushes.cli.main import main
+from rushes.client.client import Client
+from rushes.client.lanes import lanes
+from rushes.wire import keys
+from rushes.wire.jobs import JobState, ModelSpec
 from rushes_service.queue import Queue
 
 OTHER = ModelSpec(architecture="flux1-kontext", model="/models/flux")

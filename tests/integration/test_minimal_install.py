@@ -83,7 +83,7 @@ def test_it_spools_without_redis_and_replays_when_there_is_one(python: Path, tmp
 
 @pytest.mark.parametrize("command", ["worker", "api", "up", "doctor", "demo"])
 def test_a_command_of_the_service_says_how_to_install_it(python: Path, command: str) -> None:
-    done = subprocess.run([str(python), "-m", "rushes.cli", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([str(python), "-m", "rushes", command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("rushes: this command needs the package ")
     assert "pip install 'rushes[service]'" in done.stderr
@@ -91,5 +91,5 @@ def test_a_command_of_the_service_says_how_to_install_it(python: Path, command: 
 
 def test_prompts_are_checked_without_the_service(python: Path, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text('[prompt]\n[[prompt.subset]]\nprompt = "a cat"\n')
-    command = [str(python), "-m", "rushes.cli", "prompts", str(tmp_path / "p.toml"), "--architecture", "wan2.1-t2v"]
+    command = [str(python), "-m", "rushes", "prompts", str(tmp_path / "p.toml"), "--architecture", "wan2.1-t2v"]
     assert "1 prompts, all good" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from rushes.checkpoints import fingerprint
+from rushes.checkpoints.snapshots import fingerprint
 from rushes.errors import ArchitectureError, ConfigError, PromptError
-from rushes.flags import model_from_args
 from rushes.integrations.kohya import NotLoaded, save_network
 from rushes.integrations.musubi import MUSUBI_TUNER, WAN_TASKS, RushesSampling, family_of
+from rushes.training.flags import model_from_args
 from trainer_support import Accelerator, Network, NetworkTrainer, arguments, records, steps
 
 

@@ -19,17 +19,17 @@ import pytest
 from client_support import AWAY, MakeSampler, logged, lora, snapshots, spooled, training, work
 from queue_support import MODEL
 from rushes import Client, TrainingSampler
-from rushes.checkpoints import SPOOL_DIR
-from rushes.keys import lane
-from rushes.notes import Notes
-from rushes_service.embedded import EmbeddedRedis
+from rushes.checkpoints.snapshots import SPOOL_DIR
+from rushes.training.handoffs import HandoffJournal
+from rushes.wire.keys import lane
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from support import wait_until
 
 LANE = lane(MODEL.fingerprint, "training")
 
 TRAINER = """
 import os, sys, time
-import rushes.weights
+import rushes.checkpoints.weights
 sys.path.insert(0, sys.argv[4])
 from pathlib import Path
 from client_support import lora
@@ -40,7 +40,7 @@ directory, url, ending = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 run = Run(name="run", model=MODEL, output_dir=str(directory), output_name="lora")
 sampler = TrainingSampler(run, directory / "prompts.txt", Cadence(), url=url)
 if ending == "hash":
-    rushes.weights.fingerprint = lambda path: time.sleep(600)  # a large checkpoint on a slow disk
+    rushes.checkpoints.weights.fingerprint = lambda path: time.sleep(600)  # a large checkpoint on a slow disk
 sampler.submit(step=10, weights=lora(directory))
 if ending in ("hang", "hash"):
     time.sleep(600)
@@ -82,7 +82,7 @@ def steps(client: Client) -> list[int]:
 def test_an_outage_loses_nothing_and_makes_nothing_twice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rushes.outbox.LAST_RETRY_S", 0.2)
+    monkeypatch.setattr("rushes.training.outbox.LAST_RETRY_S", 0.2)
     with EmbeddedRedis(tmp_path / "state", 0) as server, training(tmp_path, server.url) as make:
         client = Client(server.url)
         sampler = make()
@@ -136,10 +136,12 @@ def test_a_checkpoint_that_was_being_hashed_when_its_process_was_killed_is_hande
 def test_a_hand_off_of_a_machine_that_is_gone_is_handed_over_once_that_is_certain(
     make: MakeSampler, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rushes.outbox.RELEASE_EVERY_S", 0.05)
+    monkeypatch.setattr("rushes.training.outbox.RELEASE_EVERY_S", 0.05)
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr("rushes.notes.socket.gethostname", lambda: "a container that is gone")
-        note = Notes(tmp_path / SPOOL_DIR, "run").write(10, None, lora(tmp_path).rename(tmp_path / "x.pending"), None)
+        elsewhere.setattr("rushes.training.handoffs.socket.gethostname", lambda: "a container that is gone")
+        note = HandoffJournal(tmp_path / SPOOL_DIR, "run").write(
+            10, None, lora(tmp_path).rename(tmp_path / "x.pending"), None
+        )
     sampler = make()
     sampler.submit(step=20, weights=lora(tmp_path, 20))
     wait_until(lambda: len(client.ids()) == 2, 10, "its own")

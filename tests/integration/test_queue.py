@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from queue_support import MODEL, empty_safetensors, make_job
-from rushes import keys
-from rushes.checkpoints import SNAPSHOT_DIR
-from rushes.client import Client
-from rushes.control import cancel_all, order, purge
+from rushes.checkpoints.snapshots import SNAPSHOT_DIR
+from rushes.client.client import Client
+from rushes.client.control import cancel_all, order, purge
 from rushes.errors import LeaseLost, QueueError
-from rushes.jobs import Checkpoint, JobError, JobState, ModelSpec, SampleResult
+from rushes.wire import keys
+from rushes.wire.jobs import Checkpoint, JobError, JobState, ModelSpec, SampleResult
 from rushes_service.queue import Queue
 from support import wait_until
 

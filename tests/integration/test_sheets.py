@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from gallery_support import paint_run
-from rushes import cli
-from rushes.client import Client
-from rushes.jobs import JobState, SampleJob
+from rushes.cli import main as cli
+from rushes.client.client import Client
+from rushes.wire.jobs import JobState, SampleJob
 from rushes_service.catalogue import grid_of
 from rushes_service.catalogue.about import mark
-from rushes_service.embedded import EmbeddedRedis
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 from rushes_service.sheets import contact_sheet as sheet
 from rushes_service.sheets.folder import medium
 

@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 from queue_support import empty_safetensors, make_job
-from rushes import outbox
-from rushes.checkpoints import SNAPSHOT_DIR, SPOOL_DIR, fingerprint
-from rushes.cli import main
-from rushes.client import Client
-from rushes.jobs import Checkpoint, ModelSpec
-from rushes.prompts import read_prompts
-from rushes.spool import Parcel, Spool
-from rushes.store import store_of
-from rushes.submission import Run
+from rushes.checkpoints.snapshots import SNAPSHOT_DIR, SPOOL_DIR, fingerprint
+from rushes.checkpoints.store import store_of
+from rushes.cli.main import main
+from rushes.client.client import Client
+from rushes.prompts.files import read_prompts
+from rushes.submission.build import Run
+from rushes.submission.spool import Spool, Submission
+from rushes.training import outbox
+from rushes.wire.jobs import Checkpoint, ModelSpec
 from support import wait_until
 
 
 def test_waiting_hand_offs_are_listed_and_handed_over_once(
     redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Spool(tmp_path / SPOOL_DIR).write(Parcel([make_job(index=index, step=40) for index in range(3)]))
+    Spool(tmp_path / SPOOL_DIR).write(Submission([make_job(index=index, step=40) for index in range(3)]))
     assert main(["spool", "ls", str(tmp_path)]) == 0
     assert "run, step 40, 3 samples" in capsys.readouterr().out
     for handed in (3, 0):
@@ -38,9 +38,9 @@ def test_a_damaged_hand_off_is_named_and_the_others_go_on(
     redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spool = Spool(tmp_path / SPOOL_DIR)
-    damaged = spool.write(Parcel([make_job()]))
+    damaged = spool.write(Submission([make_job()]))
     damaged.write_text("{")
-    spool.write(Parcel([make_job(index=1)]))
+    spool.write(Submission([make_job(index=1)]))
     assert main(["spool", "replay", str(tmp_path), "--redis-url", redis_url]) == 1
     said = capsys.readouterr().out
     assert str(damaged) in said
@@ -78,7 +78,7 @@ def test_a_snapshot_that_was_uploaded_does_not_stay(redis_url: str, tmp_path: Pa
     kept = empty_safetensors(tmp_path / SNAPSHOT_DIR / "kept.safetensors")
     checkpoint = Checkpoint(path=str(kept), fingerprint=fingerprint(kept), snapshot=True)
     staged = {"checkpoint": checkpoint, "staging": f"file://{tmp_path}/store", "output_dir": str(tmp_path)}
-    Spool(tmp_path / SPOOL_DIR).write(Parcel([make_job().model_copy(update=staged)]))
+    Spool(tmp_path / SPOOL_DIR).write(Submission([make_job().model_copy(update=staged)]))
     assert main(["spool", "replay", str(tmp_path), "--redis-url", redis_url]) == 0
     assert not kept.exists()
     assert len(list((tmp_path / "store").rglob("*.safetensors"))) == 1

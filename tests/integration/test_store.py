@@ -13,11 +13,11 @@ from s3fs import S3FileSystem
 from client_support import logged, lora, snapshots, spooled, work
 from queue_support import MODEL
 from rushes import Cadence, Client, Run, TrainingSampler
+from rushes.checkpoints.staging import snapshots_of
+from rushes.checkpoints.store import store_of
 from rushes.errors import ConfigError, StagingError, StoreUnavailable
-from rushes.jobs import JobState
-from rushes.staging import snapshots_of
-from rushes.store import store_of
-from rushes_service.staged import StagedFiles
+from rushes.wire.jobs import JobState
+from rushes_service.storage.staged import StagedFiles
 from s3_support import s3_server
 from support import wait_until
 
@@ -133,7 +133,7 @@ def test_a_checkpoint_that_a_killed_worker_left_in_the_store_is_removed_later(
     left = Path(snapshots_of(store, "run").removeprefix("file://")) / "0.safetensors"
     left.parent.mkdir(parents=True)
     left.touch()
-    monkeypatch.setattr("rushes.outbox.UNNEEDED_S", 0.0)
+    monkeypatch.setattr("rushes.training.outbox.UNNEEDED_S", 0.0)
     sampler = train(tmp_path / "out", redis_url, store)
     wait_until(lambda: not left.exists(), 30, "the outbox to look")
     sampler.close()

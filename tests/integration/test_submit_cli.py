@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from client_support import lora, work
-from rushes import Client, cli
-from rushes.jobs import JobState
+from rushes import Client
+from rushes.cli import main as cli
+from rushes.wire.jobs import JobState
 from support import wait_until
 
 Run = Callable[..., tuple[int, str, str]]

@@ -9,10 +9,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from client_support import AWAY
 from queue_support import make_job
-from rushes import Client, SampleResult, cli
+from rushes import Client, SampleResult
+from rushes.cli import main as cli
 from rushes.errors import OutputError
-from rushes.jobs import JobState
 from rushes.trackers.following import Destination
+from rushes.wire.jobs import JobState
 from rushes_service.queue import Queue
 from tracker_support import picture
 

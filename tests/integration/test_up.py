@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rushes.client import Client
+from rushes.client.client import Client
 from rushes.errors import ConfigError
-from rushes_service.commands import up
+from rushes_service.cli import up
 from rushes_service.settings import load_settings, xdg
 from support import alive, wait_until
 
@@ -32,7 +32,7 @@ class Up:
     def __init__(self, state_dir: Path) -> None:
         self.port = free_port()
         self.log = state_dir / "up.log"
-        command = [sys.executable, "-m", "rushes.cli", "up", "--devices", "cpu"]
+        command = [sys.executable, "-m", "rushes", "up", "--devices", "cpu"]
         command += ["--port", str(self.port), "--state-dir", str(state_dir)]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RUSHES_")}
         with self.log.open("wb") as log:
@@ -115,7 +115,7 @@ def test_one_command_serves_survives_and_leaves_nothing_behind(running: Up) -> N
 def test_a_redis_of_your_own_is_used_and_no_other_started(tmp_path: Path) -> None:
     arguments = ["up", "--redis-url", f"redis://:secret@127.0.0.1:{free_port()}/0", "--devices", "cpu", "--port", "0"]
     done = subprocess.run(
-        [sys.executable, "-m", "rushes.cli", *arguments, "--state-dir", str(tmp_path)],
+        [sys.executable, "-m", "rushes", *arguments, "--state-dir", str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,

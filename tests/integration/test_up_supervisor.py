@@ -17,7 +17,7 @@ from support import alive, wait_until
 
 DRIVER = """
 import json, sys
-from rushes_service import child, supervisor
+from rushes_service.processes import child, supervisor
 child.FIRST_DELAY_S = 0.05
 programs = [child.Program(name, tuple(command)) for name, command in json.loads(sys.argv[2])]
 say = lambda name, text: print(f"{name}: {text}", flush=True)

@@ -14,17 +14,18 @@ import pytest
 
 from client_support import AWAY, snapshots, spooled, work
 from queue_support import MODEL
-from rushes import Client, Run, cli, read_prompts
-from rushes.checkpoints import read_header
-from rushes.jobs import JobState
-from rushes.store import store_of
-from rushes.watch import Search, Watcher
+from rushes import Client, Run, read_prompts
+from rushes.checkpoints.snapshots import read_header
+from rushes.checkpoints.store import store_of
+from rushes.cli import main as cli
+from rushes.watch import CheckpointWatcher, Search
+from rushes.wire.jobs import JobState
 from support import wait_until
 
 WRITER = Path(__file__).parents[1] / "acceptance" / "programs" / "slow_writer.py"
 
 Write = Callable[..., None]
-MakeWatcher = Callable[..., Watcher]
+MakeWatcher = Callable[..., CheckpointWatcher]
 
 
 @pytest.fixture
@@ -70,11 +71,11 @@ def watcher(tmp_path: Path, redis_url: str, said: list[str]) -> Iterator[MakeWat
         staging: str | None = None,
         output_name: str | None = None,
         **options: object,
-    ) -> Watcher:
+    ) -> CheckpointWatcher:
         clients.append(Client(url, retries=0))
         shared = Run(name="", model=MODEL, output_dir="", staging=staging, output_name=output_name)
         settings = {"settle_s": 0.0, "say": said.append, **options}
-        return Watcher(roots, shared, lambda: read_prompts(prompts), clients[-1], **settings)  # type: ignore[arg-type]
+        return CheckpointWatcher(roots, shared, lambda: read_prompts(prompts), clients[-1], **settings)  # type: ignore[arg-type]
 
     yield make
     for client in clients:
@@ -325,7 +326,7 @@ def test_the_command_watches_survives_being_killed_and_ends_at_ctrl_c(
     tmp_path: Path, out: Path, write: Write, redis_url: str
 ) -> None:
     (tmp_path / "prompts.txt").write_text("a red ball --d 1\n")
-    command = [sys.executable, "-m", "rushes.cli", "watch", str(out), "--architecture", "wan2.1-t2v"]
+    command = [sys.executable, "-m", "rushes", "watch", str(out), "--architecture", "wan2.1-t2v"]
     command += ["--rushes_model", "/models/tiny", "--sample_prompts", str(tmp_path / "prompts.txt")]
     command += ["--settle", "0.05", "--poll", "0.2", "--rushes_run", "mine"]
     environment = {**os.environ, "RUSHES_REDIS_URL": redis_url}

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from queue_support import MODEL, make_job
-from rushes.client import Client
-from rushes.jobs import JobState, ModelSpec, SampleJob
+from rushes.client.client import Client
+from rushes.wire.jobs import JobState, ModelSpec, SampleJob
 from rushes_service.queue import Queue
 from rushes_service.settings import Settings
+from rushes_service.worker.dry_run import DryRunEngine, PaintedTake
 from rushes_service.worker.lease import Lease
 from rushes_service.worker.loop import Worker
-from rushes_service.worker.rehearsal import PaintedTake, Rehearsal
 from support import wait_until
 
 LEASE_S = 1.5
@@ -36,7 +36,7 @@ class SlowTake(PaintedTake):
         return super().frames()
 
 
-class SlowDecode(Rehearsal):
+class SlowDecode(DryRunEngine):
     """Rehearses; samples of `MODEL` are decoded after `first` has returned."""
 
     def __init__(self, first: Callable[[], None]) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from rushes.architectures import (
+from rushes.errors import ArchitectureError, PromptError
+from rushes.families.parameters import SampleParameters, resolve
+from rushes.families.table import (
     ARCHITECTURES,
     IMAGE_INPUTS,
     WAN21_T2V,
@@ -15,10 +17,8 @@ from rushes.architectures import (
     ArchitectureSpec,
     architecture,
 )
-from rushes.errors import ArchitectureError, PromptError
-from rushes.jobs import Prompt
-from rushes.parameters import SampleParameters, resolve
-from rushes.prompt_lines import OPTION_OF_FIELD
+from rushes.prompts.lines import OPTION_OF_FIELD
+from rushes.wire.jobs import Prompt
 
 
 def wan(**options: Any) -> SampleParameters:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rushes.checkpoints import SNAPSHOT_DIR, adopt, fingerprint, read_header, release, snapshot
+from rushes.checkpoints.snapshots import SNAPSHOT_DIR, adopt, fingerprint, read_header, release, snapshot
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 
 HEADER = {

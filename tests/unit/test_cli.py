@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rushes import cli
+from rushes.cli import main as cli
 
 COMMANDS = [[name] for name in (*cli.LIGHT, *cli.HEAVY)] + [["jobs", a] for a in ("list", "show", "cancel", "retry")]
 
@@ -130,7 +130,7 @@ def test_every_command_explains_itself(command: list[str], capsys: pytest.Captur
 def test_a_prompt_that_the_terminal_cannot_show_is_shown_in_escapes(prompts: Path) -> None:
     prompts.write_text("ein Bär 🐻\n")
     done = subprocess.run(
-        [sys.executable, "-m", "rushes.cli", "prompts", str(prompts)],
+        [sys.executable, "-m", "rushes", "prompts", str(prompts)],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
@@ -141,7 +141,7 @@ def test_a_prompt_that_the_terminal_cannot_show_is_shown_in_escapes(prompts: Pat
 
 def test_a_reader_that_stops_reading_is_no_error(prompts: Path) -> None:
     prompts.write_text("a cat\n" * 5_000)
-    command = f"{sys.executable} -m rushes.cli prompts {prompts} | head -n 1"
+    command = f"{sys.executable} -m rushes prompts {prompts} | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("  0  a cat\n", "")
 
@@ -169,6 +169,6 @@ def test_the_home_of_nobody_is_a_directory_like_others(prompts: Path, capsys: py
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 def test_output_that_cannot_be_written_is_told(prompts: Path) -> None:
-    command = f"{sys.executable} -m rushes.cli prompts {prompts} > /dev/full"
+    command = f"{sys.executable} -m rushes prompts {prompts} > /dev/full"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "rushes: No space left on device\n")

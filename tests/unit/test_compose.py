@@ -13,7 +13,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from rushes import cli
+from rushes.cli import main as cli
 from rushes_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def test_every_service_says_whether_it_is_well(name: str) -> None:
     kind, *command = services()[name]["healthcheck"]["test"]
     assert kind in ("CMD", "CMD-SHELL")
     if command[0] == "rushes":
-        assert cli.parse(command[1:]).run.__module__ == "rushes.commands.workers"
+        assert cli.parse(command[1:]).run.__module__ == "rushes.cli.workers"
 
 
 @pytest.mark.parametrize("name", ["api", *WORKERS])
@@ -156,7 +156,7 @@ def test_a_worker_is_given_its_grace_before_it_is_killed() -> None:
 @pytest.mark.parametrize("name", ["api", *WORKERS])
 def test_every_command_is_one_that_rushes_understands(name: str) -> None:
     args = cli.parse(services()[name]["command"])
-    assert args.run.__module__ == f"rushes_service.commands.{name.split('-')[0]}"
+    assert args.run.__module__ == f"rushes_service.cli.{name.split('-')[0]}"
 
 
 @pytest.mark.parametrize("name", ["api", *WORKERS])

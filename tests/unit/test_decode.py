@@ -10,9 +10,10 @@ import torch
 from diffusers import AutoencoderKLWan
 
 import engine_support  # noqa: F401  # one thread, no network
-from rushes.jobs import VaeOptions
-from rushes_service.decode import TilePlan, plan_tiles, stream_wan, to_uint8
-from rushes_service.demo.tiny_model import vae as tiny_vae
+from rushes.wire.jobs import VaeOptions
+from rushes_service.models.vae.tiles import TilePlan, plan_tiles
+from rushes_service.models.wan.decode import stream_wan, to_uint8
+from rushes_service.models.wan.tiny import vae as tiny_vae
 
 
 @pytest.fixture(scope="module")

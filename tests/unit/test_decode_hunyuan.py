@@ -9,10 +9,10 @@ from diffusers.models.autoencoders import autoencoder_kl_hunyuan_video
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoCausalConv3d
 
 import engine_support  # noqa: F401  # one thread, no network
-from rushes.jobs import VaeOptions
-from rushes_service.decode import decode_hunyuan, encode_hunyuan, hunyuan_attention
-from rushes_service.decode.hunyuan import configured
-from rushes_service.demo.tiny_hunyuan import vae as tiny_vae
+from rushes.wire.jobs import VaeOptions
+from rushes_service.models.hunyuan import decode_attention
+from rushes_service.models.hunyuan.decode import configured, decode_hunyuan, encode_hunyuan
+from rushes_service.models.hunyuan.tiny import vae as tiny_vae
 
 EXACT = VaeOptions()
 
@@ -86,7 +86,7 @@ def test_large_clips_are_attended_frame_by_frame_with_the_same_result(vae, monke
         "prepare_causal_attention_mask",
         lambda *arguments, **options: made.append(arguments) or original(*arguments, **options),
     )
-    monkeypatch.setattr(hunyuan_attention, "MASKED_POSITIONS", 100)
+    monkeypatch.setattr(decode_attention, "MASKED_POSITIONS", 100)
     assert torch.allclose(decode_hunyuan(vae, z, EXACT), wanted, atol=1e-5)
     assert not made
 

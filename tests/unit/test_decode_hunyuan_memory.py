@@ -10,8 +10,8 @@ import ctypes, sys
 from pathlib import Path
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
-from rushes.jobs import VaeOptions
-from rushes_service.decode import decode_hunyuan
+from rushes.wire.jobs import VaeOptions
+from rushes_service.models.hunyuan.decode import decode_hunyuan
 
 ctypes.CDLL(None).mallopt(-3, 1 << 16)  # large blocks go back to the system when they are freed
 torch.set_num_threads(1)

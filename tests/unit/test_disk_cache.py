@@ -12,11 +12,11 @@ import torch
 from engine_support import Recorder
 from family_support import CLIP_FRAMES, FAMILIES, makes_clips, tiny_model_spec, tiny_options
 from queue_support import make_job
-from rushes import cli
-from rushes.architectures import ARCHITECTURES
-from rushes_service.architectures.conditioning import ConditioningCache
-from rushes_service.disk_cache import CONDITIONING_DIR, DiskCache
-from rushes_service.engine import Engine
+from rushes.cli import main as cli
+from rushes.families.table import ARCHITECTURES
+from rushes_service.engine.engine import Engine
+from rushes_service.models.conditioning import ConditioningCache
+from rushes_service.storage.disk_cache import CONDITIONING_DIR, DiskCache
 
 ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder")
 

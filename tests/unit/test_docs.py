@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rushes import cli
+from rushes.cli import main as cli
 from rushes_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

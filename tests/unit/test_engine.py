@@ -29,10 +29,10 @@ from rushes.errors import (
     SampleCancelled,
     WorkerUnfit,
 )
-from rushes.jobs import Checkpoint, ModelSpec, SampleJob, VaeOptions
-from rushes_service.architectures.devices import device_errors, resolve_device
-from rushes_service.demo.tiny_model import build_tiny_wan
-from rushes_service.engine import Engine
+from rushes.wire.jobs import Checkpoint, ModelSpec, SampleJob, VaeOptions
+from rushes_service.engine.engine import Engine
+from rushes_service.models.wan.tiny import build_tiny_wan
+from rushes_service.runtime.devices import device_errors, resolve_device
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import engine_support  # noqa: F401  # one thread, no network
-from rushes_service.architectures.conditioning import Conditioning, ConditioningCache
+from rushes_service.models.conditioning import Conditioning, ConditioningCache
 
 KEY = {"kind": "test", "text": "a red ball"}
 

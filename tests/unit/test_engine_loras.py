@@ -12,19 +12,19 @@ from safetensors.torch import save_file
 from bad_loras import BAD
 from engine_support import Recorder, lora_tensors, make_job, write_lora
 from lora_support import FORMATS, linears, write_peft
-from rushes.adapters import adapter_fingerprint
-from rushes.checkpoints import SNAPSHOT_DIR, fingerprint
+from rushes.checkpoints.adapters import adapter_fingerprint
+from rushes.checkpoints.snapshots import SNAPSHOT_DIR, fingerprint
+from rushes.checkpoints.weights import hold
 from rushes.errors import (
     CheckpointError,
     CheckpointMissing,
     LoraMismatch,
 )
-from rushes.jobs import Checkpoint, ExtraLora, SampleJob
-from rushes.submission import checkpoint_at, extra_loras
-from rushes.weights import hold
-from rushes_service.architectures.wan_names import wan_names
-from rushes_service.demo.tiny_model import transformer
-from rushes_service.engine import Engine
+from rushes.submission.build import checkpoint_at, extra_loras
+from rushes.wire.jobs import Checkpoint, ExtraLora, SampleJob
+from rushes_service.engine.engine import Engine
+from rushes_service.models.wan.names import wan_names
+from rushes_service.models.wan.tiny import transformer
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from rushes.errors import CheckpointMissing, ConfigError
-from rushes.flags import add_sampling_arguments, loras_from_args
-from rushes.jobs import ExtraLora, ModelSpec, Prompt, SampleJob, job_id
-from rushes.submission import Run, build_jobs, extra_loras
+from rushes.submission.build import Run, build_jobs, extra_loras
+from rushes.training.flags import add_sampling_arguments, loras_from_args
+from rushes.wire.jobs import ExtraLora, ModelSpec, Prompt, SampleJob, job_id
 
 ASKED: dict[str, Any] = {
     "run": "r",

@@ -12,16 +12,16 @@ import pytest
 from engine_support import Recorder
 from family_support import CLIP_FRAMES, FAMILIES, makes_clips, tiny_model_spec, tiny_options
 from queue_support import make_job
-from rushes.architectures import ARCHITECTURES
 from rushes.errors import ArchitectureError, PromptError
-from rushes.jobs import ModelSpec
-from rushes.prompt_lines import OPTION_OF_FIELD, PATH_FIELDS
-from rushes_service.engine import Engine
+from rushes.families.table import ARCHITECTURES
+from rushes.prompts.lines import OPTION_OF_FIELD, PATH_FIELDS
+from rushes.wire.jobs import ModelSpec
+from rushes_service.engine.engine import Engine
 from rushes_service.media import write_media
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (ROOT / "client" / "rushes", ROOT / "service" / "rushes_service")
-WHERE_NAMES_MAY_DECIDE = ROOT / "service" / "rushes_service" / "architectures"
+WHERE_NAMES_MAY_DECIDE = ROOT / "service" / "rushes_service" / "models"
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import torch
 
 from family_support import tiny_model_spec, tiny_options
 from queue_support import make_job
-from rushes.architectures import ARCHITECTURES
-from rushes.parameters import resolve
-from rushes_service.architectures.conditioning import ConditioningCache
-from rushes_service.architectures.registry import find
+from rushes.families.parameters import resolve
+from rushes.families.table import ARCHITECTURES
+from rushes_service.models.conditioning import ConditioningCache
+from rushes_service.models.registry import find
 
 FLAGS = {
     "wan2.1-t2v": "fp8_t5",

@@ -16,12 +16,12 @@ from family_support import picture, tiny_model_spec
 from golden_support import distance
 from queue_support import make_job
 from rushes.errors import ModelError, PromptError
-from rushes.jobs import ModelSpec, VaeOptions
-from rushes_service.architectures.flux import control_pixels
-from rushes_service.architectures.sources import ModelSource
-from rushes_service.architectures.t5_clip import TextEncoders
-from rushes_service.decode import decode_kl, plan_kl_tiles
-from rushes_service.engine import Engine, Take
+from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes_service.engine.engine import DenoisedSample, Engine
+from rushes_service.models.encoders.t5_clip import TextEncoders
+from rushes_service.models.flux.kontext import control_pixels
+from rushes_service.models.loading.from_repo import ModelSource
+from rushes_service.models.vae.kl import decode_kl, plan_kl_tiles
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine("cpu", tmp_path_factory.mktemp("cache"))
 
 
-def take(engine: Engine, model: ModelSpec, vae: VaeOptions | None = None, **options: Any) -> Take:
+def take(engine: Engine, model: ModelSpec, vae: VaeOptions | None = None, **options: Any) -> DenoisedSample:
     job = make_job(model=model, **{"width": 32, "height": 48, "sample_steps": 2, "seed": 5, **options})
     return engine.denoise(job.model_copy(update={"vae": vae or VaeOptions()}), Recorder())
 

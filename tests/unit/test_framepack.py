@@ -15,12 +15,12 @@ from PIL import Image
 
 from engine_support import Recorder
 from rushes.errors import ArchitectureError, ModelError, PromptError, SampleCancelled
-from rushes.jobs import ModelSpec, Prompt, SampleJob
-from rushes_service.architectures import framepack_source
-from rushes_service.architectures.framepack import FramePack
-from rushes_service.demo.tiny import build_tiny
-from rushes_service.engine import Engine
+from rushes.wire.jobs import ModelSpec, Prompt, SampleJob
+from rushes_service.engine.engine import Engine
 from rushes_service.media import sample_path, write_media
+from rushes_service.models.framepack import source
+from rushes_service.models.framepack.video import FramePack
+from rushes_service.models.tiny import build_tiny
 
 WINDOW = 2
 FAMILIES = ("framepack", "framepack-one-frame")
@@ -226,9 +226,9 @@ def test_missing_inputs_are_named_before_anything_is_loaded(sampler):
 @pytest.fixture
 def bare(sampler, tmp_path, monkeypatch) -> ModelSpec:
     """A transformer alone, as its authors publish it, and a hub cache that holds the rest."""
-    for repo in {*framepack_source.REPOS.values()}:
+    for repo in {*source.REPOS.values()}:
         snapshot = tmp_path / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / "abc123"
-        for part in (part for part, home in framepack_source.REPOS.items() if home == repo):
+        for part in (part for part, home in source.REPOS.items() if home == repo):
             shutil.copytree(sampler.model / part, snapshot / part)
         (snapshot.parents[1] / "refs").mkdir()
         (snapshot.parents[1] / "refs" / "main").write_text("abc123")

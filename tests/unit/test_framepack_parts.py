@@ -9,12 +9,12 @@ import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
 
 import engine_support  # noqa: F401  # one thread, no network
-from rushes_service.architectures.framepack_sections import ForwardClip, InvertedClip, paddings
-from rushes_service.architectures.framepack_transformer import FramePackTransformer, Frames, History, Words
-from rushes_service.architectures.unipc import sample_unipc
-from rushes_service.decode.framepack import chunks, stream_sections
-from rushes_service.demo.tiny_framepack import AXES, IMAGE_DIM
-from rushes_service.demo.tiny_llama import POOLED_DIM, TEXT_DIM
+from rushes_service.models.encoders.tiny_llama import POOLED_DIM, TEXT_DIM
+from rushes_service.models.framepack.decode import chunks, stream_sections
+from rushes_service.models.framepack.sections import ForwardClip, InvertedClip, paddings
+from rushes_service.models.framepack.tiny import AXES, IMAGE_DIM
+from rushes_service.models.framepack.transformer import FramePackTransformer, Frames, History, Words
+from rushes_service.models.framepack.unipc import sample_unipc
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from engine_support import Recorder, tiny_prompt
-from rushes.checkpoints import fingerprint
+from rushes.checkpoints.snapshots import fingerprint
 from rushes.errors import ArchitectureError, LoraValue, ModelError, PromptError
-from rushes.jobs import Checkpoint, ModelSpec, SampleJob, VaeOptions
-from rushes_service.demo.tiny import build_tiny
-from rushes_service.demo.tiny_hunyuan import build_tiny_hunyuan_i2v_33
-from rushes_service.engine import Engine, Take
+from rushes.wire.jobs import Checkpoint, ModelSpec, SampleJob, VaeOptions
+from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.media import write_media
+from rushes_service.models.hunyuan.tiny import build_tiny_hunyuan_i2v_33
+from rushes_service.models.tiny import build_tiny
 
 FAMILIES = ("hunyuan-video", "hunyuan-video-i2v", "skyreels-v1-t2v", "skyreels-v1-i2v")
 WITH_IMAGE = ("hunyuan-video-i2v", "skyreels-v1-i2v")
@@ -51,7 +51,7 @@ class Studio:
             output_dir="/nowhere",
         )
 
-    def take(self, family: str, engine: Engine | None = None, **options: Any) -> Take:
+    def take(self, family: str, engine: Engine | None = None, **options: Any) -> DenoisedSample:
         return (engine or self.engine).denoise(self.job(family, **options), Recorder())
 
     def frames(self, family: str, engine: Engine | None = None, **options: Any) -> np.ndarray:

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 
 from engine_support import Recorder, tiny_prompt
 from rushes.errors import ModelError
-from rushes.jobs import ModelSpec, SampleJob
-from rushes_service.architectures.hunyuan_i2v import HunyuanVideoImageToVideo
-from rushes_service.demo.tiny import build_tiny
-from rushes_service.demo.tiny_hunyuan import IMAGE_TEMPLATE, TEXT_TEMPLATE, build_tiny_hunyuan_i2v_33
-from rushes_service.demo.tiny_llama import llama_tokenizer
-from rushes_service.engine import Engine, Take
+from rushes.wire.jobs import ModelSpec, SampleJob
+from rushes_service.engine.engine import DenoisedSample, Engine
+from rushes_service.models.encoders.tiny_llama import llama_tokenizer
+from rushes_service.models.hunyuan.i2v import HunyuanVideoImageToVideo
+from rushes_service.models.hunyuan.tiny import IMAGE_TEMPLATE, TEXT_TEMPLATE, build_tiny_hunyuan_i2v_33
+from rushes_service.models.tiny import build_tiny
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {"width": 48, "height": 32, "frame_count": 9, "sample_
 GUIDANCE = {"plain": {}, "guided": {"negative_prompt": "blurred", "cfg_scale": 3.0, "guidance_scale": 2.0}}
 
 
-def ours(model: Path, picture: Path, cache: Path, **options: Any) -> Take:
+def ours(model: Path, picture: Path, cache: Path, **options: Any) -> DenoisedSample:
     prompt = tiny_prompt(**OPTIONS, image_path=str(picture), discrete_flow_shift=5.0, **options)
     spec = ModelSpec(architecture="hunyuan-video-i2v", model=str(model))
     job = SampleJob(id="0" * 32, run="r", submission="s", model=spec, prompt=prompt, output_dir="/nowhere")

@@ -11,8 +11,8 @@ HEAVY = ("torch", "diffusers", "transformers", "safetensors", "numpy", "fastapi"
 USE = f"""
 import sys
 import rushes
-from rushes import cli
-from rushes.commands import jobs, prompts, submit, track, watch
+from rushes.cli import main as cli
+from rushes.cli import jobs, prompts, submit, track, watch
 rushes.resolve(rushes.parse_line("a cat --w 64"), rushes.architecture("wan2.1-t2v"))
 rushes.Client("redis://127.0.0.1:1/0")
 loaded = [name for name in {HEAVY} if name in sys.modules]

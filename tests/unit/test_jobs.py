@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rushes.errors import InputError, WireError
-from rushes.jobs import (
+from rushes.wire.jobs import (
     Checkpoint,
     JobError,
     JobState,

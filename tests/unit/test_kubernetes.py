@@ -10,7 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from rushes import cli, keys
+from rushes.cli import main as cli
+from rushes.wire import keys
 from rushes_service.settings import Settings
 
 DIRECTORY = Path(__file__).parents[2] / "docker" / "k8s"

@@ -19,11 +19,11 @@ from engine_support import Recorder, make_job, weights, write_lora
 from family_support import tiny_model_spec
 from queue_support import make_job as make_any_job
 from rushes.errors import OutOfMemory
-from rushes.jobs import SampleJob, VaeOptions
-from rushes_service.decode.take import Take
-from rushes_service.demo.tiny_model import build_tiny_wan
-from rushes_service.engine import Engine
-from rushes_service.memory.ladder import Ladder, decode_rungs
+from rushes.wire.jobs import SampleJob, VaeOptions
+from rushes_service.engine.engine import Engine
+from rushes_service.engine.fallbacks import MemoryFallbacks, decode_rungs
+from rushes_service.engine.sample import DenoisedSample
+from rushes_service.models.wan.tiny import build_tiny_wan
 
 ASIDE = "base model on the CPU meanwhile"
 SIZE = {"width": 160, "height": 144}
@@ -56,13 +56,13 @@ def out_of_memory(kind: type[nn.Module], at: Collection[int]) -> Iterator[None]:
         hook.remove()
 
 
-def sampled(engine: Engine, job: SampleJob) -> tuple[np.ndarray, Take]:
+def sampled(engine: Engine, job: SampleJob) -> tuple[np.ndarray, DenoisedSample]:
     """All frames [F, H, W, 3], and the finished take."""
     take = engine.denoise(job, Recorder())
     return np.stack(list(take.frames())), take
 
 
-def rung(take: Take, stage: str) -> tuple[str, str] | None:
+def rung(take: DenoisedSample, stage: str) -> tuple[str, str] | None:
     """What the receipt says about a stage that ran out of memory: rung and output."""
     climbed = take.facts().get("out_of_memory", {}).get(stage)
     return climbed and (climbed["rung"], climbed["output"])
@@ -161,7 +161,7 @@ def test_a_model_or_lora_that_does_not_fit_is_offloaded(engine, model, tmp_path,
     wanted, _ = sampled(Engine("cpu", tmp_path / "cache"), job)
     for tries, expected in ((1, "again, with other memory freed"), (2, "transformer offloaded block by block")):
         engine.unload()
-        engine.ladder = Ladder()
+        engine.ladder = MemoryFallbacks()
         heard = Recorder()
         with FullDevice(heard, stage, tries):
             take = engine.denoise(job, heard)

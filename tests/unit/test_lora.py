@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine_support import lora_tensors, write_lora
-from rushes.checkpoints import fingerprint
+from rushes.checkpoints.snapshots import fingerprint
 from rushes.errors import (
     CheckpointFormat,
     CheckpointIncomplete,
@@ -19,14 +19,14 @@ from rushes.errors import (
     LoraMismatch,
     LoraValue,
 )
-from rushes.jobs import Checkpoint
-from rushes_service.architectures.wan_names import wan_names
-from rushes_service.demo.tiny_model import transformer
+from rushes.wire.jobs import Checkpoint
 from rushes_service.lora.changes import LowRank, Patch
 from rushes_service.lora.files import locate
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, read_lora
 from rushes_service.lora.targets import LoraTarget, NameTable, name_table
+from rushes_service.models.wan.names import wan_names
+from rushes_service.models.wan.tiny import transformer
 
 Weights = dict[str, torch.Tensor]
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from engine_support import lora_tensors, write_lora
 from rushes.errors import LoraMismatch, LoraValue
-from rushes_service.architectures.wan_names import wan_names
-from rushes_service.demo.tiny_model import transformer
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, read_lora
+from rushes_service.models.wan.names import wan_names
+from rushes_service.models.wan.tiny import transformer
 
 NAME = "diffusion_model.blocks.0.self_attn.q"
 FLAT = "lora_unet_blocks_0_self_attn_q"

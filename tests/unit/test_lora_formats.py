@@ -13,9 +13,9 @@ from torch import nn
 from engine_support import Recorder
 from family_support import FAMILIES, tiny_model_spec, tiny_options
 from lora_support import FORMATS, ORIGINAL, Tensors, by_hand, linears, write
-from rushes.architectures import ARCHITECTURES
-from rushes.jobs import Prompt, SampleJob
-from rushes_service.engine import Engine
+from rushes.families.table import ARCHITECTURES
+from rushes.wire.jobs import Prompt, SampleJob
+from rushes_service.engine.engine import Engine
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import read_lora
 from rushes_service.lora.targets import NameTable

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from engine_support import lora_tensors, write_lora
 from lora_support import ALPHA, FORMATS, ORIGINAL, RANK, linears, write, write_peft
-from rushes.cli import main
+from rushes.cli.main import main
 from rushes.errors import CheckpointFormat, CheckpointIncomplete
-from rushes_service.architectures.wan_names import wan_names
-from rushes_service.demo.tiny_model import transformer
+from rushes_service.inspection.report import bar, inspect_file, lines
 from rushes_service.lora.families import guess_family
-from rushes_service.lora.inspection import bar, inspect_file, lines
+from rushes_service.models.wan.names import wan_names
+from rushes_service.models.wan.tiny import transformer
 
 
 @pytest.mark.parametrize("style", FORMATS)
@@ -174,9 +174,8 @@ def test_a_path_below_the_home_of_nobody_is_an_error_and_no_trace(capsys: pytest
 
 def test_looking_at_a_file_does_not_load_torch(tmp_path: Path) -> None:
     path = write_lora(tmp_path / "a.safetensors")
-    code = (
-        f"import sys; from rushes.cli import main; main(['inspect', {str(path)!r}]); sys.exit('torch' in sys.modules)"
-    )
+    code = f"import sys; from rushes.cli.main import main; main(['inspect', {str(path)!r}]); "
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 

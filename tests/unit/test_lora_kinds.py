@@ -16,14 +16,14 @@ from torch import nn
 from engine_support import lora_tensors, write_lora
 from lora_support import RANK
 from rushes.errors import CheckpointFormat, LoraMismatch, LoraValue
-from rushes_service.architectures.wan_names import ORIGINAL_NAMES, wan_names
-from rushes_service.demo.tiny_model import transformer
 from rushes_service.lora.changes import Decomposed, Difference, LowRank, Patch, Replacement
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, LoraReport, read_lora
 from rushes_service.lora.targets import renamed
 from rushes_service.lora.unmerged import factors_of
-from rushes_service.memory.float8 import stored_in_float8
+from rushes_service.models.wan.names import ORIGINAL_NAMES, wan_names
+from rushes_service.models.wan.tiny import transformer
+from rushes_service.runtime.float8 import stored_in_float8
 
 TARGETS = ["to_q", "to_v", "to_out.0", "ffn.net.2"]
 TOLERANCE = 1e-5

@@ -14,15 +14,15 @@ from torch import nn
 
 from engine_support import lora_tensors, write_lora
 from lora_support import ORIGINAL, FileModule, linears, write
-from rushes.checkpoints import fingerprint
+from rushes.checkpoints.snapshots import fingerprint
 from rushes.errors import CheckpointError, LoraError, LoraValue
-from rushes_service.architectures.wan_names import wan_names
-from rushes_service.demo.tiny_model import transformer
+from rushes_service.engine.placement import offload_blocks
+from rushes_service.lora.manager import LoraManager, RequestedLora
 from rushes_service.lora.merge import LoraMerger
-from rushes_service.lora.rack import LoraRack, Wanted
 from rushes_service.lora.reading import read_lora
 from rushes_service.lora.targets import name_table
-from rushes_service.memory.placement import offload_blocks
+from rushes_service.models.wan.names import wan_names
+from rushes_service.models.wan.tiny import transformer
 
 SWAPS = 100
 
@@ -41,12 +41,12 @@ def is_base(model: nn.Module, base: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, base[name]) for name, tensor in model.state_dict().items())
 
 
-def rack_of(model: nn.Module) -> LoraRack:
-    return LoraRack(model, lambda: wan_names(model), "wan2.1-t2v")
+def rack_of(model: nn.Module) -> LoraManager:
+    return LoraManager(model, lambda: wan_names(model), "wan2.1-t2v")
 
 
-def wanted(path: Path, strength: float = 1.0) -> Wanted:
-    return Wanted(path, fingerprint(path), strength, extra=False)
+def wanted(path: Path, strength: float = 1.0) -> RequestedLora:
+    return RequestedLora(path, fingerprint(path), strength, extra=False)
 
 
 def every_format(model: nn.Module, directory: Path) -> list[Path]:
@@ -136,8 +136,8 @@ def test_a_new_strength_reads_nothing(model: nn.Module, tmp_path: Path) -> None:
     path = write_lora(tmp_path / "a.safetensors")
     rack.apply([first := wanted(path)])
     path.unlink()
-    assert rack.apply([Wanted(path, first.fingerprint, 0.5, extra=False)])
-    assert not rack.apply([Wanted(path, first.fingerprint, 0.5, extra=False)])
+    assert rack.apply([RequestedLora(path, first.fingerprint, 0.5, extra=False)])
+    assert not rack.apply([RequestedLora(path, first.fingerprint, 0.5, extra=False)])
 
 
 def test_swaps_do_not_recompile_compiled_blocks(model: nn.Module, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from rushes.architectures import WAN21_T2V
 from rushes.errors import ConfigError, LeaseLost, NonFiniteLatents, OutputError
-from rushes.jobs import ModelSpec, Prompt, SampleJob
-from rushes.parameters import resolve
-from rushes.submission import Run, build_job
+from rushes.families.parameters import resolve
+from rushes.families.table import WAN21_T2V
+from rushes.submission.build import Run, build_job
+from rushes.wire.jobs import ModelSpec, Prompt, SampleJob
 from rushes_service.media import Written, read_receipt, sample_path, write_media
 from rushes_service.media.temporary import private_prefix, this_host
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from rushes.architectures import ARCHITECTURES
-from rushes.cli import main
+from rushes.cli.main import main
+from rushes.families.table import ARCHITECTURES
 
 
 def listed(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, dict]:

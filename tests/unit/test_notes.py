@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rushes.notes import Note, Notes
+from rushes.training.handoffs import HandoffJournal, Note
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def left(directory: Path, pending: Path, *, host: str | None = None, pid: int | 
 
 
 def test_a_container_that_starts_again_with_the_same_process_number_takes_over(tmp_path: Path, pending: Path) -> None:
-    notes = Notes(tmp_path, "run")
+    notes = HandoffJournal(tmp_path, "run")
     assert notes.write(20, None, pending, None)
     left(tmp_path, pending)
     assert [note.step for _, note in notes.abandoned()] == [10]
@@ -37,7 +37,7 @@ def test_a_container_that_starts_again_with_the_same_process_number_takes_over(t
 
 def test_what_two_find_at_the_same_time_one_takes_over(tmp_path: Path, pending: Path) -> None:
     dead = left(tmp_path, pending)
-    first, second = (Notes(tmp_path, "run").abandoned() for _ in range(2))
+    first, second = (HandoffJournal(tmp_path, "run").abandoned() for _ in range(2))
     mine, _ = next(first)
     assert mine.exists()
     assert not dead.exists()
@@ -47,14 +47,14 @@ def test_what_two_find_at_the_same_time_one_takes_over(tmp_path: Path, pending: 
 def test_averaged_weights_are_taken_over_under_their_label(
     tmp_path: Path, pending: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Notes(tmp_path, "run", "ema").write(10, None, pending, None)
-    monkeypatch.setattr("rushes.notes._written", set())  # as in the next process
-    assert list(Notes(tmp_path, "run").abandoned()) == []
-    assert [note.label for _, note in Notes(tmp_path, "run", "ema").abandoned()] == ["ema"]
+    assert HandoffJournal(tmp_path, "run", "ema").write(10, None, pending, None)
+    monkeypatch.setattr("rushes.training.handoffs._written", set())  # as in the next process
+    assert list(HandoffJournal(tmp_path, "run").abandoned()) == []
+    assert [note.label for _, note in HandoffJournal(tmp_path, "run", "ema").abandoned()] == ["ema"]
 
 
 def test_a_note_without_its_weights_is_removed(tmp_path: Path, pending: Path) -> None:
     dead = left(tmp_path, pending)
     pending.unlink()
-    assert list(Notes(tmp_path, "run").abandoned()) == []
+    assert list(HandoffJournal(tmp_path, "run").abandoned()) == []
     assert not dead.exists()

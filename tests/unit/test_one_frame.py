@@ -6,12 +6,12 @@ import argparse
 
 import pytest
 
-from rushes.architectures import FRAMEPACK, FRAMEPACK_ONE_FRAME
 from rushes.errors import ArchitectureError, PromptError
-from rushes.flags import add_sampling_arguments, model_from_args, vae_from_args
-from rushes.jobs import ModelSpec, Prompt
-from rushes.one_frame import OneFrame, parse_one_frame
-from rushes.parameters import resolve
+from rushes.families.one_frame import OneFrame, parse_one_frame
+from rushes.families.parameters import resolve
+from rushes.families.table import FRAMEPACK, FRAMEPACK_ONE_FRAME
+from rushes.training.flags import add_sampling_arguments, model_from_args, vae_from_args
+from rushes.wire.jobs import ModelSpec, Prompt
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from rushes import cli
+from rushes.cli import main as cli
 from rushes_service.doctor.software import OLDEST, release
 
 if sys.version_info >= (3, 11):
@@ -28,7 +28,7 @@ CLIENT = ROOT / "client" / "rushes"
 SERVICE = ROOT / "service" / "rushes_service"
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-TORCH_ROOMS = ("engine.py", "architectures/", "lora/", "decode/", "demo/", "memory/")
+TORCH_ROOMS = ("engine/", "models/", "lora/", "inspection/", "runtime/", "demo/")
 HEAVY = ("torch", "diffusers", "transformers", "fastapi", "numpy", "rushes_service")
 ADDRESS = re.compile(r"https?://|--index-url|--extra-index-url|--find-links")
 
@@ -75,17 +75,17 @@ def modules_loaded_by(statement: str) -> set[str]:
 
 
 def test_the_client_loads_nothing_heavy() -> None:
-    assert modules_loaded_by("import rushes, rushes.cli") == set()
+    assert modules_loaded_by("import rushes, rushes.cli.main") == set()
 
 
 def test_the_api_loads_neither_torch_nor_numpy() -> None:
-    assert modules_loaded_by("import rushes_service.commands.api") == {"fastapi", "rushes_service"}
+    assert modules_loaded_by("import rushes_service.cli.api") == {"fastapi", "rushes_service"}
 
 
 @pytest.mark.parametrize("command", sorted(cli.HEAVY))
 def test_a_command_is_parsed_without_torch_and_says_what_its_list_entry_says(command: str) -> None:
     program = (
-        f"import sys; from rushes.cli import load; print(load({command!r}).HELP); sys.exit('torch' in sys.modules)"
+        f"import sys; from rushes.cli.main import load; print(load({command!r}).HELP); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr or "it imports torch"
@@ -94,7 +94,9 @@ def test_a_command_is_parsed_without_torch_and_says_what_its_list_entry_says(com
 
 @pytest.mark.parametrize(("command", "package"), [("api", "sse_starlette"), ("worker", "torch")])
 def test_a_command_whose_package_is_not_installed_says_what_to_install(command: str, package: str) -> None:
-    program = f"import sys; sys.modules[{package!r}] = None; from rushes.cli import main; sys.exit(main([{command!r}]))"
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; from rushes.cli.main import main; sys.exit(main([{command!r}]))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"needs the package {package}" in done.stderr
@@ -103,7 +105,10 @@ def test_a_command_whose_package_is_not_installed_says_what_to_install(command: 
 
 
 def test_torch_is_imported_only_in_the_rooms_that_may() -> None:
-    allowed = {SERVICE / "gpus.py", SERVICE / "commands" / "worker.py"}  # inside functions, in processes of their own
+    allowed = {
+        SERVICE / "processes" / "gpus.py",
+        SERVICE / "cli" / "worker.py",
+    }  # inside functions, in processes of their own
     for file in SERVICE.rglob("*.py"):
         inside = file.relative_to(SERVICE).as_posix().startswith(TORCH_ROOMS)
         heavy = {name.split(".")[0] for name in imports(ast.parse(file.read_text()))} & {"torch", "diffusers"}

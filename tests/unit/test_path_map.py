@@ -6,10 +6,10 @@ import pytest
 
 from queue_support import make_job
 from rushes.errors import ConfigError
-from rushes.job_files import PROMPT_FIELDS
-from rushes.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt
-from rushes_service.worker import paths
-from rushes_service.worker.paths import PathMap
+from rushes.wire.job_files import PROMPT_FIELDS
+from rushes.wire.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt
+from rushes_service.worker import path_map
+from rushes_service.worker.path_map import PathMap
 
 MAP = PathMap.parse(["/train=/mnt/train", "/train/models/=/fast", "/home/a b=/mnt/ab"])
 
@@ -57,8 +57,8 @@ def test_no_field_that_names_a_file_is_forgotten() -> None:
     files = {name for name in Prompt.model_fields if name.endswith("_path")}
     assert files == {*PROMPT_FIELDS, "control_image_path"}
     parts = {"model", "dit", "vae", "text_encoder1", "text_encoder2", "t5", "clip", "image_encoder"}
-    assert parts <= set(paths.MODEL_FIELDS)
-    assert not {"architecture", "dtype", "lora_expert"} & set(paths.MODEL_FIELDS)
+    assert parts <= set(path_map.MODEL_FIELDS)
+    assert not {"architecture", "dtype", "lora_expert"} & set(path_map.MODEL_FIELDS)
 
 
 def test_facts_of_a_receipt_are_told_in_the_submitters_terms() -> None:

@@ -10,10 +10,10 @@ import torch
 
 from engine_support import Recorder, make_job, write_lora
 from rushes.errors import SampleCancelled
-from rushes.jobs import SampleJob
-from rushes_service.demo.tiny_model import build_tiny_wan
-from rushes_service.engine import Engine
-from rushes_service.memory.room import GIB
+from rushes.wire.jobs import SampleJob
+from rushes_service.engine.engine import Engine
+from rushes_service.models.wan.tiny import build_tiny_wan
+from rushes_service.runtime.available_memory import GIB
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rushes import Prompt, parse_line
 from rushes.errors import PromptError
-from rushes.prompt_lines import OPTION, OPTION_OF_FIELD, PATH_FIELDS, parse_with_warnings
+from rushes.prompts.lines import OPTION, OPTION_OF_FIELD, PATH_FIELDS, parse_with_warnings
 
 
 def asked(line: str) -> dict[str, object]:

@@ -15,18 +15,18 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from golden_support import SHARED, Case
-from rushes.architectures import ARCHITECTURES
 from rushes.errors import ModelError
-from rushes.jobs import ModelSpec
-from rushes_service.architectures.file_source import find_source
-from rushes_service.architectures.files.building import build, empty
-from rushes_service.architectures.files.configs import variants
-from rushes_service.architectures.files.headers import Entry, Header, read_header
-from rushes_service.architectures.files.looks import LOOKS, described
-from rushes_service.architectures.files.naming import spellings
-from rushes_service.architectures.files.recipes import RECIPES, plan
-from rushes_service.architectures.files.shapes import Config
-from rushes_service.architectures.registry import find
+from rushes.families.table import ARCHITECTURES
+from rushes.wire.jobs import ModelSpec
+from rushes_service.models.loading.build_plans import BUILD_PLANS, plan
+from rushes_service.models.loading.building import build, empty
+from rushes_service.models.loading.configs import variants
+from rushes_service.models.loading.files.headers import Entry, Header, read_header
+from rushes_service.models.loading.files.kinds import FILE_KINDS, described
+from rushes_service.models.loading.files.naming import spellings
+from rushes_service.models.loading.files.shapes import Config
+from rushes_service.models.loading.from_files import find_source
+from rushes_service.models.registry import find
 from single_files_support import recorded_files
 
 CPU = torch.device("cpu")
@@ -233,9 +233,9 @@ def test_a_files_fingerprint_is_its_content_and_place(files):
     assert read_header(path).fingerprint != before
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", BUILD_PLANS)
 def test_every_published_variant_is_told_from_its_shapes_alone(kind, tmp_path):
-    recipe = RECIPES[kind]
+    recipe = BUILD_PLANS[kind]
     for name, config in variants(kind).items():
         header = full_size_header(kind, config, tmp_path / "full.safetensors")
         found = plan(header, recipe)
@@ -247,7 +247,7 @@ def full_size_header(kind: str, config: Config, path: Path) -> Header:
     """What the header of a published file says, in the names of its release; nothing is stored."""
     with init_empty_weights(include_buffers=False):
         model = empty(getattr(diffusers, kind, None) or getattr(transformers, kind), config)
-    rule, shapes = RECIPES[kind].rule(config), {}
+    rule, shapes = BUILD_PLANS[kind].rule(config), {}
     for parameter, tensor in model.state_dict().items():
         key, part = next(iter(spellings(parameter, rule)))
         rows = shapes.get(key, (0,))[0] if part.isdigit() else 0
@@ -271,4 +271,4 @@ def test_looks_tell_the_recorded_files_apart(tmp_path):
 
 def test_every_look_is_a_familys_and_the_other_way_round():
     wanted = {look for spec in ARCHITECTURES.values() for file in spec.files for look in file.looks}
-    assert wanted == {look.name for look in LOOKS}
+    assert wanted == {look.name for look in FILE_KINDS}

@@ -10,10 +10,10 @@ import torch
 
 from family_support import CLIP_FRAMES, FAMILIES, tiny_model_spec, tiny_options
 from golden_support import sample
-from rushes.architectures import ARCHITECTURES
 from rushes.errors import ModelError
-from rushes.jobs import ModelSpec, Prompt
-from rushes_service.engine import Engine
+from rushes.families.table import ARCHITECTURES
+from rushes.wire.jobs import ModelSpec, Prompt
+from rushes_service.engine.engine import Engine
 from single_files_support import align, original_files
 
 FROM_DIRECTORY = {"hunyuan-video-i2v": ("text_encoder1",)}

@@ -8,11 +8,11 @@ import pytest
 
 from queue_support import make_job
 from rushes.errors import WireError
-from rushes.jobs import JobError
-from rushes.spool import Parcel, Spool
-from rushes.submission import Refused
+from rushes.submission.build import Refused
+from rushes.submission.spool import Spool, Submission
+from rushes.wire.jobs import JobError
 
-PARCEL = Parcel(
+PARCEL = Submission(
     [make_job(index=0), make_job("ein Bär 🐻", index=1)], [Refused(make_job(index=2), JobError(code="c", message="m"))]
 )
 

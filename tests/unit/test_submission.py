@@ -8,10 +8,10 @@ import pytest
 
 from rushes import ModelSpec, Prompt, Run, build_jobs, read_prompts
 from rushes.errors import ArchitectureError, CheckpointMissing, PromptError
-from rushes.jobs import Checkpoint
-from rushes.packing import LOST, Packer
-from rushes.prompts import PromptLine
-from rushes.submission import build_from_lines, check_prompts, checkpoint_at, run_name
+from rushes.prompts.files import PromptLine
+from rushes.submission.build import build_from_lines, check_prompts, checkpoint_at, run_name
+from rushes.submission.packing import LOST, SubmissionBuilder
+from rushes.wire.jobs import Checkpoint
 
 RUN = Run(name="run", model=ModelSpec(architecture="wan2.1-t2v", model="/m"), output_dir="/o", output_name="lora")
 CHECKPOINT = Checkpoint(path="/c", fingerprint="f" * 64)
@@ -76,7 +76,7 @@ def test_a_checkpoint_that_stays_is_named_by_content_and_not_removed(tmp_path: P
 
 
 def test_lost_weights_make_a_failed_sample_of_every_prompt_and_never_one_of_the_base_model(tmp_path: Path) -> None:
-    packer = Packer(RUN, lambda: lines(tmp_path, "a\nb --nope 1\n"))
+    packer = SubmissionBuilder(RUN, lambda: lines(tmp_path, "a\nb --nope 1\n"))
     parcel = packer.pack(10, None, ZeroDivisionError("of the trainer's"))
     assert parcel.jobs == []
     assert [item.error.code for item in parcel.refused] == ["prompt", "checkpoint"]
@@ -87,7 +87,7 @@ def test_lost_weights_make_a_failed_sample_of_every_prompt_and_never_one_of_the_
 
 
 def test_a_prompt_file_that_breaks_in_training_leaves_the_prompts_read_before(tmp_path: Path) -> None:
-    packer = Packer(RUN, lambda: lines(tmp_path, "a\nb\n"))
+    packer = SubmissionBuilder(RUN, lambda: lines(tmp_path, "a\nb\n"))
     packer.pack(10, None, None)
     packer.prompts = lambda: read_prompts(tmp_path / "absent.txt")
     parcel = packer.pack(20, None, None)

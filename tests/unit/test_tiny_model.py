@@ -10,7 +10,7 @@ from diffusers import WanPipeline
 
 from engine_support import weights
 from rushes.errors import ConfigError
-from rushes_service.demo.tiny_model import build_tiny_wan
+from rushes_service.models.wan.tiny import build_tiny_wan
 
 
 def test_it_loads_offline_and_makes_colourful_pictures(tmp_path):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from engine_support import Recorder, make_job
-from rushes_service.demo.tiny_model import build_tiny_wan
-from rushes_service.engine import Engine
-from rushes_service.memory.turns import Turns
+from rushes_service.engine.engine import Engine
+from rushes_service.engine.locks import EngineLocks
+from rushes_service.models.wan.tiny import build_tiny_wan
 from rushes_service.worker.background import Background
 from support import wait_until
 
@@ -56,7 +56,7 @@ def test_what_background_work_raises_is_raised_where_it_is_waited_for():
 
 
 def test_waiting_for_decoding_means_that_of_other_threads():
-    turns, gate = Turns(), Gate()
+    turns, gate = EngineLocks(), Gate()
 
     def decode() -> None:
         with turns.decoding():

@@ -19,17 +19,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine_support import Recorder, make_job, tiny_prompt, write_lora
-from rushes.architectures import architecture
 from rushes.errors import ArchitectureError, ModelError, PromptError
-from rushes.flags import add_sampling_arguments, model_from_args
-from rushes.jobs import ModelSpec, SampleJob
-from rushes.parameters import resolve
-from rushes_service.architectures.clip_vision import image_tokens, prepared
-from rushes_service.architectures.control import control_frames
-from rushes_service.architectures.sources import ModelSource
-from rushes_service.architectures.wan import WanScheduler, initial_noise
-from rushes_service.demo.tiny import build_tiny
-from rushes_service.engine import Engine, Take
+from rushes.families.parameters import resolve
+from rushes.families.table import architecture
+from rushes.training.flags import add_sampling_arguments, model_from_args
+from rushes.wire.jobs import ModelSpec, SampleJob
+from rushes_service.engine.engine import DenoisedSample, Engine
+from rushes_service.models.encoders.clip_vision import image_tokens, prepared
+from rushes_service.models.inputs.control import control_frames
+from rushes_service.models.loading.from_repo import ModelSource
+from rushes_service.models.tiny import build_tiny
+from rushes_service.models.wan.t2v import WanScheduler, initial_noise
 
 CPU = torch.device("cpu")
 I2V, FUN, TWO_EXPERTS = "wan2.1-i2v", "wan2.1-fun-control", "wan2.2-t2v-a14b"
@@ -76,7 +76,7 @@ def latents(engine: Engine, wanted: SampleJob) -> torch.Tensor:
     return engine.denoise(wanted, Recorder()).latents
 
 
-def text_embeddings(pipe: Any, take: Take) -> dict[str, torch.Tensor]:
+def text_embeddings(pipe: Any, take: DenoisedSample) -> dict[str, torch.Tensor]:
     """What the pipeline itself makes of a sample's texts."""
     texts = {"prompt": take.parameters.prompt, "negative_prompt": take.parameters.negative_prompt}
     positive, negative = pipe.encode_prompt(**texts, max_sequence_length=512)
@@ -84,7 +84,7 @@ def text_embeddings(pipe: Any, take: Take) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def by_diffusers(pipe: Any, take: Take, **options: Any) -> torch.Tensor:
+def by_diffusers(pipe: Any, take: DenoisedSample, **options: Any) -> torch.Tensor:
     """Latents of the same sample by the pipeline of diffusers, with the reference's schedule and noise."""
     parameters = take.parameters
     pipe.set_progress_bar_config(disable=True)

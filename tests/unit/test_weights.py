@@ -12,9 +12,9 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from rushes.checkpoints import read_header
+from rushes.checkpoints.snapshots import read_header
+from rushes.checkpoints.weights import OpenWeights, hold
 from rushes.errors import CheckpointFormat, CheckpointMissing, ConfigError
-from rushes.weights import Held, hold
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def keep(held: Held, directory: Path) -> Path:
+def keep(held: OpenWeights, directory: Path) -> Path:
     """The file that is kept; it has the name of its content and is alone in its directory."""
     try:
         checkpoint = held.keep(directory)

@@ -20,12 +20,12 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
+from rushes.checkpoints.weights import Weights
 from rushes.integrations.adapter_files import save_adapter
 from rushes.integrations.sinks import SHOWN_BY, unstoppable
-from rushes.jobs import SampleResult
 from rushes.trackers import Tracker
-from rushes.training import TrainingSampler
-from rushes.weights import Weights
+from rushes.training.sampler import TrainingSampler
+from rushes.wire.jobs import SampleResult
 
 MakeSampler = Callable[[], TrainingSampler]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from rushes.integrations.adapter_files import save_adapter
 from rushes.integrations.sinks import unstoppable
-from rushes.jobs import SampleResult
 from rushes.trackers import Tracker
-from rushes.training import TrainingSampler
+from rushes.training.sampler import TrainingSampler
+from rushes.wire.jobs import SampleResult
 
 logger = logging.getLogger("rushes")
 

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rushes.cadence import Cadence
-from rushes.checkpoints import HEADER_LENGTH_BYTES
+from rushes.checkpoints.snapshots import HEADER_LENGTH_BYTES
 from rushes.errors import ConfigError
-from rushes.flags import run_from_args
-from rushes.integrations.sinks import Sink, unstoppable
-from rushes.jobs import JobState, SampleResult
-from rushes.training import TrainingSampler
+from rushes.integrations.sinks import ResultLogger, unstoppable
+from rushes.training.cadence import Cadence
+from rushes.training.flags import run_from_args
+from rushes.training.sampler import TrainingSampler
+from rushes.wire.jobs import JobState, SampleResult
 
 logger = logging.getLogger("rushes")
 
@@ -47,7 +47,7 @@ class Sidecar:
         self._steps: dict[int, int] = {}
         """Step of a sample -> the trainer's own count, which starts again when a run is resumed."""
 
-        self._sinks: list[Sink] | None = None
+        self._sinks: list[ResultLogger] | None = None
 
     @classmethod
     def open(cls, args: argparse.Namespace, architecture: str, cadence: Cadence) -> Sidecar:
@@ -98,7 +98,7 @@ class Sidecar:
         """Log what has come back since the last call, and show it in the trainer's own trackers. Never blocks."""
         with unstoppable("samples are not shown"):
             if self._sinks is None and accelerator.trackers:
-                self._sinks = [Sink(tracker) for tracker in accelerator.trackers]
+                self._sinks = [ResultLogger(tracker) for tracker in accelerator.trackers]
             for result in self.sampler.results():
                 self._show(result)
 

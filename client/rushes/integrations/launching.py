@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rushes.errors import ConfigError, RushesError
-from rushes.flags import SAMPLING_FLAGS
+from rushes.training.flags import SAMPLING_FLAGS
 
 OURS = ("--lora_weight", "--lora_multiplier", "--allow_partial_lora", "--tokenizer1", "--tokenizer2")
 """Flags that trainers have not, beside those that begin with `--rushes_`."""

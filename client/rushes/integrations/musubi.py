@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from rushes.architectures import ARCHITECTURES
-from rushes.cadence import Cadence
 from rushes.errors import ArchitectureError
+from rushes.families.table import ARCHITECTURES
 from rushes.integrations.kohya import NotLoaded, Sidecar
 from rushes.integrations.launching import Trainer, add_flags, launch
-from rushes.jobs import Dtype
+from rushes.training.cadence import Cadence
+from rushes.wire.jobs import Dtype
 
 WAN_TASKS = {
     "t2v-1.3B": "wan2.1-t2v",

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rushes.architectures import FLUX1_KONTEXT
-from rushes.cadence import Cadence
 from rushes.errors import ArchitectureError
+from rushes.families.table import FLUX1_KONTEXT
 from rushes.integrations.kohya import Sidecar
 from rushes.integrations.launching import PREFIX, Trainer, add_flags, launch
+from rushes.training.cadence import Cadence
 
 SERVED = {"FluxNetworkTrainer": (FLUX1_KONTEXT.name,)}
 """Trainer's class -> families whose LoRAs it trains and Rushes samples."""

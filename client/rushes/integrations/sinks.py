@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rushes.errors import RushesError
-from rushes.jobs import SampleResult
 from rushes.trackers import TensorBoardTracker, Tracker, WandbTracker
+from rushes.wire.jobs import SampleResult
 
 logger = logging.getLogger("rushes")
 
@@ -21,7 +21,7 @@ SHOWN_BY: Mapping[str, Callable[[Any], Tracker]] = {
 """Name of one of accelerate's trackers -> what shows samples in its run, without moving its step."""
 
 
-class Sink:
+class ResultLogger:
     """One of accelerate's trackers, kept open until the last sample is in it."""
 
     def __init__(self, tracker: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rushes.errors import ConfigError
-from rushes.jobs import SampleResult
+from rushes.wire.jobs import SampleResult
 
 logger = logging.getLogger("rushes")
 

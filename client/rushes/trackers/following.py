@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rushes.client import Client
+from rushes.client.client import Client
 from rushes.errors import QueueUnavailable
-from rushes.jobs import JobState, SampleResult, digest
 from rushes.trackers.base import Tracker
+from rushes.wire.jobs import JobState, SampleResult, digest
 
 Say = Callable[[str], None]
 

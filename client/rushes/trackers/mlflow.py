@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rushes.jobs import SampleResult
 from rushes.trackers.base import VIDEO, key_of, media_of, needed
+from rushes.wire.jobs import SampleResult
 
 RUN_TAG = "rushes.run"
 """Marks the MLflow run that holds the samples of a training run."""

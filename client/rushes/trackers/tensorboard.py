@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from rushes.errors import ConfigError
-from rushes.jobs import SampleResult
 from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed
+from rushes.wire.jobs import SampleResult
 
 SUFFIX = ".rushes"
 INSTALL = "'rushes[trackers]'"

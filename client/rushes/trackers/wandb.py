@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from rushes.jobs import SampleResult, digest
 from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed
+from rushes.wire.jobs import SampleResult, digest
 
 STEP = "rushes/step"
 

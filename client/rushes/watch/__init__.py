@@ -11,6 +11,6 @@ The rooms, in the order of a checkpoint's way:
 """
 
 from rushes.watch.finding import Found, Search, find
-from rushes.watch.watcher import Watcher
+from rushes.watch.watcher import CheckpointWatcher
 
-__all__ = ["Found", "Search", "Watcher", "find"]
+__all__ = ["CheckpointWatcher", "Found", "Search", "find"]

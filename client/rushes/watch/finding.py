@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from rushes.adapters import ADAPTER_CONFIG, WEIGHTS_NAME
+from rushes.checkpoints.adapters import ADAPTER_CONFIG, WEIGHTS_NAME
 from rushes.watch.names import Place, place_of_directory, place_of_file
 
 ENDING = ".safetensors"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rushes.adapters import adapter_config
-from rushes.checkpoints import read_header
+from rushes.checkpoints.adapters import adapter_config
+from rushes.checkpoints.snapshots import read_header
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
-from rushes.jobs import readable
 from rushes.watch.finding import Found, Identity
+from rushes.wire.jobs import readable
 
 STUCK_S = 120.0
 """How long an incomplete file may stay as it is before somebody should hear of it."""

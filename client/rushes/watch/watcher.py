@@ -1,4 +1,4 @@
-"""`Watcher`: new complete checkpoints of unmodified trainers are held, spooled and handed over.
+"""`CheckpointWatcher`: new complete checkpoints of unmodified trainers are held, spooled and handed over.
 
     found ── complete, and unchanged for a moment ──> held ──> spool file ──> journal ──> Redis ──> spool file removed
 
@@ -14,8 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rushes.checkpoints import PRIVATE_DIR, SNAPSHOT_DIR, SPOOL_DIR, read_header, release
-from rushes.client import Client
+from rushes.checkpoints.snapshots import PRIVATE_DIR, SNAPSHOT_DIR, SPOOL_DIR, read_header, release
+from rushes.checkpoints.staging import uploaded
+from rushes.checkpoints.weights import hold
+from rushes.client.client import Client
 from rushes.errors import (
     CheckpointError,
     CheckpointMissing,
@@ -24,17 +26,15 @@ from rushes.errors import (
     StagingError,
     WireError,
 )
-from rushes.jobs import digest
-from rushes.packing import LOST, Packer
-from rushes.prompts import PromptLine
-from rushes.spool import Parcel, Spool
-from rushes.staging import uploaded
-from rushes.submission import Run, run_name
+from rushes.prompts.files import PromptLine
+from rushes.submission.build import Run, run_name
+from rushes.submission.packing import LOST, SubmissionBuilder
+from rushes.submission.spool import Spool, Submission
 from rushes.watch.finding import Found, Search, find
 from rushes.watch.journal import SAMPLED, SKIPPED, Journal
 from rushes.watch.names import step_of
 from rushes.watch.waiting import Waiting, metadata_of
-from rushes.weights import hold
+from rushes.wire.jobs import digest
 
 SETTLE_S = 2.0
 """How long a complete file must stay as it is. Some tools give a file its full size before they fill it."""
@@ -51,7 +51,7 @@ class Ready(NamedTuple):
     metadata: Mapping[str, Any]
 
 
-class Watcher:
+class CheckpointWatcher:
     """Samples the checkpoints that appear in directories.
 
     Args:
@@ -92,7 +92,7 @@ class Watcher:
         self._journals = {root: Journal(self._journal_path(root), root) for root in roots}
         self.waiting = Waiting(settle_s, say)
         self._lines = list(prompts())
-        self._packers: dict[str, Packer] = {}
+        self._packers: dict[str, SubmissionBuilder] = {}
         self._newest: dict[str, int] = {}
         self._with_base: set[str] = set()
         self._spools = {str(self._output_dir(root)): Spool(self._output_dir(root) / SPOOL_DIR) for root in roots}
@@ -210,7 +210,7 @@ class Watcher:
         self.waiting.done(found.path)
         self._announce(found, run, step, parcel)
 
-    def _announce(self, found: Found, run: Run, step: int, parcel: Parcel) -> None:
+    def _announce(self, found: Found, run: Run, step: int, parcel: Submission) -> None:
         place = f"step {step}" if found.place.epoch is None else f"step {step}, epoch {found.place.epoch}"
         self.say(f"{run.name}, {place}: {counted(len(parcel.jobs))} of {found.path.name}")
         for refused in parcel.refused:
@@ -245,9 +245,9 @@ class Watcher:
             spool.remove(path)
             self._uploaded |= uploaded(parcel.jobs)
 
-    def _packer(self, run: Run) -> Packer:
+    def _packer(self, run: Run) -> SubmissionBuilder:
         if run.name not in self._packers:
-            self._packers[run.name] = Packer(run, self.prompts, self._lines)
+            self._packers[run.name] = SubmissionBuilder(run, self.prompts, self._lines)
         return self._packers[run.name]
 
     def _run_of(self, found: Found) -> Run:
@@ -267,7 +267,7 @@ class Watcher:
         return self._output_dir(root) / PRIVATE_DIR / f"{name}.json"
 
 
-def torn(parcel: Parcel) -> bool:
+def torn(parcel: Submission) -> bool:
     """True if the trainer wrote over the file, or removed it, while it was being held; what was held is removed again.
 
     Raises:

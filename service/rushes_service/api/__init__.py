@@ -1,4 +1,4 @@
-"""The REST API: thin routes over `rushes.client.Client`, live events, and the page that shows both."""
+"""The REST API: thin routes over `rushes.client.client.Client`, live events, and the page that shows both."""
 
 from rushes_service.api.app import create_app
 

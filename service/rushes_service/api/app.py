@@ -12,21 +12,33 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from rushes.client import Client
+from rushes.client.client import Client
 from rushes.errors import ConfigError
-from rushes_service.api import events, grids, health, media, page, queue, resampling, runs, samples, uploads, videos
+from rushes_service.api.background.events_consumer import EventConsumer
+from rushes_service.api.background.metrics import Metrics
+from rushes_service.api.background.thumbnails import Thumbnails
+from rushes_service.api.background.webhooks import GROUP, Webhooks
 from rushes_service.api.context import Context
-from rushes_service.api.housekeeping import keep_tidy
-from rushes_service.api.limits import RateLimit
-from rushes_service.api.metrics import Metrics
-from rushes_service.api.paths import Roots
-from rushes_service.api.problems import Problem, add_problem_handlers
-from rushes_service.api.security import Guard, check_exposure, token_of
-from rushes_service.api.thumbnails import Thumbnails
-from rushes_service.api.watching import Watcher
-from rushes_service.api.webhooks import GROUP, Webhooks
+from rushes_service.api.http.limits import RateLimit
+from rushes_service.api.http.paths import Roots
+from rushes_service.api.http.problems import Problem, add_problem_handlers
+from rushes_service.api.http.security import Guard, check_exposure, token_of
+from rushes_service.api.routes import (
+    events,
+    grids,
+    health,
+    media,
+    page,
+    queue,
+    resampling,
+    runs,
+    samples,
+    uploads,
+    videos,
+)
+from rushes_service.api.services.housekeeping import keep_tidy
 from rushes_service.settings import Settings
-from rushes_service.staged import StagedFiles
+from rushes_service.storage.staged import StagedFiles
 
 THUMBNAIL_DIR = "thumbnails"
 """Below the cache directory."""
@@ -87,18 +99,18 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def watchers_of(context: Context) -> list[Watcher]:
+def watchers_of(context: Context) -> list[EventConsumer]:
     """Who follows what happens: metrics and stills in every process, webhooks in one of all.
 
     Raises:
         ConfigError: the webhook's address or secret cannot be used.
     """
     settings = context.settings
-    watchers = [Watcher(context.client, [context.metrics.hear, context.thumbnails.hear])]
+    watchers = [EventConsumer(context.client, [context.metrics.hear, context.thumbnails.hear])]
     if settings.webhook_url:
         secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
         webhooks = Webhooks(settings.webhook_url, secret)
-        watchers.append(Watcher(context.client, [webhooks.hear], GROUP, on_stop=webhooks.stopping.set))
+        watchers.append(EventConsumer(context.client, [webhooks.hear], GROUP, on_stop=webhooks.stopping.set))
     return watchers
 
 

@@ -8,13 +8,13 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from rushes.client import Client
-from rushes_service.api.feed import Feed
-from rushes_service.api.metrics import Metrics
-from rushes_service.api.paths import Roots
-from rushes_service.api.thumbnails import Thumbnails
+from rushes.client.client import Client
+from rushes_service.api.background.feed import Feed
+from rushes_service.api.background.metrics import Metrics
+from rushes_service.api.background.thumbnails import Thumbnails
+from rushes_service.api.http.paths import Roots
 from rushes_service.settings import Settings
-from rushes_service.staged import StagedFiles
+from rushes_service.storage.staged import StagedFiles
 
 
 @dataclass(frozen=True)

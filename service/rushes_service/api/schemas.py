@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic_core import PydanticSerializationError
 from typing_extensions import Self
 
-from rushes.jobs import Frozen, JobRecord, ModelSpec, Prompt, VaeOptions
+from rushes.wire.jobs import FrozenModel, JobRecord, ModelSpec, Prompt, VaeOptions
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -102,14 +102,14 @@ ModelOrSource = Annotated[
 ]
 
 
-class LoraRequest(Frozen):
+class LoraRequest(FrozenModel):
     """A LoRA to merge beside the checkpoint, with a strength of its own."""
 
     path: str
     strength: float = Field(default=1.0, allow_inf_nan=False)
 
 
-class RunFields(Frozen):
+class RunFields(FrozenModel):
     """What all samples of a run have in common.
 
     Paths may be relative to one of the server's roots and must lie under one of them.
@@ -177,7 +177,7 @@ class PromptChanges(Prompt):
     prompt: str | None = None  # type: ignore[assignment]
 
 
-class ResampleRequest(Frozen):
+class ResampleRequest(FrozenModel):
     """What is to be different from the sample that is made again."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": {"seed": 7}, "strength": 0.8}]})
@@ -219,7 +219,7 @@ class GridRequest(RunFields):
     base: bool = Field(default=True, description="Sample the base model too.")
 
 
-class GridAnswer(Frozen):
+class GridAnswer(FrozenModel):
     """What a grid still needed."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "cat", "samples": [EXAMPLE_ID], "existing": 4}]})
@@ -262,7 +262,7 @@ class Sample(JobRecord):
         )
 
 
-class SamplePage(Frozen):
+class SamplePage(FrozenModel):
     """Samples by time. `next` is the `cursor` of the page after this one, null on the last."""
 
     model_config = ConfigDict(
@@ -273,7 +273,7 @@ class SamplePage(Frozen):
     next: str | None = None
 
 
-class Health(Frozen):
+class Health(FrozenModel):
     """The process or its queue is well."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})

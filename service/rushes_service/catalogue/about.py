@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rushes import keys
-from rushes.client import Client
-from rushes.connection import reachable
-from rushes.jobs import Frozen
+from rushes.client.client import Client
+from rushes.wire import keys
+from rushes.wire.connection import reachable
+from rushes.wire.jobs import FrozenModel
 
 ARCHIVED = "archived"
 
 
-class About(Frozen):
+class About(FrozenModel):
     """What somebody wrote about a run."""
 
     title: str | None = None

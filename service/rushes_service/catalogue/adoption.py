@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rushes import keys
-from rushes.client import Client
-from rushes.connection import reachable
+from rushes.client.client import Client
 from rushes.errors import InputError, OutputError
-from rushes.jobs import Checkpoint, JobState, ModelSpec, Prompt, SampleJob, SampleResult, digest, summary
-from rushes.scripts import script
-from rushes.submission import run_name
+from rushes.submission.build import run_name
+from rushes.wire import keys
+from rushes.wire.connection import reachable
+from rushes.wire.jobs import Checkpoint, JobState, ModelSpec, Prompt, SampleJob, SampleResult, digest, summary
+from rushes.wire.scripts import script
 from rushes_service.media.naming import SAMPLE_DIR
 from rushes_service.media.receipts import read_receipt, receipt_path
 

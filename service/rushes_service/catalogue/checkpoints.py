@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
-from rushes.checkpoints import read_header
-from rushes.client import Client
+from rushes.checkpoints.snapshots import read_header
+from rushes.client.client import Client
 from rushes.errors import CheckpointError
-from rushes.jobs import Frozen
+from rushes.wire.jobs import FrozenModel
 from rushes_service.catalogue.reading import Entry, read_entries
 
 MAX_FILES = 1000
@@ -28,7 +28,7 @@ STEP_KEYS = ("ss_steps", "step", "global_step")
 EPOCH_KEYS = ("ss_epoch", "epoch")
 
 
-class Known(Frozen):
+class Known(FrozenModel):
     """One checkpoint file."""
 
     path: str = Field(description="Where the file is, or was when it was sampled.")

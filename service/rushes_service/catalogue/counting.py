@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from itertools import count
 
-from rushes import keys
-from rushes.client import Client
-from rushes.jobs import JobState
+from rushes.client.client import Client
+from rushes.wire import keys
+from rushes.wire.jobs import JobState
 from rushes_service.catalogue.scripts import call
 
 PIECE = 5000

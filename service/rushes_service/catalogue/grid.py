@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, Field
 
-from rushes.jobs import BASE_MODEL, Frozen, JobState, digest
+from rushes.wire.jobs import BASE_MODEL, FrozenModel, JobState, digest
 
 if TYPE_CHECKING:
     from rushes_service.catalogue.reading import Entry
@@ -24,7 +24,7 @@ DEFAULT_SIZE = 256
 """Pixels of a sample whose prompt names no size, until its result says otherwise."""
 
 
-class Column(Frozen):
+class Column(FrozenModel):
     """One checkpoint at one strength."""
 
     key: str
@@ -40,7 +40,7 @@ class Column(Frozen):
     loras: tuple[str, ...] = Field(default=(), description="Other LoRAs that were merged beside it, with strengths.")
 
 
-class Row(Frozen):
+class Row(FrozenModel):
     """One prompt with its options. `seed` is null where each checkpoint has a seed of its own."""
 
     key: str
@@ -53,7 +53,7 @@ class Row(Frozen):
     options: dict[str, Any] = Field(default={}, description="Every other option the prompt has.")
 
 
-class Cell(Frozen):
+class Cell(FrozenModel):
     """One sample in its place. `version` changes when its picture does."""
 
     id: str
@@ -92,7 +92,7 @@ EXAMPLE_GRID = {
 }
 
 
-class Grid(Frozen):
+class Grid(FrozenModel):
     """All of a run that the page shows. Follow `/v1/events?after=<position>` to keep it true."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_GRID]})

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
-from rushes import keys
-from rushes.client import Client
-from rushes.connection import reachable
-from rushes.jobs import Frozen, JobState, ModelSpec
+from rushes.client.client import Client
+from rushes.wire import keys
+from rushes.wire.connection import reachable
+from rushes.wire.jobs import FrozenModel, JobState, ModelSpec
 from rushes_service.catalogue.reading import Entry, entries_of
 
 EXAMPLE_LANE = {"model": "wan2.1-t2v (wan2.1-1.3b)", "priority": "training", "waiting": 12, "running": 1}
@@ -26,7 +26,7 @@ EXAMPLE_JOB = {
 }
 
 
-class Lane(Frozen):
+class Lane(FrozenModel):
     """Samples that need one base model, at one priority."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_LANE]})
@@ -37,7 +37,7 @@ class Lane(Frozen):
     running: int
 
 
-class Waiting(Frozen):
+class Waiting(FrozenModel):
     """A sample that is queued or running."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_JOB]})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from rushes import keys
-from rushes.client import Client
+from rushes.client.client import Client
+from rushes.wire import keys
 from rushes_service.catalogue.scripts import call
 
 PIECE = 5000

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rushes import keys
-from rushes.client import Client
-from rushes.connection import reachable
+from rushes.client.client import Client
 from rushes.errors import JobNotFound
+from rushes.wire import keys
+from rushes.wire.connection import reachable
 from rushes_service.catalogue.about import favourites
 from rushes_service.catalogue.grid import Grid, arrange
 from rushes_service.catalogue.scripts import call

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rushes.client import Client
-from rushes.connection import reachable
-from rushes.scripts import script
+from rushes.client.client import Client
+from rushes.wire.connection import reachable
+from rushes.wire.scripts import script
 
 PACKAGE = "rushes_service.catalogue"
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rushes.errors import RushesError
-from rushes_service.child import describe_exit
-from rushes_service.tether import tethered
+from rushes_service.processes.child import describe_exit
+from rushes_service.processes.parent_death import dying_with_parent
 
 GRACE_S = 10.0
 """How long a child may take to end after SIGTERM before it is killed."""
@@ -36,7 +36,7 @@ class Process:
         self.name = name
         self.log = log
         self._popen = subprocess.Popen(
-            tethered([sys.executable, "-m", *arguments]),
+            dying_with_parent([sys.executable, "-m", *arguments]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -20,16 +20,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rushes.client import Client
+from rushes.client.client import Client
 from rushes.errors import ConfigError, WaitTimeout
-from rushes.jobs import JobRecord, JobState, SampleResult
+from rushes.wire.jobs import JobRecord, JobState, SampleResult
 from rushes_service.demo.display import Display
 from rushes_service.demo.options import PROMPTS, Options
 from rushes_service.demo.processes import Process, Processes
 from rushes_service.demo.report import TrainerReport, cost_table, draw_sheet
 from rushes_service.demo.verdict import verdict_table
 from rushes_service.demo.verify import missing, problems_of
-from rushes_service.embedded import EmbeddedRedis, free_port
+from rushes_service.processes.embedded_redis import EmbeddedRedis, free_port
 
 ARCHITECTURE = "wan2.1-t2v"
 OUTPUT_NAME = "demo"
@@ -120,8 +120,8 @@ def child_environment(url: str, work: Path) -> dict[str, str]:
 def start_services(processes: Processes, url: str, port: int) -> list[Process]:
     """The API and one worker."""
     return [
-        processes.start("api", "rushes.cli", "api", "--port", str(port), "--redis-url", url),
-        processes.start("worker", "rushes.cli", "worker", "--device", "cpu", "--redis-url", url),
+        processes.start("api", "rushes", "api", "--port", str(port), "--redis-url", url),
+        processes.start("worker", "rushes", "worker", "--device", "cpu", "--redis-url", url),
     ]
 
 

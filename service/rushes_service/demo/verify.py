@@ -9,9 +9,9 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from rushes.architectures import architecture
-from rushes.jobs import JobState, SampleResult
-from rushes.parameters import resolve
+from rushes.families.parameters import resolve
+from rushes.families.table import architecture
+from rushes.wire.jobs import JobState, SampleResult
 
 
 def read_frames(path: Path) -> list[np.ndarray]:

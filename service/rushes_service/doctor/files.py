@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rushes.architectures import architecture
+from rushes._paths import absolute
 from rushes.errors import ArchitectureError
-from rushes.paths import absolute
+from rushes.families.table import architecture
 from rushes_service.doctor.report import Finding, fail, gib, ok, warn
 
 LITTLE_ROOM_BYTES = 5 * 2**30

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rushes.architectures import ARCHITECTURES, ModelFile
+from rushes._paths import absolute
 from rushes.errors import ModelError
-from rushes.paths import absolute
-from rushes_service.architectures.files.headers import SAFETENSORS, Header, read_header
-from rushes_service.architectures.files.looks import check_look, described
-from rushes_service.architectures.files.marks import without_marks
+from rushes.families.table import ARCHITECTURES, ModelFile
 from rushes_service.doctor.report import Finding, fail, gib, ok, warn
+from rushes_service.models.loading.files.headers import SAFETENSORS, Header, read_header
+from rushes_service.models.loading.files.kinds import check_file_kind, described
+from rushes_service.models.loading.files.quant_markers import without_marks
 
 WORKING_BYTES = 3 * 2**30
 """Of a GPU, for what is computed beside the weights (a clip of 480p takes about as much) and for CUDA itself."""
@@ -52,7 +52,7 @@ def check_files(architecture: str, files: Mapping[str, str], model: str | None) 
         if file.looks and (path := files.get(file.flag)):
             try:
                 header = read_header(absolute(path))
-                check_look(header, file.looks, f"--{file.flag}")
+                check_file_kind(header, file.looks, f"--{file.flag}")
             except ModelError as error:
                 yield fail(f"--{file.flag}", str(error), "give the right file; docs/models.md says which")
                 continue

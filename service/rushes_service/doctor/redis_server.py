@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import redis
 
-from rushes import connection
 from rushes.errors import ConfigError, QueueUnavailable
+from rushes.wire import connection
 from rushes_service.doctor.report import Finding, fail, ok, warn
 from rushes_service.doctor.software import release
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
-from rushes_service import gpus
 from rushes_service.doctor.report import Finding, fail, gib, ok, warn
+from rushes_service.processes import gpus
 
 OLDEST_PYTHON = (3, 10)
 

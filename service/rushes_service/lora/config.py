@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rushes.adapters import ADAPTER_CONFIG, CONFIG_KEY
+from rushes.checkpoints.adapters import ADAPTER_CONFIG, CONFIG_KEY
 from rushes.errors import CheckpointFormat
 
 Config = Mapping[str, Any]

@@ -1,7 +1,7 @@
 """Files of weights: found, read in one go, checked against the hash that was submitted.
 
 A PEFT adapter is a directory, `adapter_model.safetensors` beside `adapter_config.json`. Kept as a snapshot it is one
-file: the same tensors, with the configuration in the header's metadata (see `rushes.adapters`).
+file: the same tensors, with the configuration in the header's metadata (see `rushes.checkpoints.adapters`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from rushes.adapters import (
+from rushes.checkpoints.adapters import (
     CONFIG_KEY,
     WEIGHTS_NAME,
     adapter_config,
     is_adapter_directory,
     packed_header,
 )
-from rushes.checkpoints import HEADER_LENGTH_BYTES, read_header, unreadable
+from rushes.checkpoints.snapshots import HEADER_LENGTH_BYTES, read_header, unreadable
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
-from rushes.jobs import Checkpoint
+from rushes.wire.jobs import Checkpoint
 from rushes_service.lora.config import Config, configuration
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -68,7 +68,7 @@ def locate(checkpoint: Checkpoint) -> Path:
     Whole, going by its header.
 
     Raises:
-        CheckpointMissing, CheckpointIncomplete, CheckpointFormat: as `rushes.checkpoints.read_header`.
+        CheckpointMissing, CheckpointIncomplete, CheckpointFormat: as `rushes.checkpoints.snapshots.read_header`.
     """
     places = [Path(place) for place in (checkpoint.path, checkpoint.source) if place]
     for place in places:

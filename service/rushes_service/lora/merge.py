@@ -20,7 +20,7 @@ from rushes.errors import LoraValue
 from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight
 from rushes_service.lora.reading import Lora
 from rushes_service.lora.targets import plain_name
-from rushes_service.lora.unmerged import Adapters, why_unmerged
+from rushes_service.lora.unmerged import LoraHooks, why_unmerged
 
 HEADROOM = 2.0
 """Free device memory that must remain, in multiples of the copies, for the copies to live on the device."""
@@ -51,7 +51,7 @@ class LoraMerger:
         self._modules = {plain_name(name): module for name, module in model.named_modules()}
         self._pristine: dict[str, torch.Tensor] = {}
         self._held: dict[str, State] = {}
-        self._adapters = Adapters()
+        self._adapters = LoraHooks()
         self._reason = ""
 
     @property

@@ -19,10 +19,10 @@ from rushes_service.lora.changes import Change, Difference, Patch, Replacement, 
 from rushes_service.lora.families import guess_family, size_hint
 from rushes_service.lora.files import WeightsFile, read_file
 from rushes_service.lora.finite import check_finite
+from rushes_service.lora.full_checkpoint import is_whole, read_whole
 from rushes_service.lora.keys import TEXT_ENCODER, Key, split
 from rushes_service.lora.kinds import weight_change
 from rushes_service.lora.targets import LoraTarget, NameTable
-from rushes_service.lora.whole import is_whole, read_whole
 
 SHOWN_KEYS = 3
 """Keys that a message quotes."""

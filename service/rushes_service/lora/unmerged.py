@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rushes.errors import LoraValue
 from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight
-from rushes_service.memory.float8 import full_weight
+from rushes_service.runtime.float8 import full_weight
 
 Factors = tuple[torch.Tensor, torch.Tensor | None, tuple[int, int] | None]
 """Matrices to be applied one after the other: down and up, or a whole delta and None; and the rows that they go to."""
@@ -33,7 +33,7 @@ def why_unmerged(module: nn.Module, parameter: torch.Tensor, mergeable: Sequence
     return None
 
 
-class Adapters:
+class LoraHooks:
     """Changes that are applied to the output of their modules."""
 
     def __init__(self) -> None:

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from rushes.errors import ConfigError
-from rushes.jobs import SampleJob
-from rushes.parameters import SampleParameters
-from rushes.submission import file_time
+from rushes.families.parameters import SampleParameters
+from rushes.submission.build import file_time
+from rushes.wire.jobs import SampleJob
 
 SAMPLE_DIR = "sample"
 

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rushes.jobs import digest
-from rushes.notes import process_is_dead
+from rushes.training.handoffs import process_is_dead
+from rushes.wire.jobs import digest
 
 ABANDONED_S = 24 * 3600
 """Age from which another machine's file counts as abandoned: longer than any is written for, or clocks differ."""

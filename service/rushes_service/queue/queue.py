@@ -13,12 +13,12 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
-from rushes import keys
-from rushes.checkpoints import release
-from rushes.connection import Exchange, connect, reachable
+from rushes.checkpoints.snapshots import release
 from rushes.errors import LeaseLost, WireError
-from rushes.jobs import JobError, JobState, ModelSpec, SampleJob, SampleResult
-from rushes.scripts import script
+from rushes.wire import keys
+from rushes.wire.connection import Exchange, connect, reachable
+from rushes.wire.jobs import JobError, JobState, ModelSpec, SampleJob, SampleResult
+from rushes.wire.scripts import script
 
 PACKAGE = "rushes_service.queue"
 

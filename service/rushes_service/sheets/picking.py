@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rushes.client import Client
+from rushes.client.client import Client
 from rushes.errors import InputError
-from rushes.jobs import JobState, SampleResult
+from rushes.wire.jobs import JobState, SampleResult
 from rushes_service.catalogue import Cell, Column, Row, grid_of
 
 

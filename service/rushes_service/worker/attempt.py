@@ -17,15 +17,15 @@ from rushes.errors import (
     SampleHandedBack,
     WorkerUnfit,
 )
-from rushes.jobs import JobError, JobState, SampleJob, SampleResult
+from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
-from rushes_service.staged import StagedFiles
+from rushes_service.storage.staged import StagedFiles
 from rushes_service.worker.lease import Lease, Progress, Shutdown
-from rushes_service.worker.paths import PathMap
-from rushes_service.worker.patience import Patience
-from rushes_service.worker.sample import Sampler, Take, write_sample
-from rushes_service.worker.workplace import Workplace, workplace
+from rushes_service.worker.path_map import PathMap
+from rushes_service.worker.retry import StoreRetry
+from rushes_service.worker.sample import DenoisedSample, Sampler, write_sample
+from rushes_service.worker.workspace import Workspace, workplace
 
 logger = logging.getLogger("rushes.worker")
 
@@ -42,7 +42,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Means:
+class WorkerContext:
     """What a worker makes samples with."""
 
     queue: Queue
@@ -60,7 +60,7 @@ class Attempt:
         announce: called now and then with what is being done.
     """
 
-    def __init__(self, means: Means, held: Reservation, job: SampleJob, announce: Announce) -> None:
+    def __init__(self, means: WorkerContext, held: Reservation, job: SampleJob, announce: Announce) -> None:
         self.held = held
         self.job = job
         self._means = means
@@ -74,8 +74,8 @@ class Attempt:
             beat=lambda progress: announce(sampling_info(job, progress, self._began)),
         )
         self._holding = contextlib.ExitStack()
-        self._place: Workplace | None = None
-        self._take: Take | None = None
+        self._place: Workspace | None = None
+        self._take: DenoisedSample | None = None
 
     def hold(self, until: Callable[[], None]) -> None:
         """Take the lease, and keep it while `until` returns; raises what that raises, without the lease."""
@@ -97,7 +97,7 @@ class Attempt:
                 raise SampleCancelled("cancelled while it was running")
             if self._means.shutdown.asked.is_set():  # it came while this worker was already on its way out
                 raise SampleHandedBack("the worker is shutting down")
-            patient = Patience(self._lease, self._means.settings.staging_patience_s)
+            patient = StoreRetry(self._lease, self._means.settings.staging_patience_s)
             place = workplace(self.job, self._means.paths, self._means.staged, patient)
             self._place = self._holding.enter_context(place)
             self._take = self._means.engine.denoise(self._place.job, self._lease)

@@ -53,7 +53,7 @@ class Progress:
 
 
 class Lease:
-    """Keeps one reservation while it is entered; the engine's `Watch` for that sample.
+    """Keeps one reservation while it is entered; the engine's `ProgressCallback` for that sample.
 
     Args:
         beat: called with the progress at every renewal (the worker tells what it is doing).

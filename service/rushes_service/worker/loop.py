@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable
 
 from rushes.errors import LeaseLost, QueueUnavailable, WireError
-from rushes.jobs import JobError, JobState, SampleJob, SampleResult
+from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
-from rushes_service.staged import StagedFiles
-from rushes_service.worker.attempt import Attempt, Means, Outcome
+from rushes_service.storage.staged import StagedFiles
+from rushes_service.worker.attempt import Attempt, Outcome, WorkerContext
 from rushes_service.worker.background import Background
 from rushes_service.worker.lease import Shutdown
-from rushes_service.worker.paths import PathMap
+from rushes_service.worker.path_map import PathMap
 from rushes_service.worker.sample import SAME_PATHS, Sampler
 
 logger = logging.getLogger("rushes.worker")
@@ -162,7 +162,7 @@ class Worker:
         self._label = job.model.label
         here = self.paths.job_here(job).model.fingerprint
         self._lane_models[here] = job.model.fingerprint
-        means = Means(self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown)
+        means = WorkerContext(self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown)
         attempt = Attempt(means, held, job, lambda info: self._announce("sampling", info))
         # Two base models at once are too many. The lease is renewed meanwhile: a clip takes its time to be decoded.
         attempt.hold(self._background.wait if here != self.engine.warm_model else self._background.check)

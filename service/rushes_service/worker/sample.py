@@ -8,18 +8,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rushes.jobs import JobState, SampleJob, SampleResult
-from rushes.parameters import SampleParameters
+from rushes.families.parameters import SampleParameters
+from rushes.wire.jobs import JobState, SampleJob, SampleResult
 from rushes_service.media import sample_path, write_media
 from rushes_service.queue import Reservation
 from rushes_service.worker.lease import Lease
-from rushes_service.worker.paths import PathMap
-from rushes_service.worker.workplace import Workplace
+from rushes_service.worker.path_map import PathMap
+from rushes_service.worker.workspace import Workspace
 
 SAME_PATHS = PathMap()
 
 
-class Take(Protocol):
+class DenoisedSample(Protocol):
     """One denoised sample, whose frames (uint8 [H, W, 3]) are decoded as they are asked for."""
 
     @property
@@ -64,12 +64,14 @@ class Sampler(Protocol):
         """Bytes it holds on its device as `memory`, and more that is known about it; announced under these names."""
         ...
 
-    def denoise(self, job: SampleJob, watch: Lease) -> Take:
+    def denoise(self, job: SampleJob, watch: Lease) -> DenoisedSample:
         """Make the latents of a job, telling `watch` at each step."""
         ...
 
 
-def write_sample(take: Take, job: SampleJob, place: Workplace, lease: Lease, worker: str, began: float) -> SampleResult:
+def write_sample(
+    take: DenoisedSample, job: SampleJob, place: Workspace, lease: Lease, worker: str, began: float
+) -> SampleResult:
     """Decode `take` and write the media file of `job` and its receipt; both are told in the submitter's paths.
 
     Args:
@@ -109,7 +111,7 @@ def write_sample(take: Take, job: SampleJob, place: Workplace, lease: Lease, wor
     )
 
 
-def receipt(job: SampleJob, take: Take, held: Reservation, worker: str, place: Workplace) -> dict[str, Any]:
+def receipt(job: SampleJob, take: DenoisedSample, held: Reservation, worker: str, place: Workspace) -> dict[str, Any]:
     """Everything that was done to make this sample, so that it can be made again."""
     return {
         "rushes": "receipt/1",

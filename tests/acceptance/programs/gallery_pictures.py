@@ -14,8 +14,8 @@ from playwright.sync_api import Browser
 
 from api_support import Api, announce, serving
 from gallery_support import PROMPTS, Scene, finish, jobs_of
-from rushes import keys
-from rushes_service.embedded import EmbeddedRedis
+from rushes.wire import keys
+from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 IMAGES = Path(__file__).parents[3] / "docs" / "images"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import WanTransformer3DModel
 
-from rushes_service.engine import Engine
+from rushes_service.engine.engine import Engine
 from rushes_service.queue import Queue
 from rushes_service.settings import load_settings
 from rushes_service.worker.loop import Worker, worker_name

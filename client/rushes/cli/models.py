@@ -1,0 +1,110 @@
+"""List the model families: what each needs, ignores and takes by default.
+
+rushes models
+rushes models framepack flux1-kontext      only these
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from rushes.families.parameters import resolve
+from rushes.families.table import ARCHITECTURES, ArchitectureSpec, CfgRule, architecture
+from rushes.prompts.lines import OPTION_OF_FIELD
+from rushes.wire.jobs import Prompt
+
+DEFAULTS = ("width", "height", "frame_count", "sample_steps", "guidance_scale", "discrete_flow_shift")
+"""Fields whose default is shown as the sampler resolves it; `cfg_scale` depends on more than itself."""
+
+CFG_RULES: dict[CfgRule, str] = {
+    "unless_one": "always, unless --l 1",
+    "with_negative": "with both --n and --l other than 1",
+    "with_scale": "with --l other than 1",
+    "never": "never",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `rushes models`."""
+    parser.add_argument("names", nargs="*", metavar="ARCHITECTURE", help="only these families (default: all)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the families."""
+    found = [describe(architecture(name)) for name in args.names or sorted(ARCHITECTURES)]
+    if args.json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        print("\n\n".join(as_text(family) for family in found))
+    return 0
+
+
+def describe(spec: ArchitectureSpec) -> dict[str, Any]:
+    """One family as plain data; `fps` is None for a family that makes single pictures."""
+    asked: dict[str, Any] = {field: example(field) for field in spec.requires}
+    resolved, _ = resolve(Prompt(prompt="", **asked), spec)
+    defaults = {field: getattr(resolved, field) for field in DEFAULTS}
+    negative = spec.negative_prompt if spec.cfg == "unless_one" else None
+    ignored = [*spec.ignores, "frame_count"] if spec.stills else spec.ignores
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "makes": "pictures" if spec.stills else "clips" if spec.sections else "pictures and clips",
+        "requires": options(spec.requires),
+        "uses": options(spec.uses - spec.requires),
+        "ignores": options(ignored),
+        "defaults": {**defaults, "cfg_scale": spec.cfg_scale, "negative_prompt": negative},
+        "classifier_free_guidance": CFG_RULES[spec.cfg],
+        "size_multiple": spec.size_multiple,
+        "frame_stride": None if spec.stills else resolved.frame_count - 1 if spec.sections else spec.frame_stride,
+        "fps": None if spec.stills else spec.fps,
+        "hub_id": spec.hub_id,
+        "transformer_hub_id": spec.transformer_hub_id,
+        "sampled": spec.sampled,
+    }
+
+
+def example(field: str) -> str | tuple[str, ...]:
+    """Something to stand for a required input."""
+    return ("example.png",) if field == "control_image_path" else "example.png"
+
+
+def options(fields: Iterable[str]) -> list[str]:
+    """Fields as they are written in a prompt line, in the order of the documentation."""
+    wanted = set(fields)
+    return [option for field, option in OPTION_OF_FIELD.items() if field in wanted]
+
+
+def as_text(family: dict[str, Any]) -> str:
+    """One family for people."""
+    given = family["defaults"]
+    frames = "" if family["frame_stride"] is None else f"  --f {given['frame_count']}"
+    numbers = [
+        f"{OPTION_OF_FIELD[field]} {given[field]:g}"
+        for field in ("sample_steps", "guidance_scale", "discrete_flow_shift", "cfg_scale")
+        if given[field] is not None and OPTION_OF_FIELD[field] not in family["ignores"]
+    ]
+    rows = {
+        "makes": family["makes"] + (f" at {family['fps']} frames a second" if family["fps"] else ""),
+        "needs": " ".join(family["requires"]) or "words alone",
+        "takes": " ".join(family["uses"]),
+        "ignores": " ".join(family["ignores"]),
+        "defaults": f"--w {given['width']}  --h {given['height']}{frames}  {'  '.join(numbers)}",
+        "sizes": f"multiples of {family['size_multiple']} pixels{frame_rule(family)}",
+        "guidance": f"classifier-free: {family['classifier_free_guidance']}",
+        "model": family["hub_id"],
+        "and": family["transformer_hub_id"],
+    }
+    head = family["name"] + ("" if family["sampled"] else "  (not sampled yet)")
+    lines = [f"    {label:9s} {text}" for label, text in rows.items() if text]
+    return "\n".join([f"{head}  {family['title']}", *lines])
+
+
+def frame_rule(family: dict[str, Any]) -> str:
+    """How many frames a clip may have."""
+    stride = family["frame_stride"]
+    return "" if stride is None else f", {stride}k+1 frames"

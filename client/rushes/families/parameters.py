@@ -1,0 +1,183 @@
+"""From a prompt as asked for to what the sampler really uses: defaults, rounding, guidance, warnings."""
+
+from __future__ import annotations
+
+from rushes.errors import ArchitectureError, PromptError
+from rushes.families.one_frame import parse_one_frame
+from rushes.families.table import DEFAULT_FRAMES, DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, ArchitectureSpec
+from rushes.prompts.lines import OPTION_OF_FIELD
+from rushes.wire.jobs import FrozenModel, ModelSpec, Prompt
+
+
+class SampleParameters(FrozenModel):
+    """What the sampler really uses, after defaults and rounding; written whole into the receipt.
+
+    Sizes in pixels, `fps` in frames per second. `guidance_scale` and `discrete_flow_shift` are None for a family
+    that has none; `cfg_scale` is 1.0 and `negative_prompt` None when classifier-free guidance is off.
+    """
+
+    prompt: str
+    negative_prompt: str | None
+    width: int
+    height: int
+    frame_count: int
+    fps: int
+    seed: int
+    sample_steps: int
+    cfg_scale: float
+    guidance_scale: float | None
+    discrete_flow_shift: float | None
+    lora_multiplier: float
+    high_noise_cfg_scale: float | None = None
+    """While two experts sample: of the one for much noise; `cfg_scale` is the other's."""
+
+    image_path: str | None = None
+    end_image_path: str | None = None
+    control_video_path: str | None = None
+    control_image_path: tuple[str, ...] = ()
+    one_frame: str | None = None
+
+    @property
+    def use_cfg(self) -> bool:
+        """True when each step also runs the negative prompt."""
+        return self.negative_prompt is not None
+
+
+def resolve(
+    prompt: Prompt, spec: ArchitectureSpec, model: ModelSpec | None = None
+) -> tuple[SampleParameters, tuple[str, ...]]:
+    """What `spec`'s sampler makes of `prompt`, and a warning for each thing it changes or ignores.
+
+    `model` is the base model, for families whose frame counts depend on it; by default the one they published.
+    A prompt without a seed is resolved with seed 0: seeds are drawn when a job is made, not here.
+
+    Raises:
+        PromptError: the prompt cannot be sampled by this family.
+        ArchitectureError: an input the family needs is absent.
+    """
+    check_required(prompt, spec)
+    check_experts(model, spec)
+    warnings = [
+        f"{OPTION_OF_FIELD[field]} is ignored by {spec.name}"
+        for field in OPTION_OF_FIELD
+        if field in spec.ignores and getattr(prompt, field) not in (None, ())
+    ]
+    width = floor_size(prompt.width or DEFAULT_SIZE, "--w", spec, warnings)
+    height = floor_size(prompt.height or DEFAULT_SIZE, "--h", spec, warnings)
+    frames = count_frames(prompt.frame_count, spec, model, warnings)
+    cfg_scale, negative = classifier_free_guidance(prompt, spec)
+    if negative is None and prompt.negative_prompt and "negative_prompt" not in spec.ignores:
+        warnings.append(f"--n is not used: classifier-free guidance is off (--l {cfg_scale:g})")
+    kept = {name: getattr(prompt, name) for name in IMAGE_INPUTS - spec.ignores}
+    kept |= count_control_images(prompt, spec, warnings)
+    parameters = SampleParameters(
+        prompt=prompt.prompt,
+        negative_prompt=negative,
+        width=width,
+        height=height,
+        frame_count=frames,
+        fps=spec.fps,
+        seed=prompt.seed or 0,
+        sample_steps=prompt.sample_steps or DEFAULT_STEPS,
+        cfg_scale=cfg_scale,
+        guidance_scale=default(prompt.guidance_scale, spec.guidance_scale),
+        discrete_flow_shift=default(prompt.discrete_flow_shift, spec.flow_shift),
+        lora_multiplier=1.0 if prompt.lora_multiplier is None else prompt.lora_multiplier,
+        high_noise_cfg_scale=high_noise_cfg_scale(prompt, spec, model),
+        **kept,
+    )
+    return parameters, tuple(warnings)
+
+
+def check_required(prompt: Prompt, spec: ArchitectureSpec) -> None:
+    """Raise `ArchitectureError` if `prompt` lacks an input that `spec` needs, `PromptError` if one is malformed."""
+    missing = [
+        OPTION_OF_FIELD[field] for field in OPTION_OF_FIELD if field in spec.requires and not getattr(prompt, field)
+    ]
+    if missing:
+        raise ArchitectureError(f"{spec.name} needs {' and '.join(missing)}: add it to the prompt line")
+    if "one_frame" in spec.uses:
+        parse_one_frame(prompt.one_frame)
+
+
+def check_experts(model: ModelSpec | None, spec: ArchitectureSpec) -> None:
+    """Raise `ArchitectureError` for a choice of experts that `spec` has not, or that contradicts itself."""
+    if model is None:
+        return
+    if spec.high_noise_cfg_scale is None and (model.experts != "low" or model.lora_expert):
+        raise ArchitectureError(f"{spec.name} has one transformer: leave --rushes_experts and --rushes_lora_expert out")
+    if model.lora_expert and model.experts != "both":
+        raise ArchitectureError(
+            f"--rushes_lora_expert {model.lora_expert} needs --rushes_experts both: an expert alone gets every LoRA"
+        )
+
+
+def high_noise_cfg_scale(prompt: Prompt, spec: ArchitectureSpec, model: ModelSpec | None) -> float | None:
+    """CFG scale of the expert for much noise; None unless two experts sample."""
+    if model is None or model.experts != "both":
+        return None
+    return default(prompt.cfg_scale, spec.high_noise_cfg_scale)
+
+
+def floor_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[str]) -> int:
+    """`asked` pixels floored to the family's multiple; a change is noted in `warnings`."""
+    size = asked // spec.size_multiple * spec.size_multiple
+    if size == 0:
+        raise PromptError(f"{option} {asked} is too small: {spec.name} needs at least {spec.size_multiple} pixels")
+    if size != asked:
+        warnings.append(
+            f"{option} {asked} rounded down to {size} ({spec.name} needs multiples of {spec.size_multiple})"
+        )
+    return size
+
+
+def count_frames(asked: int | None, spec: ArchitectureSpec, model: ModelSpec | None, warnings: list[str]) -> int:
+    """`asked` frames floored to what the family makes: stride * k + 1; a change is noted in `warnings`."""
+    if spec.stills:
+        if asked not in (None, 1):
+            warnings.append(f"--f is ignored by {spec.name}, which makes single pictures")
+        return 1
+    stride, shortest = spec.frame_stride, DEFAULT_FRAMES
+    if spec.sections:
+        stride *= (model or ModelSpec(architecture=spec.name)).latent_window_size
+        shortest = stride + 1
+    asked = shortest if asked is None else asked
+    if asked < shortest:
+        raise PromptError(
+            f"--f {asked} is too short: {spec.name} makes sections of {stride} frames and the start image, "
+            f"that is {shortest} frames at least"
+        )
+    frames = (asked - 1) // stride * stride + 1
+    if frames != asked:
+        warnings.append(f"--f {asked} rounded down to {frames} ({spec.name} makes {stride}k+1 frames)")
+    return frames
+
+
+def count_control_images(prompt: Prompt, spec: ArchitectureSpec, warnings: list[str]) -> dict[str, tuple[str, ...]]:
+    """The control images that count, as fields to keep; those that do not are noted in `warnings`."""
+    if spec.control_images is None:
+        return {}
+    counted = prompt.control_image_path[: spec.control_images]
+    if left := prompt.control_image_path[spec.control_images :]:
+        warnings.append(f"--ci: {spec.name} uses the first {spec.control_images}; left out: {', '.join(left)}")
+    return {"control_image_path": counted}
+
+
+def classifier_free_guidance(prompt: Prompt, spec: ArchitectureSpec) -> tuple[float, str | None]:
+    """CFG scale and negative prompt; (1.0, None) when the reference would not run CFG."""
+    scale = spec.cfg_scale if prompt.cfg_scale is None else prompt.cfg_scale
+    negative = prompt.negative_prompt
+    if spec.cfg == "unless_one":
+        negative = spec.negative_prompt or "" if negative is None else negative
+    elif spec.cfg == "with_scale":
+        negative = negative or ""
+    if scale == 1.0 or negative is None or spec.cfg == "never":
+        return 1.0, None
+    return scale, negative
+
+
+def default(asked: float | None, fallback: float | None) -> float | None:
+    """`asked`, or the family's own value; None for a family that has no such parameter."""
+    if fallback is None:
+        return None
+    return fallback if asked is None else asked

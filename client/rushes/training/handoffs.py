@@ -1,0 +1,124 @@
+"""Notes of hand-offs whose checkpoint is still being hashed, so that a process that is killed meanwhile loses none.
+
+One small file beside the spool's parcels, written as soon as the weights are linked and removed when the parcel is on
+disk. The next process of the same run finds what a dead one has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rushes.checkpoints.weights import OpenWeights
+
+ABANDONED_S = 600.0
+"""Age at which a note from another machine, whose processes cannot be asked for, is taken for a dead one's."""
+
+_serial = itertools.count()
+
+_written: set[str] = set()
+"""Names of this process's notes. Others with its number are older: the trainer of a container is always process 1."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A hand-off: `pending` is the file that has the weights, `source` the trainer's own."""
+
+    run: str
+    step: int
+    epoch: int | None
+    pending: str
+    source: str | None
+    host: str
+    pid: int
+    label: str | None = None
+    """Of the samples: averaged weights must not come back as the others of their step."""
+
+    @property
+    def held(self) -> OpenWeights:
+        """The weights, to be handed over."""
+        return OpenWeights(self.pending, source=self.source)
+
+
+@dataclass(frozen=True)
+class HandoffJournal:
+    """The notes of one run in a directory, those with one label or with none."""
+
+    directory: Path
+    run: str
+    label: str | None = None
+
+    def write(self, step: int, epoch: int | None, pending: Path, source: str | None) -> Path | None:
+        """Note a hand-off; None where the disk refuses, which only makes a crash cost more."""
+        note = Note(self.run, step, epoch, str(pending), source, socket.gethostname(), os.getpid(), self.label)
+        path = self.directory / f"{os.getpid()}-{time.time_ns()}-{next(_serial)}.note"
+        temporary = path.with_name(f".{path.name}.tmp")
+        _written.add(path.name)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(asdict(note)), encoding="utf-8")
+            return temporary.replace(path)
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            return None
+
+    def abandoned(self) -> Iterator[tuple[Path, Note]]:
+        """Notes of this run whose process is dead and whose weights are there. What is of no use is removed.
+
+        Each comes under a name of this process: whoever looks at the same time does not get it.
+        """
+        for path in sorted(self.directory.glob("*.note")):
+            with contextlib.suppress(OSError):
+                try:
+                    found: Any = json.loads(path.read_text(encoding="utf-8"))
+                    note = Note(**found)
+                except (ValueError, TypeError):
+                    path.unlink()
+                    continue
+                if (note.run, note.label) != (self.run, self.label) or not dead(note, path):
+                    continue
+                if not Path(note.pending).is_file():
+                    path.unlink()
+                elif mine := self._claimed(path, note):
+                    yield mine, note
+
+    def _claimed(self, path: Path, note: Note) -> Path | None:
+        """An abandoned note under a new name; None when somebody else was quicker."""
+        mine = self.write(note.step, note.epoch, Path(note.pending), note.source)
+        if mine is None:  # the disk is full; better handed over twice than never
+            return path
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            mine.unlink(missing_ok=True)
+            return None
+        return mine
+
+
+def dead(note: Note, path: Path) -> bool:
+    """True when nobody works on a note any more."""
+    if note.host != socket.gethostname():
+        return time.time() - path.stat().st_mtime > ABANDONED_S
+    if note.pid == os.getpid():
+        return path.name not in _written
+    return process_is_dead(note.pid)
+
+
+def process_is_dead(pid: int) -> bool:
+    """True when this machine has no such process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's
+        pass
+    return False

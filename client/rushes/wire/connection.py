@@ -1,0 +1,188 @@
+"""How Rushes talks to Redis: one place for URLs, timeouts and what an outage is called."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import OutOfMemoryError
+from redis.retry import Retry
+
+from rushes.errors import ConfigError, QueueUnavailable
+from rushes.wire.sentinels import is_sentinel, sentinel_primary
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+URL_VARIABLE = "RUSHES_REDIS_URL"
+
+CONNECT_TIMEOUT_S = 2.0
+SOCKET_TIMEOUT_S = 10.0
+"""Longer than any blocking read of ours."""
+
+BLOCK_MS = 1000
+"""How long one blocking read waits."""
+
+
+SECRET_OPTION = re.compile(r"((?:^|[?&])(?:sentinel_)?password=)[^&]*")
+
+Connection = Any
+"""A `redis.Redis`; its own annotations are too loose for a strict checker."""
+
+
+def connect(url: str | None = None, *, retries: int = 2) -> Connection:
+    """A Redis client for `url`, else `RUSHES_REDIS_URL`, else a local server. Nothing is sent yet.
+
+    The URL is `redis://`, `rediss://` (TLS, with `?ssl_ca_certs=FILE` for a certificate authority of your own),
+    `unix://`, or `redis+sentinel://HOST:PORT,HOST:PORT/NAME/0` for the primary that Sentinels call NAME.
+
+    Raises:
+        ConfigError: the URL is not one.
+    """
+    from redis.sentinel import Sentinel
+
+    return opened(url, redis.Redis, Sentinel, retry_policy(Retry, retries))
+
+
+def connect_async(url: str | None = None) -> Connection:
+    """The same for asyncio, without retries."""
+    import redis.asyncio
+    from redis.asyncio.retry import Retry as AsyncRetry
+    from redis.asyncio.sentinel import Sentinel
+
+    return opened(url, redis.asyncio.Redis, Sentinel, retry_policy(AsyncRetry, 0))
+
+
+def retry_policy(kind: Any, retries: int) -> Any:
+    """How often a command is sent again when the connection breaks, and after what pause (seconds)."""
+    return kind(ExponentialBackoff(cap=1.0, base=0.05), retries)
+
+
+def opened(url: str | None, redis_class: Any, sentinel_class: Any, retry: Any) -> Connection:
+    """A client of one of redis-py's two kinds, blocking or asyncio.
+
+    Raises:
+        ConfigError: the URL is not one.
+    """
+    url = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "protocol": 2,  # answers to XREAD have another shape in RESP3, which newer clients speak by default
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "health_check_interval": 30,
+        "retry": retry,
+        "retry_on_error": [redis.ConnectionError, redis.TimeoutError],
+    }
+    try:
+        if is_sentinel(url):
+            client = sentinel_primary(url, redis_class, sentinel_class, options)
+        else:
+            client = redis_class.from_url(url, **options)
+        client.connection_pool.make_connection()  # not connected yet, but an option that does not exist is found
+    except (ValueError, TypeError) as error:
+        why = "" if "@" in url else f" ({error})"  # it may quote a piece of the password
+        raise ConfigError(
+            f"{shown(url)} is not a Redis URL{why}; write redis://HOST:PORT/0, rediss://… or "
+            "redis+sentinel://HOST:PORT,HOST:PORT/NAME/0"
+        ) from None
+    check_authority(url, client)
+    return client
+
+
+def check_authority(url: str, client: Connection) -> None:
+    """Raise `ConfigError` if the file of `?ssl_ca_certs=` is not there: redis-py says so only at each connection."""
+    file = client.connection_pool.connection_kwargs.get("ssl_ca_certs")
+    if file and not Path(file).is_file():
+        raise ConfigError(f"{shown(url)}: there is no file {file} with the certificates of the authority")
+
+
+def shown(url: str) -> str:
+    """A URL for messages: without its passwords."""
+    url = SECRET_OPTION.sub(r"\1***", url)
+    scheme, _, rest = url.partition("://")
+    login, _, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}:***@{place}" if colon else url
+
+
+class Exchange:
+    """Sends commands together and returns their answers as the server gives them. Safe to use from several threads.
+
+    For the two places where somebody waits for a sample to start. It does what redis-py's own pipeline does, but on
+    connections of its own, without the layers between: those cost more than the server where the caches are cold, as
+    they are in a process that has been doing something else.
+    """
+
+    def __init__(self, client: Connection) -> None:
+        self._pool = client.connection_pool
+        self._idle: list[Connection] = []
+        self._process = os.getpid()
+
+    def __call__(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """The answers to `commands`.
+
+        Raises:
+            redis.RedisError: the server cannot be reached, or the first refusal among the answers.
+        """
+        connection = self._taken()
+
+        def ask() -> list[Any]:
+            # No PING first where the connection was idle for long: what a dead one loses is sent again.
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [connection.read_response() for _ in commands]
+
+        try:
+            connection.connect()  # if it is not; with the client's retries, and only this asks Sentinels where to
+            try:
+                return ask()
+            except (redis.ConnectionError, redis.TimeoutError):  # lost while nobody used it: that is no outage yet
+                connection.disconnect()
+                connection.connect()
+                return ask()
+        except BaseException:
+            connection.disconnect()  # there may be answers that were not read
+            raise
+        finally:
+            self._idle.append(connection)
+
+    def _taken(self) -> Connection:
+        """A connection that nobody else uses."""
+        if self._process != os.getpid():  # a fork shares its parent's sockets
+            self._idle, self._process = [], os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._pool.make_connection()
+
+    def close(self) -> None:
+        """Close the connections."""
+        while self._idle:
+            self._idle.pop().disconnect()
+
+
+@contextmanager
+def reachable(url: str | None, *, advice: str = f"start it with `rushes up`, or set {URL_VARIABLE}") -> Generator[None]:
+    """Turn what Redis says into `QueueUnavailable` with the address and what to do."""
+    try:
+        yield
+    except redis.AuthenticationError as error:
+        raise QueueUnavailable(f"Redis at {address(url)} refuses the login: {error}") from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise QueueUnavailable(f"Redis at {address(url)} cannot be reached ({error}); {advice}") from error
+    except OutOfMemoryError as error:
+        raise QueueUnavailable(
+            f"Redis at {address(url)} is full ({error}); raise its maxmemory, or forget old records with "
+            "`rushes jobs purge --older-than DAYS`"
+        ) from error
+    except redis.RedisError as error:
+        raise QueueUnavailable(f"Redis at {address(url)} refuses: {error}") from error
+
+
+def address(url: str | None) -> str:
+    """The address that `connect(url)` uses, without its password."""
+    return shown(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)

@@ -1,0 +1,120 @@
+"""What is being made, what waits, who works, and which base models there are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import ConfigDict, Field
+
+from rushes.families.table import ARCHITECTURES
+from rushes.wire import keys
+from rushes.wire.connection import reachable
+from rushes.wire.jobs import FrozenModel, JobState, ModelSpec
+from rushes_service.api.context import Queue
+from rushes_service.api.http.problems import documented
+from rushes_service.catalogue.lanes import EXAMPLE_JOB, EXAMPLE_LANE, Lane, Waiting, order, read_lane, read_models
+
+router = APIRouter(prefix="/v1", tags=["queue"])
+
+MAX_WAITING = 200
+
+
+class Workers(FrozenModel):
+    """What each live worker is doing; a worker that says nothing for a minute is no longer listed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"workers": [{"name": "box-cuda0", "device": "cuda:0", "state": "idle"}]}]}
+    )
+
+    workers: tuple[dict[str, str], ...]
+
+
+class QueueState(FrozenModel):
+    """All that is open: lanes, workers, and the samples at the head of the queue, running ones first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"lanes": [EXAMPLE_LANE], "workers": [], "samples": [EXAMPLE_JOB], "delayed": 0}]
+        }
+    )
+
+    lanes: tuple[Lane, ...]
+    workers: tuple[dict[str, str], ...]
+    samples: tuple[Waiting, ...]
+    delayed: int = Field(description="Samples that wait for another attempt.")
+
+
+class Model(FrozenModel):
+    """A base model that samples were asked of."""
+
+    label: str
+    spec: ModelSpec
+
+
+class Family(FrozenModel):
+    """A model family that this version knows."""
+
+    name: str
+    sampled: bool = Field(description="False for a family that this version cannot sample yet.")
+    required: tuple[str, ...] = Field(description="Options that a prompt must have.")
+
+
+class Models(FrozenModel):
+    """Base models in use, and the families there are."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "models": [
+                        {"label": "wan2.1-t2v (wan)", "spec": {"architecture": "wan2.1-t2v", "model": "/models/wan"}}
+                    ],
+                    "families": [{"name": "wan2.1-t2v", "sampled": True, "required": []}],
+                }
+            ]
+        }
+    )
+
+    models: tuple[Model, ...]
+    families: tuple[Family, ...]
+
+
+@router.get("/workers", summary="List workers", responses=documented(401, 503))
+def workers(queue: Queue) -> Workers:
+    """Workers that are alive."""
+    return Workers(workers=tuple(queue.workers()))
+
+
+@router.get("/queue", summary="What waits and what runs", responses=documented(401, 422, 503))
+def state(
+    queue: Queue,
+    limit: Annotated[int, Query(ge=1, le=MAX_WAITING, description="Samples shown of each lane.")] = 50,
+) -> QueueState:
+    """Lanes with their lengths, workers, and the next samples of each lane in the order in which they will run."""
+    models = read_models(queue)
+    found: list[Waiting] = []
+    lanes: list[Lane] = []
+    for name, spec in sorted(models.items(), key=lambda item: order(item[0])):
+        lane, samples = read_lane(queue, name, spec, limit)
+        if lane.waiting or lane.running:
+            lanes.append(lane)
+        found += samples
+    with reachable(queue.url):
+        delayed = queue.redis.zcard(keys.DELAYED)
+    running = [sample for sample in found if sample.state is JobState.RUNNING]
+    waiting = [sample for sample in found if sample.state is not JobState.RUNNING]
+    return QueueState(
+        lanes=tuple(lanes), workers=tuple(queue.workers()), samples=(*running, *waiting), delayed=int(delayed)
+    )
+
+
+@router.get("/models", summary="Base models and families", responses=documented(401, 503))
+def models(queue: Queue) -> Models:
+    """Base models that samples were asked of, and the families that this version knows."""
+    specs = {spec.fingerprint: spec for spec in read_models(queue).values()}
+    families = [
+        Family(name=name, sampled=spec.sampled, required=tuple(sorted(spec.requires)))
+        for name, spec in sorted(ARCHITECTURES.items())
+    ]
+    return Models(models=tuple(Model(label=spec.label, spec=spec) for spec in specs.values()), families=tuple(families))

@@ -1,0 +1,109 @@
+"""`rushes worker`: make samples on one device."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rushes.errors import WorkerUnfit
+from rushes.wire.jobs import ModelSpec
+from rushes_service.queue import Queue
+from rushes_service.settings import GIB, Settings, load_settings
+from rushes_service.worker.dry_run import DryRunEngine
+from rushes_service.worker.loop import Worker, worker_name
+from rushes_service.worker.path_map import PathMap
+from rushes_service.worker.sample import Sampler
+
+HELP = "make samples on one device until stopped"
+
+EXIT_UNFIT = 70
+"""EX_SOFTWARE of sysexits.h: the process was unfit; start a new one."""
+
+SETTINGS = ("device", "redis_url", "cache_dir", "map", "dtype", "offload", "min_free_vram")
+"""Flags that are settings, too."""
+
+logger = logging.getLogger("rushes.worker")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `rushes worker`; each default is that of the settings."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the first GPU, else the CPU)")
+    parser.add_argument("--redis-url", help="Redis of the queue (default: RUSHES_REDIS_URL, else this machine)")
+    parser.add_argument("--cache-dir", type=Path, help="where text embeddings are kept")
+    parser.add_argument("--dtype", help="precision of transformers: bfloat16, float16 or float32")
+    parser.add_argument("--offload", action="store_true", default=None, help="transformers stay in host memory")
+    parser.add_argument("--min_free_vram", metavar="GIB", type=float, help="wait for so much of the GPU's memory")
+    parser.add_argument("--no-overlap", action="store_true", help="end one sample before the next one is begun")
+    parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
+    parser.add_argument(
+        "--map",
+        action="append",
+        metavar="THERE=HERE",
+        help="directory of the trainer's machine and what it is called here; may be repeated (default: RUSHES_MAP)",
+    )
+    parser.add_argument("--until-empty", action="store_true", help="end when the queue is empty")
+    parser.add_argument("--rehearse", action="store_true", help="paint instead of sampling: tries a deployment out")
+    parser.add_argument("--threads", type=int, help="CPU threads that torch may use")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a worker in this process; returns its exit code."""
+    given = {name: getattr(args, name) for name in SETTINGS}
+    settings = load_settings(**given, overlap=False if args.no_overlap else None)
+    paths = PathMap.parse(settings.map)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+    engine = make_engine(settings, args)
+    name = worker_name(str(engine.device))
+    queue = Queue(
+        settings.redis_url,
+        worker=name,
+        lease_s=settings.lease_s,
+        patience_s=settings.patience_s,
+        only=serves(args.only),
+        locate=paths.here,
+    )
+    try:
+        Worker(queue, engine, settings, until_empty=args.until_empty, paths=paths).run()
+    except WorkerUnfit as error:
+        logger.critical("%s; this worker ends, its sample goes to another", error)
+        # Not a normal exit: after a CUDA error, destructors may hang.
+        os._exit(EXIT_UNFIT)
+    return 0
+
+
+def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
+    """The engine, or its stand-in with `--rehearse`."""
+    if args.rehearse:
+        return DryRunEngine()
+    # torch and diffusers: seconds of imports, so only now.
+    from rushes_service.engine.engine import Engine
+
+    set_threads(args.threads)
+    return Engine(
+        settings.device,
+        settings.cache_dir,
+        settings.dtype,
+        cache_bytes=int(settings.cache_max_gb * GIB),
+        offload=settings.offload,
+        min_free_gib=settings.min_free_vram,
+    )
+
+
+def serves(only: str | None) -> Callable[[ModelSpec], bool] | None:
+    """Whether a model is the one that `--only` names."""
+    if only is None:
+        return None
+    return lambda model: only in (model.architecture, model.model, model.dit, model.fingerprint)
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit torch's CPU threads."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)

@@ -1,0 +1,108 @@
+"""The LoRAs of one warm model: files that have been read, and what of them is in the weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rushes.wire.jobs import Checkpoint, SampleJob
+from rushes_service.lora.files import locate
+from rushes_service.lora.merge import LoraMerger
+from rushes_service.lora.reading import Lora, facts_of, read_lora
+from rushes_service.lora.targets import NameTable
+
+
+@dataclass(frozen=True)
+class RequestedLora:
+    """A file that is to be in the weights. `extra` is False for the job's checkpoint."""
+
+    place: Path
+    fingerprint: str
+    strength: float
+    extra: bool
+
+
+def wanted_by(job: SampleJob) -> tuple[RequestedLora, ...]:
+    """The files of a job, the checkpoint first; each is there and whole, going by its header.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    found = []
+    if job.checkpoint is not None:
+        found.append(RequestedLora(locate(job.checkpoint), job.checkpoint.fingerprint, job.strength, extra=False))
+    for lora in job.loras:
+        place = locate(Checkpoint(path=lora.path, fingerprint=lora.fingerprint))
+        found.append(RequestedLora(place, lora.fingerprint, lora.strength, extra=True))
+    return tuple(found)
+
+
+class LoraManager:
+    """Brings a model's weights to what a job wants. Files are read once: a new strength needs none.
+
+    Args:
+        names: what module names in files mean; asked only when a file is read.
+        family: the model's family, for messages.
+    """
+
+    def __init__(self, model: nn.Module, names: Callable[[], NameTable], family: str) -> None:
+        self.merger = LoraMerger(model)
+        self._names = functools.cache(names)
+        self._family = family
+        self._pin = any(parameter.is_cuda for parameter in model.parameters())
+        self._read: dict[tuple[str, bool], Lora] = {}
+        self._applied: tuple[tuple[RequestedLora, Lora], ...] = ()
+
+    def apply(self, wanted: Sequence[RequestedLora], *, allow_partial: bool = False) -> bool:
+        """Make the weights the base with `wanted` in it; True if weights had to be written.
+
+        Raises:
+            CheckpointError, LoraError: a file is wrong. The weights are as before.
+        """
+        keys = [(file.fingerprint, allow_partial) for file in wanted]
+        # What this sample does not want makes room first: files may be as large as the model.
+        self._read = {key: lora for key, lora in self._read.items() if key in keys}
+        for key, file in zip(keys, wanted, strict=True):
+            if key not in self._read:
+                self._read[key] = self._load(file, allow_partial)
+        self._applied = tuple((file, self._read[key]) for key, file in zip(keys, wanted, strict=True))
+        return self.merger.merge([(lora, file.strength) for file, lora in self._applied])
+
+    def _load(self, file: RequestedLora, allow_partial: bool) -> Lora:
+        return read_lora(
+            file.place,
+            self._names(),
+            self.merger.shapes,
+            family=self._family,
+            expected=file.fingerprint,
+            allow_partial=allow_partial,
+            pin=self._pin,
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be said about the files in the weights."""
+        return tuple(warning for _, lora in self._applied for warning in lora.warnings)
+
+    def facts(self) -> dict[str, Any]:
+        """What the receipt says: the checkpoint as `lora` (None for the base model), the others as `loras`."""
+        entries = [(file.extra, self._entry(file, lora)) for file, lora in self._applied]
+        return {
+            "lora": next((entry for extra, entry in entries if not extra), None),
+            "loras": [entry for extra, entry in entries if extra],
+        }
+
+    def _entry(self, file: RequestedLora, lora: Lora) -> dict[str, Any]:
+        idle = file.strength == 0
+        merged = "none (strength 0 is the base model)" if idle else self.merger.mode
+        return {
+            **facts_of(lora, file.strength),
+            "fingerprint": file.fingerprint,
+            "merge": merged,
+            "merge_precision": None if idle else self.merger.precision,
+        }

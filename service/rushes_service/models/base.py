@@ -1,0 +1,116 @@
+"""What a model family has to provide. The engine knows families by this class alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from rushes.families.parameters import SampleParameters
+from rushes.families.table import ArchitectureSpec
+from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes_service.lora.targets import NameTable
+from rushes_service.models.conditioning import Conditioning, ConditioningCache
+from rushes_service.models.loading.files.hashes import FileHashCache
+
+OnStep = Callable[[int, int, torch.Tensor], None]
+"""Called after each step with steps done, steps in all and the latents. Raising ends the sample at once."""
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """The result of denoising: latents as the decoder's `decode` takes them, and what to say in the receipt."""
+
+    latents: torch.Tensor
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Architecture(ABC):
+    """One base model of a family, from its files to decoded pictures.
+
+    Nothing is read before `load`, apart from what `encode` needs on a cache miss. An exception out of any method,
+    also one raised by a callback, leaves the object usable.
+
+    `device` is where `load` puts what it loads, and where `encode` computes and leaves its result. It may be changed in
+    between; `denoise` and `decode` go by where the modules are. `known` is what is known of files that were deleted.
+    """
+
+    spec: ClassVar[ArchitectureSpec]
+
+    chunked: ClassVar[bool] = False
+    """True if `VaeOptions.chunk_size` lowers the memory of decoding."""
+
+    vae_in_denoise: ClassVar[bool] = False
+    """True if `denoise` uses the VAE."""
+
+    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
+    """The transformer's lists of blocks, whose linear layers `--fp8_scaled` is for."""
+
+    vae: Any
+    """The loaded VAE, a module that remembers its device."""
+
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: FileHashCache | None = None
+    ) -> None:
+        self.known = known or FileHashCache()
+        self.model = model
+        self.device = device
+        self.dtype = dtype
+
+    @classmethod  # noqa: B027  # not abstract: most families can sample whatever resolves
+    def check(cls, parameters: SampleParameters) -> None:
+        """Raise `PromptError` for what this family cannot sample, before anything is loaded."""
+
+    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
+        """Options of the job that change nothing here, or make the picture approximate."""
+        return ()
+
+    @abstractmethod
+    def load(self) -> None:
+        """Put everything but text and image encoders on the device.
+
+        Raises:
+            ModelError: a file is missing, unreadable or of another family.
+        """
+
+    @property
+    @abstractmethod
+    def transformer(self) -> nn.Module:
+        """The module LoRAs are merged into."""
+
+    @abstractmethod
+    def lora_names(self) -> NameTable:
+        """What module names in LoRA files mean."""
+
+    @abstractmethod
+    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
+        """Text (and image) embeddings on the device, from the cache where it has them.
+
+        Encoders are loaded on a miss only, and freed again.
+
+        Raises:
+            ModelError: an encoder is needed and its files are not there.
+        """
+
+    def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:
+        """`conditioning` and what the VAE makes of the prompt's pictures, for families that condition on latents.
+
+        The VAE is loaded anyway and a posterior may be drawn with the sample's seed, so this is not cached.
+        """
+        return conditioning
+
+    def total_steps(self, parameters: SampleParameters) -> int:
+        """Denoising steps of a sample, for its progress: `on_step` is called so many times."""
+        return parameters.sample_steps
+
+    @abstractmethod
+    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+        """Sample latents; `on_step` may raise to stop."""
+
+    @abstractmethod
+    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
+        """Pixels as they are decoded: float32 [3, frames, height, width] in 0..1, a few frames at a time."""

@@ -1,0 +1,95 @@
+"""Conditioning (text embeddings, image embeddings, control latents) kept on disk.
+
+With a full cache the text encoder, often larger than the model itself, is never loaded. A file that cannot be read
+is a miss, a cache that cannot be written a warning: neither fails a sample.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from rushes.wire.jobs import digest
+from rushes_service.storage.disk_cache import KEY_FIELD, DiskCache
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when a change here or in a family's encoding makes older files wrong."""
+
+Conditioning = dict[str, torch.Tensor]
+"""Tensors by the argument name they are passed under."""
+
+
+class ConditioningCache:
+    """Embeddings by everything they depend on.
+
+    A key is a JSON-able mapping that names the encoder's files, its precision and the input; it is stored in the
+    file and compared on reading.
+
+    Args:
+        max_bytes: what the files may take; beyond it the one used longest ago goes first.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
+        self.directory = directory
+        self._files = DiskCache(directory, max_bytes)
+
+    def path(self, key: Mapping[str, Any]) -> Path:
+        """The file of `key`, whether it exists or not."""
+        name = digest({**key, "version": VERSION}, digits=40)
+        return self.directory / name[:2] / f"{name}.safetensors"
+
+    def get(self, key: Mapping[str, Any], compute: Callable[[], Conditioning]) -> Conditioning:
+        """Tensors of `key`, on the CPU: read, or computed and stored."""
+        found = self.read(key)
+        if found is None:
+            found = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
+            self.write(key, found)
+        return found
+
+    def read(self, key: Mapping[str, Any]) -> Conditioning | None:
+        """Tensors of `key`, or None if they are not there or cannot be read."""
+        path = self.path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get(KEY_FIELD) != canonical(key):
+                    return None
+                self._files.touch(path)
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError) as error:
+            logger.warning("conditioning cache: %s cannot be read and is made anew (%s)", path, error)
+            return None
+
+    def write(self, key: Mapping[str, Any], tensors: Conditioning) -> None:
+        """Store tensors under `key`, whole or not at all."""
+        path = self.path(key)
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=".conditioning-", dir=path.parent)
+            os.close(handle)
+            save_file(tensors, temporary, metadata={KEY_FIELD: canonical(key)})
+            Path(temporary).replace(path)
+            self._files.trim(newest=path)
+        except (OSError, SafetensorError) as error:
+            logger.warning("conditioning cache: %s cannot be written (%s); embeddings are not kept", path, error)
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+
+
+def canonical(key: Mapping[str, Any]) -> str:
+    """A key as text."""
+    return json.dumps(key, sort_keys=True)

@@ -1,0 +1,233 @@
+"""FLUX.1 Kontext, through diffusers' `FluxKontextPipeline`, with the reference sampler's schedule, noise and pictures.
+
+Facts are musubi-tuner 0.3.4's (flux_kontext_train_network.py, flux_utils.py): a control image is cut at its right and
+bottom to multiples of 16 pixels and never resized, its latents are a draw from the VAE's posterior, and `--fs 0`
+selects the shift that grows with the picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
+from torch import nn
+
+from rushes.errors import PromptError
+from rushes.families.parameters import SampleParameters
+from rushes.families.table import FLUX1_KONTEXT, ArchitectureSpec
+from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes_service.lora.targets import NameTable, name_table, renamed
+from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes_service.models.conditioning import Conditioning, ConditioningCache
+from rushes_service.models.encoders.t5_clip import COMPONENTS, TextEncoders
+from rushes_service.models.flux.names import ORIGINAL_NAMES
+from rushes_service.models.inputs.images import open_image, to_signed
+from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.from_files import find_source
+from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.vae.kl import decode_kl, plan_kl_tiles
+from rushes_service.runtime.devices import name_of
+from rushes_service.runtime.float8 import precision
+
+PATCH = 16
+"""Pixels per side of one token: eight in the VAE, two in the packing."""
+
+TOKEN_CHANNELS = 64
+"""Of a packed token: 16 latent channels of 2 x 2."""
+
+SHIFT_AT_256_TOKENS, SHIFT_AT_4096_TOKENS = 0.5, 1.15
+"""`mu` of the shift that grows with the picture, linear in its number of tokens."""
+
+
+class ReferenceEuler(FlowMatchEulerDiscreteScheduler):
+    """Euler steps in the precision of the latents, which are the transformer's, as the reference takes them."""
+
+    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **_options: Any) -> Any:
+        """The sample after the step, alone in a tuple."""
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        stride = (self.sigmas[self.step_index + 1] - self.sigmas[self.step_index]).item()
+        self._step_index += 1
+        return (sample + stride * model_output,)
+
+
+@contextlib.contextmanager
+def timed_by(transformer: nn.Module, scheduler: ReferenceEuler, sigmas: torch.Tensor) -> Iterator[None]:
+    """Inside, each call of `transformer` is told the step's noise level, rounded once to the latents' precision.
+
+    The pipeline rounds a thousandfold of it and divides. In bfloat16 that is another number for one step in four, by up
+    to 4 of 1000.
+    """
+
+    def tell(
+        _module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        level = sigmas[scheduler.step_index or 0]
+        return args, {**inputs, "timestep": level[None].to(inputs["hidden_states"])}
+
+    hook = transformer.register_forward_pre_hook(tell, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class FluxKontext(Architecture):
+    """flux1-kontext."""
+
+    spec: ClassVar[ArchitectureSpec] = FLUX1_KONTEXT
+
+    vae_dtype: ClassVar[torch.dtype] = torch.float32
+    """As in the reference, whatever the transformer's precision."""
+
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: FileHashCache | None = None
+    ) -> None:
+        super().__init__(model, device, dtype, known)
+        pipelines, components = ("FluxKontextPipeline",), ("transformer", "vae")
+        self.source: Source = find_source(model, self.spec, pipelines, components, self.known)
+        self._text_files: str | None = None
+        self._pipe: Any = None
+
+    @classmethod
+    def check(cls, parameters: SampleParameters) -> None:
+        for path in parameters.control_image_path:
+            control_pixels(path)
+
+    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
+        warnings = []
+        if vae.chunk_size is not None:
+            warnings.append("--vae_chunk_size changes nothing for FLUX: its VAE has no time to split")
+        if tiles := plan_kl_tiles(vae, parameters.width, parameters.height):
+            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
+        return tuple(warnings)
+
+    def load(self) -> None:
+        quiet_loading_bars()
+        model = self.source.load("transformer", FluxTransformer2DModel, self.dtype)
+        coder = self.source.load("vae", AutoencoderKL, self.vae_dtype)
+        for part in (model, coder):
+            part.requires_grad_(False).to(self.device).eval()
+        encoders = dict.fromkeys(COMPONENTS)
+        scheduler = FlowMatchEulerDiscreteScheduler()
+        self._pipe = FluxKontextPipeline(transformer=model, vae=coder, scheduler=scheduler, **encoders)
+        self._pipe.set_progress_bar_config(disable=True)
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self._pipe.transformer  # type: ignore[no-any-return]
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The loaded VAE."""
+        return self._pipe.vae
+
+    def lora_names(self) -> NameTable:
+        return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
+
+    def text_key(self, text: str) -> dict[str, Any]:
+        """Cache key of a text's embeddings, see `TextEncoders.encode`."""
+        if self._text_files is None:
+            self._text_files = self.source.fingerprint(COMPONENTS)
+        dtype = precision(self.dtype, float8=self.model.fp8_t5)
+        return {"kind": "t5+clip", "files": self._text_files, "dtype": dtype, "text": text}
+
+    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
+        encoders = TextEncoders(self.source, self.device, self.dtype, float8=self.model.fp8_t5)
+        try:
+            found = cache.get(self.text_key(parameters.prompt), lambda: encoders.encode(parameters.prompt))
+        finally:
+            encoders.free()
+        return {name: tensor.to(self.device, self.dtype) for name, tensor in found.items()}
+
+    @torch.no_grad()
+    def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:
+        # The posterior is drawn from the global generator, the noise from one of its own with the same seed.
+        torch.manual_seed(parameters.seed)
+        if not parameters.control_image_path:
+            return conditioning
+        coder = self.vae
+        pixels = control_pixels(parameters.control_image_path[0]).to(self.device, coder.dtype)
+        drawn = coder.encode(pixels).latent_dist.sample()
+        latents = (drawn - coder.config.shift_factor) * coder.config.scaling_factor
+        # 16 channels tell the pipeline that these are latents already.
+        return {**conditioning, "image": latents}
+
+    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+        scheduler = self._pipe.scheduler = ReferenceEuler(shift=1.0)
+        sigmas = schedule(parameters)
+        total = parameters.sample_steps
+
+        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+            on_step(index + 1, total, tensors["latents"])
+            return {}
+
+        with timed_by(self.transformer, scheduler, sigmas):
+            packed = self._pipe(
+                **conditioning,
+                latents=initial_noise(parameters, self.device),
+                width=parameters.width,
+                height=parameters.height,
+                max_area=parameters.width * parameters.height,
+                _auto_resize=False,
+                sigmas=sigmas[:-1].tolist(),
+                num_inference_steps=total,
+                guidance_scale=parameters.guidance_scale,
+                output_type="latent",
+                return_dict=False,
+                callback_on_step_end=step_ended,
+            )[0]
+        facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
+        return Denoised(unpacked(packed, parameters), facts)
+
+    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
+        model = self.vae
+        latents = latents.to(model.device, model.dtype) / model.config.scaling_factor + model.config.shift_factor
+        pixels = decode_kl(model, latents, vae).float()
+        yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)
+
+
+def control_pixels(path: str) -> torch.Tensor:
+    """A control image [1, 3, H, W] in -1..1, cut at its right and bottom to multiples of 16 pixels.
+
+    Raises:
+        PromptError: it cannot be read, or is smaller than 16 pixels.
+    """
+    image = open_image(path, "control_image_path")
+    width, height = (size // PATCH * PATCH for size in image.size)
+    if not width or not height:
+        raise PromptError(
+            f"--ci {path} has {image.width} x {image.height} pixels; FLUX needs {PATCH} x {PATCH} at least",
+            key="control_image_path",
+        )
+    return to_signed(np.array(image.crop((0, 0, width, height))))[None]
+
+
+def schedule(parameters: SampleParameters) -> torch.Tensor:
+    """Noise levels [steps + 1] from 1 to 0 in float32, bit for bit the reference's."""
+    times = torch.linspace(1, 0, parameters.sample_steps + 1)
+    if shift := parameters.discrete_flow_shift:
+        return shift * times / (1 + (shift - 1) * times)
+    tokens = (parameters.width // PATCH) * (parameters.height // PATCH)
+    slope = (SHIFT_AT_4096_TOKENS - SHIFT_AT_256_TOKENS) / (4096 - 256)
+    grown = math.exp(slope * tokens + SHIFT_AT_256_TOKENS - slope * 256)
+    return grown / (grown + (1 / times - 1))
+
+
+def initial_noise(parameters: SampleParameters, device: torch.device) -> torch.Tensor:
+    """Noise [1, tokens, 64] in float32, drawn packed as the reference does."""
+    tokens = (parameters.width // PATCH) * (parameters.height // PATCH)
+    generator = torch.Generator(device).manual_seed(parameters.seed)
+    return torch.randn(1, tokens, TOKEN_CHANNELS, generator=generator, device=device)
+
+
+def unpacked(packed: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
+    """Tokens [1, h w, 64] as latents [1, 16, 2h, 2w] in float32."""
+    rows, columns = parameters.height // PATCH, parameters.width // PATCH
+    grid = packed.float().view(1, rows, columns, TOKEN_CHANNELS // 4, 2, 2)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(1, TOKEN_CHANNELS // 4, 2 * rows, 2 * columns)

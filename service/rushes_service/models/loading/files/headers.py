@@ -1,0 +1,143 @@
+"""What is in a weight file, read from its header: names, shapes and precisions, and no weights. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rushes.errors import ModelError
+from rushes_service.models.loading.files.pickles import read_pickle
+
+SAFETENSORS = (".safetensors", ".sft")
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+
+LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its header, little endian."""
+
+MAX_HEADER_BYTES = 100_000_000
+"""As the format's own readers allow."""
+
+SHARD = re.compile(r"(?P<name>.*)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+
+BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16, "F4": 4}
+"""Of a number, by the format's names; every other has eight."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: its precision ("BF16", "F8_E4M3"), its shape, and which file of several it is in."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+
+    @property
+    def count(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on disk."""
+        return self.count * BITS.get(self.dtype, 8) // 8
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is in a weight file. `path` is the file that was named, `files` are it and its other shards.
+
+    `nested` leads to the tensors of a pickled file: the keys of the dictionaries around them.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    entries: Mapping[str, Entry]
+    nested: tuple[str, ...] = ()
+
+    @property
+    def pickled(self) -> bool:
+        """True for a `.pt` or `.pth` file."""
+        return self.path.suffix in PICKLED
+
+    @property
+    def bytes(self) -> int:
+        """All tensors together."""
+        return sum(entry.bytes for entry in self.entries.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of content identity: path, size, modification time and header of every file."""
+        hasher = hashlib.sha256()
+        for file in self.files:
+            facts = file.stat()
+            hasher.update(json.dumps([str(file.resolve()), facts.st_size, facts.st_mtime_ns]).encode())
+        names = sorted((name, entry.dtype, entry.shape) for name, entry in self.entries.items())
+        hasher.update(json.dumps(names).encode())
+        return hasher.hexdigest()
+
+
+def read_header(path: Path) -> Header:
+    """What is in the weight file at `path`; of a file in shards, any one may be named.
+
+    Raises:
+        ModelError: it is not there, cut short, or no file of weights.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is {'no file' if path.exists() else 'not there'}")
+    if path.suffix in SAFETENSORS:
+        files = tuple(shards(path))
+        return Header(path, files, dict(entry for file in files for entry in read_safetensors(file)))
+    if path.suffix in PICKLED:
+        nested, tensors = read_pickle(path)
+        return Header(path, (path,), {name: Entry(*facts, path) for name, facts in tensors.items()}, nested)
+    raise ModelError(f"{path} is no file of weights: those end in {', '.join((*SAFETENSORS, *PICKLED))}")
+
+
+def shards(path: Path) -> Iterator[Path]:
+    """All files that `path` is one of: itself, or `NAME-00001-of-00004.safetensors` and its like.
+
+    Raises:
+        ModelError: some are missing.
+    """
+    match = SHARD.fullmatch(path.name)
+    if match is None:
+        yield path
+        return
+    count = match["count"]
+    files = [
+        path.with_name(f"{match['name']}-{number:05d}-of-{count}.safetensors") for number in range(1, int(count) + 1)
+    ]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ModelError(f"{path} is one of {int(count)} files, of which {len(missing)} are missing: {missing[0]}")
+    yield from files
+
+
+def read_safetensors(file: Path) -> Iterator[tuple[str, Entry]]:
+    """Names and tensors of one file, by its header.
+
+    Raises:
+        ModelError: it is cut short, or no safetensors file.
+    """
+    try:
+        with file.open("rb") as stream:
+            beginning = stream.read(LENGTH_BYTES)
+            (length,) = struct.unpack("<Q", beginning)
+            if length > MAX_HEADER_BYTES:
+                raise ValueError("its header is too long")
+            described: dict[str, dict[str, Any]] = json.loads(stream.read(length))
+        described.pop("__metadata__", None)
+        ends = [int(facts["data_offsets"][1]) for facts in described.values()]
+        for name, facts in described.items():
+            yield name, Entry(str(facts["dtype"]), tuple(facts["shape"]), file)
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file} is no safetensors file: {error}; copy or download it again") from error
+    if (size := file.stat().st_size) < (whole := LENGTH_BYTES + length + max(ends, default=0)):
+        raise ModelError(f"{file} is cut short: it has {size} bytes of {whole}; copy or download it again")

@@ -1,0 +1,105 @@
+"""wan2.1-i2v: a start image beside the noise, as latents and as CLIP tokens.
+
+Facts are musubi-tuner 0.3.4's (wan_train_network.py): the VAE encodes the image followed by zeros (mid grey), a mask
+says which frames are given, and both passes of guidance see the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from rushes.checkpoints.snapshots import fingerprint
+from rushes.errors import ModelError
+from rushes.families.parameters import SampleParameters
+from rushes.families.table import WAN21_I2V, ArchitectureSpec
+from rushes_service.models.conditioning import Conditioning, ConditioningCache
+from rushes_service.models.encoders.clip_vision import COMPONENT, image_tokens
+from rushes_service.models.inputs.images import check_images, fit, open_image, to_signed
+from rushes_service.models.wan.inputs import IMAGE_TOKENS, LATENTS, encoded
+from rushes_service.models.wan.t2v import Wan
+from rushes_service.runtime.devices import name_of
+
+FIELD = "image_path"
+MASK_CHANNELS = 4
+"""One per frame of a latent frame."""
+
+
+class WanWithStartImage(Wan):
+    """What Wan models share that take `--i`."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._vae_files: str | None = None
+        self._clip_files: str | None = None
+
+    @classmethod
+    def check(cls, parameters: SampleParameters) -> None:
+        super().check(parameters)
+        if parameters.image_path is not None:
+            check_images((parameters.image_path,), FIELD)
+
+    def check_config(self, transformer: Path, config: Mapping[str, Any]) -> None:
+        super().check_config(transformer, config)
+        if config.get("image_dim") is None:
+            raise ModelError(
+                f"{transformer} has no attention for image tokens: it is not of Wan2.1 (Wan2.2's have none)"
+            )
+        if config.get("pos_embed_seq_len") is not None:
+            raise ModelError(f"{transformer} is a first and last frame model (FLF2V), which cannot be sampled yet")
+
+    def vae_key(self, kind: str, parameters: SampleParameters, **more: Any) -> dict[str, Any]:
+        """Cache key of what the VAE makes of an input at the size of the clip: tensor `latents` [1, 16, T, h, w]."""
+        if self._vae_files is None:
+            self._vae_files = self.source.fingerprint(("vae",))
+        size = [parameters.width, parameters.height]
+        return {"kind": kind, "files": self._vae_files, "dtype": name_of(self.vae_dtype), "size": size, **more}
+
+    def image_key(self, image: str) -> dict[str, Any]:
+        """Cache key of an image's tokens: tensor `image_embeds` [1, 257, image_dim]."""
+        if self._clip_files is None:
+            self._clip_files = self.source.fingerprint((COMPONENT,))
+        return {"kind": "clip-vision", "files": self._clip_files, "image": fingerprint(image)}
+
+    def tokens(self, image: str, cache: ConditioningCache) -> Conditioning:
+        """CLIP's tokens of the picture at `image`, by their key in a `Conditioning`."""
+
+        def compute() -> Conditioning:
+            return {IMAGE_TOKENS: image_tokens(self.source, open_image(image, FIELD), self.device)}
+
+        return {name: tensor.to(self.device) for name, tensor in cache.get(self.image_key(image), compute).items()}
+
+    def start_latents(self, parameters: SampleParameters, frames: int, cache: ConditioningCache) -> torch.Tensor:
+        """Latents [1, 16, T, h, w] of the start image followed by zeros, `frames` frames in all."""
+        image = str(parameters.image_path)
+
+        def compute() -> Conditioning:
+            clip = torch.zeros(3, frames, parameters.height, parameters.width)
+            clip[:, 0] = to_signed(fit(open_image(image, FIELD), parameters.width, parameters.height))
+            return {"latents": encoded(self.vae, clip)}
+
+        key = self.vae_key("wan-start-image", parameters, frames=frames, image=fingerprint(image))
+        return cache.get(key, compute)["latents"].to(self.device)
+
+
+class WanImageToVideo(WanWithStartImage):
+    """wan2.1-i2v."""
+
+    spec: ClassVar[ArchitectureSpec] = WAN21_I2V
+    pipelines = ("WanImageToVideoPipeline",)
+    in_channels = 36
+
+    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
+        start = self.start_latents(parameters, parameters.frame_count, cache)
+        given = {LATENTS: torch.cat([first_frame_mask(start), start], dim=1)}
+        return {**super().encode(parameters, cache), **self.tokens(str(parameters.image_path), cache), **given}
+
+
+def first_frame_mask(latents: torch.Tensor) -> torch.Tensor:
+    """1 where a frame is given, 0 where it is to be made: [1, 4, T, h, w] for `latents` [1, 16, T, h, w]."""
+    mask = latents.new_zeros(1, MASK_CHANNELS, *latents.shape[2:])
+    mask[:, :, 0] = 1
+    return mask

@@ -1,0 +1,89 @@
+"""Tiny Wan models beyond text to video: made of the parts of the demo's model, and as deterministic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from rushes_service.models.wan.tiny import byte_tokenizer, save, text_encoder, transformer, vae, write_once
+
+RECIPE = 1
+"""Raised when a change here or in the parts makes different weights."""
+
+IMAGE_DIM = 32
+SEED = 0
+
+
+def build_tiny_wan_i2v(directory: Path) -> Path:
+    """Write a tiny Wan2.1 image-to-video model to `directory`, unless it is there, and return it."""
+    return build(directory, "wan2.1-i2v", lambda: with_images(in_channels=36))
+
+
+def build_tiny_wan_fun_control(directory: Path) -> Path:
+    """Write a tiny Wan2.1-Fun-Control model to `directory`, unless it is there, and return it."""
+    return build(directory, "wan2.1-fun-control", lambda: with_images(in_channels=48))
+
+
+def build_tiny_wan22_t2v(directory: Path) -> Path:
+    """Write a tiny Wan2.2 model with two experts to `directory`, unless it is there, and return it."""
+    return build(directory, "wan2.2-t2v-a14b", two_experts)
+
+
+def build(directory: Path, name: str, make: Callable[[], DiffusionPipeline]) -> Path:
+    """Write the pipeline that `make` makes to `directory`; the caller's random state is left alone."""
+
+    def write(temporary: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            save(make(), temporary)
+
+    return write_once(directory, json.dumps({"recipe": RECIPE, "model": name}), write)
+
+
+def with_images(in_channels: int) -> WanImageToVideoPipeline:
+    """A pipeline whose transformer takes latents beside the noise, and image tokens."""
+    return WanImageToVideoPipeline(
+        tokenizer=byte_tokenizer(),
+        text_encoder=text_encoder(),
+        image_encoder=image_encoder(),
+        transformer=transformer(in_channels, IMAGE_DIM),
+        vae=vae(),
+        scheduler=scheduler(),
+    )
+
+
+def two_experts() -> WanPipeline:
+    """A pipeline with a transformer for much noise and another for little."""
+    return WanPipeline(
+        tokenizer=byte_tokenizer(),
+        text_encoder=text_encoder(),
+        transformer=transformer(layers=1),
+        transformer_2=transformer(layers=1),
+        vae=vae(),
+        scheduler=scheduler(),
+        boundary_ratio=0.875,
+    )
+
+
+def scheduler() -> UniPCMultistepScheduler:
+    """As published with Wan."""
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def image_encoder() -> CLIPVisionModel:
+    """Three layers of CLIP's vision tower over 257 tokens."""
+    config = CLIPVisionConfig(
+        hidden_size=IMAGE_DIM,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=224,
+        patch_size=14,
+        hidden_act="gelu",
+    )
+    return CLIPVisionModel(config).eval().requires_grad_(False)

@@ -1,0 +1,65 @@
+"""What PyTorch sees of the machine's GPUs, asked of a process of its own.
+
+So the asking process stays light, holds no GPU memory, and survives an installation of PyTorch that crashes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+
+TIMEOUT_S = 120.0
+"""A cold import of PyTorch from a network disk can take most of a minute."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU. `memory_bytes` is all it has, `free_bytes` what nobody uses now."""
+
+    device: str
+    name: str
+    memory_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class GpuReport:
+    """PyTorch's view. `error` says why it cannot be asked; `cuda` is the CUDA version it was built for, if any."""
+
+    torch: str | None = None
+    cuda: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    error: str | None = None
+
+
+def ask() -> GpuReport:
+    """Import PyTorch in another process and report what it sees. Never raises."""
+    command = [sys.executable, "-m", "rushes_service.processes.gpus"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return GpuReport(error=f"importing torch took more than {TIMEOUT_S:g} s")
+    if done.returncode != 0:
+        last = done.stderr.strip().rsplit("\n", 1)[-1]
+        return GpuReport(error=f"importing torch failed (exit code {done.returncode}): {last}")
+    answer = json.loads(done.stdout.rsplit("\n", 2)[-2])
+    return GpuReport(torch=answer["torch"], cuda=answer["cuda"], gpus=tuple(Gpu(**gpu) for gpu in answer["gpus"]))
+
+
+def main() -> None:
+    """Print the report as one line of JSON."""
+    import torch
+
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        gpus.append(asdict(Gpu(f"cuda:{index}", properties.name, total, free)))
+    report = {"torch": torch.__version__, "cuda": torch.version.cuda or torch.version.hip, "gpus": gpus}
+    sys.stdout.write(json.dumps(report) + "\n")
+
+
+if __name__ == "__main__":
+    main()

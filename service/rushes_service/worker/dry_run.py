@@ -1,0 +1,73 @@
+"""A stand-in for the engine that needs no model, no GPU and no torch, and paints instead of sampling.
+
+Everything around it is real: queue, lease, cancelling, files, receipts. `rushes worker --rehearse` tries a
+deployment out (can every box reach Redis? are the directories mounted and writable?), and the tests and the
+fleet simulation use it where hundreds of workers are needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rushes.families.parameters import SampleParameters, resolve
+from rushes.families.table import architecture
+from rushes.wire.jobs import SampleJob
+from rushes_service.worker.lease import Lease
+
+
+@dataclass(frozen=True)
+class PaintedTake:
+    """A colour gradient that depends on seed and training step, moving over the frames."""
+
+    parameters: SampleParameters
+    step: int
+    warnings: tuple[str, ...] = ("painted by a rehearsal: no model was used",)
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Frames, uint8 [H, W, 3]; the same for the same job."""
+        height, width = self.parameters.height, self.parameters.width
+        random = np.random.default_rng([self.parameters.seed, self.step])
+        corners = random.integers(32, 224, size=(2, 3))
+        ramp = np.linspace(0, 1, width)[None, :, None]
+        for frame in range(self.parameters.frame_count):
+            moved = np.roll(ramp, frame * 4, axis=1)
+            row = corners[0] * (1 - moved) + corners[1] * moved
+            yield np.broadcast_to(row, (height, width, 3)).astype(np.uint8)
+
+    def facts(self) -> dict[str, Any]:
+        """Says in the receipt that this is no sample."""
+        return {"engine": "rehearsal"}
+
+
+class DryRunEngine:
+    """Paints jobs at `step_s` seconds a step.
+
+    Args:
+        load_s: seconds that "loading" another model takes.
+    """
+
+    def __init__(self, step_s: float = 0.02, load_s: float = 0.0) -> None:
+        self.device = "rehearsal"
+        self.warm_model: str | None = None
+        self.memory = {"memory": 0}
+        self.overlaps = True
+        self._step_s = step_s
+        self._load_s = load_s
+
+    def denoise(self, job: SampleJob, watch: Lease) -> PaintedTake:
+        """Pass the time a sample would take, step by step."""
+        parameters, _ = resolve(job.prompt, architecture(job.model.architecture))
+        if self.warm_model != job.model.fingerprint:
+            watch.stage("load")
+            time.sleep(self._load_s)
+            self.warm_model = job.model.fingerprint
+        watch.stage("denoise", parameters.sample_steps)
+        for done in range(1, parameters.sample_steps + 1):
+            time.sleep(self._step_s)
+            watch.step(done, parameters.sample_steps)
+        return PaintedTake(parameters, job.step)
