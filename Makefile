@@ -22,9 +22,10 @@ test: $(STAMP) ## run the tests (ARGS="-k name" for some of them)
 chaos: $(STAMP) ## five minutes of killed workers, stopped workers and a crashing Redis; is anything lost?
 	PYTHONPATH=tests $(BIN)/python tests/acceptance/chaos.py --seconds 300
 
-check: $(STAMP) ## lint, formatting, types
+check: $(STAMP) ## lint, formatting, types, the order of the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/house/layers.py
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(BENCH_STAMP) ## run the benchmarks one after the other; results in benchmarks/results/

@@ -6,7 +6,9 @@ Rooms on one line may not import each other. A prefix stands for all that lies b
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +25,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes",),  # the public names: everything above them is what they are made of
     ("rushes.watch", "rushes.trackers"),
     ("rushes.integrations",),
-    ("rushes.cli", "rushes.__main__"),
+    ("rushes.cli",),
+    ("rushes.__main__",),
     ("rushes_service", "rushes_service.settings"),
     ("rushes_service.storage", "rushes_service.runtime", "rushes_service.media"),
     ("rushes_service.lora",),
@@ -44,20 +47,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service.cli",),
 )
 
+MOST_MODULES = 13
+"""A folder with more is split into rooms."""
+
 RANKS = {prefix: (rank, prefix) for rank, layer in enumerate(LAYERS) for prefix in layer}
 
 
-def modules() -> dict[str, Path]:
-    """Every module of both packages, and its file."""
+def modules(packages: Sequence[Path] = PACKAGES) -> dict[str, Path]:
+    """Every module of the packages in some directories, and its file."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         for file in package.rglob("*.py"):
             name = ".".join(file.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
             found[name] = file
     return found
 
 
-def imported(file: Path, known: dict[str, Path]) -> Iterator[str]:
+def imported(file: Path, known: Mapping[str, Path]) -> Iterator[str]:
     """Modules of ours that a file imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -78,9 +84,8 @@ def room(module: str) -> tuple[int, str]:
     return RANKS[name]
 
 
-def arrows_up() -> list[str]:
-    """Imports of a room that lies higher, or beside the own."""
-    known = modules()
+def arrows_up(known: Mapping[str, Path]) -> list[str]:
+    """Imports of a room that lies higher, or beside the importing one."""
     found = []
     for module, file in sorted(known.items()):
         rank, own = room(module)
@@ -91,9 +96,8 @@ def arrows_up() -> list[str]:
     return found
 
 
-def circles() -> list[list[str]]:
-    """Modules that import each other, directly or over others."""
-    known = modules()
+def circles(known: Mapping[str, Path]) -> list[list[str]]:
+    """Modules that import each other, directly or over others (Tarjan's strongly connected components)."""
     edges = {module: set(imported(file, known)) - {module} for module, file in known.items()}
     index: dict[str, int] = {}
     low: dict[str, int] = {}
@@ -122,5 +126,17 @@ def circles() -> list[list[str]]:
     return found
 
 
+def crowded(known: Mapping[str, Path], most: int = MOST_MODULES) -> list[str]:
+    """Folders that hold too many modules for one look."""
+    folders = Counter(file.parent for file in known.values() if file.name != "__init__.py")
+    return [f"{folder} holds {count} modules" for folder, count in folders.items() if count > most]
+
+
+def faults(packages: Sequence[Path] = PACKAGES) -> list[str]:
+    """Everything that is wrong with the order of the rooms, a line each."""
+    known = modules(packages)
+    return [*arrows_up(known), *(f"circle: {' -> '.join(circle)}" for circle in circles(known)), *crowded(known)]
+
+
 if __name__ == "__main__":
-    print(*arrows_up(), *circles(), sep="\n")
+    sys.exit("\n".join(faults()) or None)
