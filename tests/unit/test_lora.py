@@ -21,9 +21,9 @@ from rushes.errors import (
 )
 from rushes.wire.jobs import Checkpoint
 from rushes_service.lora.changes import LowRank, Patch
-from rushes_service.lora.files import locate
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, read_lora
+from rushes_service.lora.reading.files import locate
 from rushes_service.lora.targets import LoraTarget, NameTable, name_table
 from rushes_service.models.wan.names import wan_names
 from rushes_service.models.wan.tiny import transformer

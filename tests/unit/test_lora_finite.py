@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from rushes.errors import LoraValue
-from rushes_service.lora.files import read_file
-from rushes_service.lora.finite import check_finite
+from rushes_service.lora.reading.files import read_file
+from rushes_service.lora.reading.finite import check_finite
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2)
 

@@ -16,7 +16,7 @@ from lora_support import ALPHA, FORMATS, ORIGINAL, RANK, linears, write, write_p
 from rushes.cli.main import main
 from rushes.errors import CheckpointFormat, CheckpointIncomplete
 from rushes_service.inspection.report import bar, inspect_file, lines
-from rushes_service.lora.families import guess_family
+from rushes_service.lora.reading.families import guess_family
 from rushes_service.models.wan.names import wan_names
 from rushes_service.models.wan.tiny import transformer
 

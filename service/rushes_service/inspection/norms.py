@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rushes.errors import CheckpointFormat
-from rushes_service.lora.config import Config, configured_alpha, configured_rank, configured_scale
+from rushes_service.lora.reading.scales import Config, configured_alpha, configured_rank, configured_scale
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E5M2": "u1", "F8_E4M3": "u1"}
 """How bytes are read; those that numpy has no type for are unfolded (see `widened`)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from rushes.wire.jobs import ModelSpec
-from rushes_service.lora.keys import split
+from rushes_service.lora.reading.keys import split
 from rushes_service.models.loading.from_repo import quiet_loading_bars
 from rushes_service.models.registry import find
 from rushes_service.models.tiny import build_tiny

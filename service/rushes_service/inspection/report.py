@@ -15,9 +15,9 @@ import numpy as np
 from rushes.checkpoints.adapters import CONFIG_KEY, WEIGHTS_NAME, adapter_config
 from rushes.checkpoints.snapshots import HEADER_LENGTH_BYTES, read_header
 from rushes_service.inspection.norms import alpha_of, arrays_of, fit, norm_of, rank_of
-from rushes_service.lora.config import Config, configuration
-from rushes_service.lora.families import guess_family
-from rushes_service.lora.keys import TEXT_ENCODER, split, unwrapped
+from rushes_service.lora.reading.families import guess_family
+from rushes_service.lora.reading.keys import TEXT_ENCODER, split, unwrapped
+from rushes_service.lora.reading.scales import Config, configuration
 
 KIND_SIGNS = (("hada_w", "LoHa"), ("lokr_w", "LoKr"), ("down", "LoRA"), ("up", "LoRA"), ("diff", "difference"))
 """Parts of a module that give its kind away."""

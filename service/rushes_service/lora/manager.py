@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from rushes.wire.jobs import Checkpoint, SampleJob
-from rushes_service.lora.files import locate
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, facts_of, read_lora
+from rushes_service.lora.reading.files import locate
 from rushes_service.lora.targets import NameTable
 
 

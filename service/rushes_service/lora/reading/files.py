@@ -25,7 +25,7 @@ from rushes.checkpoints.adapters import (
 from rushes.checkpoints.snapshots import HEADER_LENGTH_BYTES, read_header, unreadable
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.wire.jobs import Checkpoint
-from rushes_service.lora.config import Config, configuration
+from rushes_service.lora.reading.scales import Config, configuration
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 

@@ -9,8 +9,8 @@ import torch
 
 from rushes.errors import LoraMismatch, LoraValue
 from rushes_service.lora.changes import Patch, Replacement, as_matrix
-from rushes_service.lora.files import WeightsFile
-from rushes_service.lora.keys import Key, unwrapped
+from rushes_service.lora.reading.files import WeightsFile
+from rushes_service.lora.reading.keys import Key, unwrapped
 from rushes_service.lora.targets import NameTable
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "")

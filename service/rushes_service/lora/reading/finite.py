@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from rushes.errors import LoraValue
-from rushes_service.lora.files import WeightsFile
-from rushes_service.lora.keys import split
+from rushes_service.lora.reading.files import WeightsFile
+from rushes_service.lora.reading.keys import split
 
 
 def check_finite(file: WeightsFile) -> None:

@@ -16,12 +16,12 @@ import torch
 
 from rushes.errors import LoraMismatch, LoraValue
 from rushes_service.lora.changes import Change, Difference, Patch, Replacement, as_matrix
-from rushes_service.lora.families import guess_family, size_hint
-from rushes_service.lora.files import WeightsFile, read_file
-from rushes_service.lora.finite import check_finite
-from rushes_service.lora.full_checkpoint import is_whole, read_whole
-from rushes_service.lora.keys import TEXT_ENCODER, Key, split
-from rushes_service.lora.kinds import weight_change
+from rushes_service.lora.reading.families import guess_family, size_hint
+from rushes_service.lora.reading.files import WeightsFile, read_file
+from rushes_service.lora.reading.finite import check_finite
+from rushes_service.lora.reading.full_checkpoint import is_whole, read_whole
+from rushes_service.lora.reading.keys import TEXT_ENCODER, Key, split
+from rushes_service.lora.reading.kinds import weight_change
 from rushes_service.lora.targets import LoraTarget, NameTable
 
 SHOWN_KEYS = 3

@@ -16,7 +16,7 @@ from rushes_service.lora.changes import (
     Replacement,
     as_matrix,
 )
-from rushes_service.lora.config import Config, configured_rank, configured_scale
+from rushes_service.lora.reading.scales import Config, configured_rank, configured_scale
 
 Parts = Mapping[str, torch.Tensor]
 
