@@ -151,8 +151,8 @@ def seconds_of(record: JobRecord) -> dict[str, float]:
 
 def denoising(engine: Engine, job: SampleJob) -> float:
     """Seconds that a warm engine denoises a sample for, with nothing beside it."""
-    take = engine.denoise(job, Silent())
-    return float(take.facts()["seconds"]["denoise"])
+    denoised = engine.denoise(job, Silent())
+    return float(denoised.facts()["seconds"]["denoise"])
 
 
 def diffusers_sample(pipe: WanPipeline, job: SampleJob, target: Path) -> None:
@@ -184,8 +184,8 @@ def process_per_job(job: SampleJob, cache: Path) -> float:
 
 def write_frames(engine: Engine, job: SampleJob, target: Path) -> None:
     """Make one sample with `engine`, one stage after the other."""
-    take = engine.denoise(job, Silent())
-    frames = take.parameters.frame_count
+    denoised = engine.denoise(job, Silent())
+    frames = denoised.parameters.frame_count
     write_media(
-        take.frames(), target, job_id=job.id, frame_count=frames, fps=16, receipt=take.facts, guard=lambda: None
+        denoised.frames(), target, job_id=job.id, frame_count=frames, fps=16, receipt=denoised.facts, guard=lambda: None
     )

@@ -20,7 +20,8 @@ from diffusers.utils import export_to_video
 
 from harness import Report, Round, new_round, parser, publish, rounds_of
 from rushes_service.models.vae.tiles import TilePlan
-from rushes_service.models.wan.decode import stream_wan, to_uint8
+from rushes_service.models.wan.decode import stream_wan
+from rushes_service.runtime.pixels import to_uint8
 from wan_vae import build_vae, random_latents
 
 LENGTHS = (17, 33, 65, 97)

@@ -73,9 +73,9 @@ def sample(
     return engine.denoise(job, Recorder())
 
 
-def video(take: DenoisedSample) -> torch.Tensor:
+def video(denoised: DenoisedSample) -> torch.Tensor:
     """The decoded clip, [1, 3, F, H, W] in 0..1."""
-    return torch.cat(list(take.pixels()), dim=1)[None]
+    return torch.cat(list(denoised.pixels()), dim=1)[None]
 
 
 def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -134,12 +134,12 @@ def test_wan_modulates_by_time_and_guides_in_float32(wan_case):
     def look(_module: nn.Module, _inputs: object, output: tuple[torch.Tensor, ...]) -> None:
         seen.extend(output[:2])
 
-    take = sample(engine, model, case.prompt())
-    transformer = engine._warm.base.transformer
+    denoised = sample(engine, model, case.prompt())
+    transformer = engine._loaded.base.transformer
     assert isinstance(transformer.condition_embedder, TimeInFloat32)
     transformer.condition_embedder.register_forward_hook(look)
     transformer.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
-    assert torch.equal(sample(engine, model, case.prompt()).latents, take.latents)
+    assert torch.equal(sample(engine, model, case.prompt()).latents, denoised.latents)
     assert {tensor.dtype for tensor in seen} == {torch.float32}
 
 

@@ -56,29 +56,29 @@ def test_every_recorded_run_is_compared():
 
 @pytest.mark.parametrize("run", RUNS)
 def test_latents_and_picture_are_the_references(engine, model, run):
-    take = sample(engine, model, CASE.prompt(RUNS[run]), CASE.lora if run.startswith("lora") else None)
-    assert distance(take.latents, CASE.expected[f"{run}.final_latents"]) <= LATENTS_TOLERANCE
-    assert distance(video(take), CASE.expected[f"{run}.video"]) <= VIDEO_TOLERANCE
-    assert take.warnings == ()
+    denoised = sample(engine, model, CASE.prompt(RUNS[run]), CASE.lora if run.startswith("lora") else None)
+    assert distance(denoised.latents, CASE.expected[f"{run}.final_latents"]) <= LATENTS_TOLERANCE
+    assert distance(video(denoised), CASE.expected[f"{run}.video"]) <= VIDEO_TOLERANCE
+    assert denoised.warnings == ()
 
 
 def test_latents_are_the_references_where_the_posterior_is_certain(tmp_path: Path):
     model = recorded_model(CASE, tmp_path / "model", certain(recorded_vae(CASE)))
-    take = sample(recorded_engine(CASE, model, tmp_path / "cache"), model, CASE.prompt())
-    assert distance(take.latents, CASE.expected[f"{ENCODE_MODE}.final_latents"]) <= LATENTS_TOLERANCE
+    denoised = sample(recorded_engine(CASE, model, tmp_path / "cache"), model, CASE.prompt())
+    assert distance(denoised.latents, CASE.expected[f"{ENCODE_MODE}.final_latents"]) <= LATENTS_TOLERANCE
 
 
 def test_a_prompt_without_shift_has_the_references_default(engine, model):
     prompt = CASE.prompt().model_copy(update={"discrete_flow_shift": None, "guidance_scale": None})
-    take = sample(engine, model, prompt)
-    assert distance(take.latents, CASE.expected["fs14_5.final_latents"]) <= LATENTS_TOLERANCE
+    denoised = sample(engine, model, prompt)
+    assert distance(denoised.latents, CASE.expected["fs14_5.final_latents"]) <= LATENTS_TOLERANCE
 
 
 @pytest.mark.parametrize("run", ["base", "fs14_5", "no_control"])
 def test_sigmas_and_initial_noise_are_the_references_bit_for_bit(engine, model, run):
-    take = sample(engine, model, CASE.prompt(RUNS[run]))
-    assert torch.equal(torch.tensor(take.facts()["sigmas"]), CASE.expected[f"{run}.sigmas"])
-    assert torch.equal(initial_noise(take.parameters, torch.device("cpu")), CASE.expected["noise"])
+    denoised = sample(engine, model, CASE.prompt(RUNS[run]))
+    assert torch.equal(torch.tensor(denoised.facts()["sigmas"]), CASE.expected[f"{run}.sigmas"])
+    assert torch.equal(initial_noise(denoised.parameters, torch.device("cpu")), CASE.expected["noise"])
 
 
 def test_the_control_image_is_encoded_as_recorded():
@@ -96,5 +96,5 @@ def test_the_control_image_is_encoded_as_recorded():
 )
 def test_the_tolerance_tells_right_from_wrong(engine, model, change):
     prompt = CASE.prompt(RUNS["lora_fs14_5"]).model_copy(update=change)
-    take = sample(engine, model, prompt, CASE.lora)
-    assert distance(take.latents, CASE.expected["lora_fs14_5.final_latents"]) > 20 * LATENTS_TOLERANCE
+    denoised = sample(engine, model, prompt, CASE.lora)
+    assert distance(denoised.latents, CASE.expected["lora_fs14_5.final_latents"]) > 20 * LATENTS_TOLERANCE

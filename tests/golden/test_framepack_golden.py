@@ -72,18 +72,18 @@ def test_latents_and_video_are_the_references(ready, name, run, monkeypatch):
         monkeypatch.setattr(framepack, "drawn", lambda posterior, _generator: posterior.mode())
     prompt = it.case.prompt(it.case.facts["runs"][run].get("prompts_file", "prompts.txt"))
     lora = it.case.lora if run == "lora" else None
-    take = sample(it.engine, it.model, prompt, lora, VaeOptions(bulk_decode=run == "bulk_decode"))
-    assert distance(take.latents, it.case.expected[f"{run}.final_latents"]) <= LATENTS_TOLERANCE
+    denoised = sample(it.engine, it.model, prompt, lora, VaeOptions(bulk_decode=run == "bulk_decode"))
+    assert distance(denoised.latents, it.case.expected[f"{run}.final_latents"]) <= LATENTS_TOLERANCE
     if run != "encode_mode":
-        assert distance(video(take), it.case.expected[f"{run}.video"]) <= VIDEO_TOLERANCE
+        assert distance(video(denoised), it.case.expected[f"{run}.video"]) <= VIDEO_TOLERANCE
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_sigmas_and_noise_are_the_references_bit_for_bit(ready, name, monkeypatch):
     it = ready[name]
     drawn = spied(monkeypatch, framepack.FramePackModel, "noise")
-    take = sample(it.engine, it.model, it.case.prompt())
-    assert torch.equal(torch.tensor(take.facts()["sigmas"]), it.case.expected["base.sigmas"])
+    denoised = sample(it.engine, it.model, it.case.prompt())
+    assert torch.equal(torch.tensor(denoised.facts()["sigmas"]), it.case.expected["base.sigmas"])
     for number, noise in enumerate(drawn):
         assert torch.equal(noise, it.case.expected[f"noise.section{number}"])
     assert f"noise.section{len(drawn)}" not in it.case.expected
@@ -107,12 +107,12 @@ def spied(monkeypatch: pytest.MonkeyPatch, kind: type[Architecture], method: str
 )
 def test_the_tolerance_tells_right_from_wrong(ready, change):
     it = ready["framepack_i2v"]
-    take = sample(it.engine, it.model, it.case.prompt().model_copy(update=change), it.case.lora)
-    assert distance(take.latents, it.case.expected["lora.final_latents"]) > 50 * LATENTS_TOLERANCE
+    denoised = sample(it.engine, it.model, it.case.prompt().model_copy(update=change), it.case.lora)
+    assert distance(denoised.latents, it.case.expected["lora.final_latents"]) > 50 * LATENTS_TOLERANCE
 
 
 def test_flow_shift_is_ignored_with_a_warning(ready):
     it = ready["framepack_i2v"]
-    take = sample(it.engine, it.model, it.case.prompt().model_copy(update={"discrete_flow_shift": 3.0}))
-    assert distance(take.latents, it.case.expected["base.final_latents"]) <= LATENTS_TOLERANCE
-    assert any("--fs" in warning for warning in take.warnings)
+    denoised = sample(it.engine, it.model, it.case.prompt().model_copy(update={"discrete_flow_shift": 3.0}))
+    assert distance(denoised.latents, it.case.expected["base.final_latents"]) <= LATENTS_TOLERANCE
+    assert any("--fs" in warning for warning in denoised.warnings)

@@ -80,22 +80,22 @@ def test_latents_and_video_are_the_references(ready, name, run, monkeypatch):
     if run == "encode_mode":
         monkeypatch.setattr(SkyReelsImageToVideo, "draw", staticmethod(lambda posterior, _seed: posterior.mode()))
     lora = it.case.lora if run == "lora" else None
-    take = sample(it.engine, it.model, it.prompt, lora, VAE_OPTIONS.get(run))
+    denoised = sample(it.engine, it.model, it.prompt, lora, VAE_OPTIONS.get(run))
     latents = it.case.expected.get(f"{run}.final_latents")
     if latents is not None:
-        assert distance(take.latents, latents) <= LATENTS_TOLERANCE
+        assert distance(denoised.latents, latents) <= LATENTS_TOLERANCE
     wanted = it.case.expected.get(f"{run}.video")
     if wanted is not None:
-        assert distance(video(take), wanted) <= VIDEO_TOLERANCE
+        assert distance(video(denoised), wanted) <= VIDEO_TOLERANCE
     assert latents is not None or wanted is not None
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_sigmas_and_initial_noise_are_the_references_bit_for_bit(ready, name):
     it = ready[name]
-    take = sample(it.engine, it.model, it.prompt)
-    assert torch.equal(torch.tensor(take.facts()["sigmas"]), it.case.expected["base.sigmas"])
-    noise = initial_noise(take.parameters, torch.device("cpu"), torch.float32)
+    denoised = sample(it.engine, it.model, it.prompt)
+    assert torch.equal(torch.tensor(denoised.facts()["sigmas"]), it.case.expected["base.sigmas"])
+    noise = initial_noise(denoised.parameters, torch.device("cpu"), torch.float32)
     assert torch.equal(noise, it.case.expected["noise"])
 
 
@@ -104,6 +104,6 @@ def test_bfloat16_follows_the_reference_as_far_as_its_rounding_does(ready, name,
     """Mean differences are 0.005 and 0.045; with timesteps that are not rounded to bfloat16, 0.015 and 0.25."""
     it = ready[name]
     model = it.model.model_copy(update={"dtype": "bfloat16"})
-    take = sample(it.engine, model, it.prompt)
+    denoised = sample(it.engine, model, it.prompt)
     wanted = it.case.tensors("bfloat16")["final_latents"]
-    assert (take.latents - wanted).abs().mean() <= tolerance
+    assert (denoised.latents - wanted).abs().mean() <= tolerance

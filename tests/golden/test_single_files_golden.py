@@ -49,8 +49,8 @@ def test_original_files_make_the_frames_of_the_diffusers_directory_and_of_the_re
     mixed = whole.model_copy(update={"dit": files.dit})
     takes = {}
     for kind, model in {"whole": whole, "files": files, "mixed": mixed}.items():
-        take = sample(support.recorded_engine(case, model, tmp_path / kind), model, case.prompt())
-        takes[kind] = (take.latents, video(take))
+        denoised = sample(support.recorded_engine(case, model, tmp_path / kind), model, case.prompt())
+        takes[kind] = (denoised.latents, video(denoised))
     for kind in ("files", "mixed"):
         assert torch.equal(takes[kind][0], takes["whole"][0]), kind
         assert torch.equal(takes[kind][1], takes["whole"][1]), kind

@@ -43,16 +43,16 @@ def engine(model: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Engine
 
 @pytest.mark.parametrize("run", ["base", "lora"])
 def test_after_training_both_experts_the_one_for_little_noise_makes_the_clip(engine, model, run):
-    take = sample(engine, model, CASE.prompt(), PARTS.lora if run == "lora" else None)
-    assert take.parameters.cfg_scale == 3.0
-    assert distance(take.latents, CASE.expected[f"{run}.final_latents"]) <= LATENTS_TOLERANCE
-    assert distance(video(take), CASE.expected[f"{run}.video"]) <= VIDEO_TOLERANCE
+    denoised = sample(engine, model, CASE.prompt(), PARTS.lora if run == "lora" else None)
+    assert denoised.parameters.cfg_scale == 3.0
+    assert distance(denoised.latents, CASE.expected[f"{run}.final_latents"]) <= LATENTS_TOLERANCE
+    assert distance(video(denoised), CASE.expected[f"{run}.video"]) <= VIDEO_TOLERANCE
 
 
 def test_after_training_the_expert_for_much_noise_it_makes_the_clip(engine, model):
     high = model.model_copy(update={"experts": "high"})
-    take = sample(engine, high, CASE.prompt())
-    assert distance(take.latents, CASE.expected["single_high.final_latents"]) <= LATENTS_TOLERANCE
+    denoised = sample(engine, high, CASE.prompt())
+    assert distance(denoised.latents, CASE.expected["single_high.final_latents"]) <= LATENTS_TOLERANCE
 
 
 def test_both_experts_together_make_another_clip(engine, model):

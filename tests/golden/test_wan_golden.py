@@ -50,14 +50,14 @@ def ready(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("run", ["base", "lora"])
 def test_latents_and_video_are_the_references(ready, run):
-    take = sample(ready.engine, ready.model, ready.prompt, ready.case.lora if run == "lora" else None)
-    assert distance(take.latents, ready.case.expected[f"{run}.final_latents"]) <= LATENTS_TOLERANCE
-    assert distance(video(take), ready.case.expected[f"{run}.video"]) <= VIDEO_TOLERANCE
+    denoised = sample(ready.engine, ready.model, ready.prompt, ready.case.lora if run == "lora" else None)
+    assert distance(denoised.latents, ready.case.expected[f"{run}.final_latents"]) <= LATENTS_TOLERANCE
+    assert distance(video(denoised), ready.case.expected[f"{run}.video"]) <= VIDEO_TOLERANCE
 
 
 def test_the_references_cast_of_attention_to_bfloat16_is_no_more_than_rounding_noise(ready):
-    take = sample(ready.engine, ready.model, ready.prompt)
-    assert distance(take.latents, ready.case.expected["asis_bf16_attention.final_latents"]) <= ROUNDING_NOISE
+    denoised = sample(ready.engine, ready.model, ready.prompt)
+    assert distance(denoised.latents, ready.case.expected["asis_bf16_attention.final_latents"]) <= ROUNDING_NOISE
 
 
 def test_frames_are_truncated_to_bytes_as_the_reference_writes_them(ready):
@@ -70,20 +70,20 @@ def test_frames_are_truncated_to_bytes_as_the_reference_writes_them(ready):
 
 
 def test_sigmas_and_initial_noise_are_the_references_bit_for_bit(ready):
-    take = sample(ready.engine, ready.model, ready.prompt)
-    assert torch.equal(torch.tensor(take.facts()["sigmas"]), ready.case.expected["base.sigmas"])
-    assert torch.equal(initial_noise(take.parameters, torch.device("cpu"))[0], ready.case.expected["noise"])
+    denoised = sample(ready.engine, ready.model, ready.prompt)
+    assert torch.equal(torch.tensor(denoised.facts()["sigmas"]), ready.case.expected["base.sigmas"])
+    assert torch.equal(initial_noise(denoised.parameters, torch.device("cpu"))[0], ready.case.expected["noise"])
 
 
 @pytest.mark.parametrize(
     "change", [{"seed": 1235}, {"discrete_flow_shift": 3.1}, {"cfg_scale": 4.9}, {"lora_multiplier": 0.0}]
 )
 def test_the_tolerance_tells_right_from_wrong(ready, change):
-    take = sample(ready.engine, ready.model, ready.prompt.model_copy(update=change), ready.case.lora)
-    assert distance(take.latents, ready.case.expected["lora.final_latents"]) > 50 * LATENTS_TOLERANCE
+    denoised = sample(ready.engine, ready.model, ready.prompt.model_copy(update=change), ready.case.lora)
+    assert distance(denoised.latents, ready.case.expected["lora.final_latents"]) > 50 * LATENTS_TOLERANCE
 
 
 def test_embedded_guidance_is_ignored_with_a_warning(ready):
-    take = sample(ready.engine, ready.model, ready.prompt.model_copy(update={"guidance_scale": 7.0}))
-    assert distance(take.latents, ready.case.expected["base.final_latents"]) <= LATENTS_TOLERANCE
-    assert any("--g" in warning for warning in take.warnings)
+    denoised = sample(ready.engine, ready.model, ready.prompt.model_copy(update={"guidance_scale": 7.0}))
+    assert distance(denoised.latents, ready.case.expected["base.final_latents"]) <= LATENTS_TOLERANCE
+    assert any("--g" in warning for warning in denoised.warnings)

@@ -16,7 +16,7 @@ from rushes.client.client import Client
 from rushes.wire.jobs import JobState, ModelSpec, SampleJob
 from rushes_service.queue import Queue
 from rushes_service.settings import Settings
-from rushes_service.worker.dry_run import DryRunEngine, PaintedTake
+from rushes_service.worker.dry_run import DryRunEngine, PaintedSample
 from rushes_service.worker.lease import Lease
 from rushes_service.worker.loop import Worker
 from support import wait_until
@@ -26,7 +26,7 @@ OTHER = ModelSpec(architecture="wan2.1-t2v", model="/models/other")
 
 
 @dataclasses.dataclass(frozen=True)
-class SlowTake(PaintedTake):
+class SlowSample(PaintedSample):
     """Cannot be decoded before something has happened."""
 
     first: Callable[[], None] = lambda: None
@@ -43,11 +43,11 @@ class SlowDecode(DryRunEngine):
         super().__init__(step_s=0)
         self._first = first
 
-    def denoise(self, job: SampleJob, watch: Lease) -> PaintedTake:
-        take = super().denoise(job, watch)
+    def denoise(self, job: SampleJob, watch: Lease) -> PaintedSample:
+        denoised = super().denoise(job, watch)
         if job.model != MODEL:
-            return take
-        return SlowTake(take.parameters, take.step, first=self._first)
+            return denoised
+        return SlowSample(denoised.parameters, denoised.step, first=self._first)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from diffusers import AutoencoderKLWan
 import engine_support  # noqa: F401  # one thread, no network
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.vae.tiles import TilePlan, plan_tiles
-from rushes_service.models.wan.decode import stream_wan, to_uint8
+from rushes_service.models.wan.decode import stream_wan
 from rushes_service.models.wan.tiny import vae as tiny_vae
+from rushes_service.runtime.pixels import to_uint8
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def frames(engine: Engine, job: SampleJob) -> np.ndarray:
 
 
 def live_weights(engine: Engine) -> dict[str, torch.Tensor]:
-    return engine._warm.base.transformer.state_dict()
+    return engine._loaded.base.transformer.state_dict()
 
 
 def is_base(engine: Engine, model: Path) -> bool:
@@ -161,7 +161,7 @@ def test_guidance_runs_for_any_scale_but_one(engine, model):
 def test_the_base_model_stays_warm(engine, model):
     job = make_job(model)
     engine.denoise(job, Recorder())
-    assert engine.warm_model == job.model.fingerprint
+    assert engine.loaded_model == job.model.fingerprint
     watch = Recorder()
     list(engine.denoise(make_job(model), watch).frames())
     assert watch.stages == ["lora", "encode", "denoise", "decode"]
@@ -172,7 +172,7 @@ def test_unloading_gives_the_model_back_and_the_next_job_loads_it(model, tmp_pat
     engine = Engine("cpu", tmp_path)
     engine.denoise(make_job(model), Recorder())
     engine.unload()
-    assert engine.warm_model is None
+    assert engine.loaded_model is None
     watch = Recorder()
     engine.denoise(make_job(model), watch)
     assert watch.stages[0] == "load"
@@ -249,9 +249,9 @@ def test_a_lora_in_memory_is_merged_again_at_another_strength_without_being_read
     half = make_job(model, path, lora_multiplier=0.5)
     wanted = frames(engine, half)
     engine.denoise(make_job(model, path), Recorder())
-    (held,) = engine._warm.loras._read.values()
+    (held,) = engine._loaded.loras._read.values()
     assert np.array_equal(frames(engine, half), wanted)
-    assert next(iter(engine._warm.loras._read.values())) is held
+    assert next(iter(engine._loaded.loras._read.values())) is held
 
 
 def test_a_diverged_checkpoint_is_told_from_a_broken_machine(engine, model, lora):
@@ -311,18 +311,18 @@ def test_a_flow_shift_of_zero_is_refused(engine, model):
 def test_options_that_change_nothing_or_approximate_are_warned_of(engine, model):
     vae = VaeOptions(chunk_size=16, spatial_tile_sample_min_size=32)
     job = make_job(model, width=64, height=64, guidance_scale=3.0).model_copy(update={"vae": vae})
-    take = engine.denoise(job, Recorder())
-    assert [frame.shape for frame in take.frames()] == [(64, 64, 3)] * 5
-    text = " | ".join(take.warnings)
+    denoised = engine.denoise(job, Recorder())
+    assert [frame.shape for frame in denoised.frames()] == [(64, 64, 3)] * 5
+    text = " | ".join(denoised.warnings)
     assert "--g is ignored" in text
     assert "--vae_chunk_size changes nothing" in text
     assert "tiles of 32 pixels: approximate" in text
 
 
 def test_the_facts_tell_all_that_was_done(engine, model, lora):
-    take = engine.denoise(make_job(model, lora, lora_multiplier=0.5, width=40), Recorder())
-    list(take.frames())
-    facts = json.loads(json.dumps(take.facts()))
+    denoised = engine.denoise(make_job(model, lora, lora_multiplier=0.5, width=40), Recorder())
+    list(denoised.frames())
+    facts = json.loads(json.dumps(denoised.facts()))
     assert facts["parameters"]["width"] == 32
     assert facts["parameters"]["seed"] == 3
     assert facts["lora"]["matched"] == 36
@@ -339,9 +339,9 @@ def test_the_facts_tell_all_that_was_done(engine, model, lora):
 
 def test_a_job_may_ask_for_another_precision(model, lora, tmp_path):
     engine = Engine("cpu", tmp_path)
-    take = engine.denoise(changed(make_job(model, lora), dtype="bfloat16"), Recorder())
-    assert take.facts()["dtype"] == "bfloat16"
-    assert np.stack(list(take.frames())).std() > 20
+    denoised = engine.denoise(changed(make_job(model, lora), dtype="bfloat16"), Recorder())
+    assert denoised.facts()["dtype"] == "bfloat16"
+    assert np.stack(list(denoised.frames())).std() > 20
 
 
 def test_a_device_that_is_not_there_is_a_clear_error(tmp_path):

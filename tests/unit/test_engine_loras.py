@@ -113,12 +113,12 @@ def test_a_partial_lora_is_an_error_and_by_wish_a_warning(engine: Engine, tiny_w
     job = make_job(tiny_wan, path)
     with pytest.raises(LoraMismatch, match=r"1 of 37 keys match.*--allow_partial_lora samples without them"):
         latents(engine, job)
-    take = engine.denoise(job.model_copy(update={"allow_partial_lora": True}), Recorder())
-    assert take.warnings[-1].startswith("partly used: ")
-    assert "lora_unet_blocks_9_ffn_0" in take.warnings[-1]
-    assert (take.facts()["lora"]["matched"], take.facts()["lora"]["unmatched"]) == (36, 1)
+    denoised = engine.denoise(job.model_copy(update={"allow_partial_lora": True}), Recorder())
+    assert denoised.warnings[-1].startswith("partly used: ")
+    assert "lora_unet_blocks_9_ffn_0" in denoised.warnings[-1]
+    assert (denoised.facts()["lora"]["matched"], denoised.facts()["lora"]["unmatched"]) == (36, 1)
     same = latents(engine, make_job(tiny_wan, write_lora(tmp_path / "b.safetensors", alpha=8.0)))
-    assert torch.equal(take.latents, same)
+    assert torch.equal(denoised.latents, same)
     with pytest.raises(LoraMismatch):
         latents(engine, job)
 

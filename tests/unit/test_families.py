@@ -31,14 +31,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def media(engine: Engine, model: ModelSpec, options: dict[str, Any], directory: Path) -> bytes:
     """The file that `engine` makes; its receipt, which tells the time taken, left empty."""
-    take = engine.denoise(make_job(model=model, **options), Recorder())
-    frames = take.parameters.frame_count
+    denoised = engine.denoise(make_job(model=model, **options), Recorder())
+    frames = denoised.parameters.frame_count
     written = write_media(
-        take.frames(),
+        denoised.frames(),
         directory / ("sample.png" if frames == 1 else "sample.mp4"),
         job_id="0" * 32,
         frame_count=frames,
-        fps=take.parameters.fps,
+        fps=denoised.parameters.fps,
         receipt=dict,
         guard=lambda: None,
     )

@@ -39,13 +39,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine("cpu", tmp_path_factory.mktemp("cache"))
 
 
-def take(engine: Engine, model: ModelSpec, vae: VaeOptions | None = None, **options: Any) -> DenoisedSample:
+def denoised(engine: Engine, model: ModelSpec, vae: VaeOptions | None = None, **options: Any) -> DenoisedSample:
     job = make_job(model=model, **{"width": 32, "height": 48, "sample_steps": 2, "seed": 5, **options})
     return engine.denoise(job.model_copy(update={"vae": vae or VaeOptions()}), Recorder())
 
 
 def test_without_a_control_image_the_picture_is_the_pipelines(engine, model, pipe):
-    found = take(engine, model, discrete_flow_shift=0, guidance_scale=3.0)
+    found = denoised(engine, model, discrete_flow_shift=0, guidance_scale=3.0)
     noise = torch.randn(1, 6, 64, generator=torch.Generator().manual_seed(5))
     wanted = pipe(
         prompt="a red ball",
@@ -84,9 +84,9 @@ def test_a_control_image_is_cut_at_its_right_and_bottom_and_never_resized(tmp_pa
 
 def test_only_the_first_control_image_counts_and_the_others_are_named(engine, model, tmp_path):
     first, second = (str(picture(tmp_path / f"{seed}.png", seed)) for seed in (1, 2))
-    both = take(engine, model, control_image_path=(first, second))
-    alone = take(engine, model, control_image_path=(first,))
-    other = take(engine, model, control_image_path=(second,))
+    both = denoised(engine, model, control_image_path=(first, second))
+    alone = denoised(engine, model, control_image_path=(first,))
+    other = denoised(engine, model, control_image_path=(second,))
     assert torch.equal(both.latents, alone.latents)
     assert not torch.equal(both.latents, other.latents)
     assert any(second in warning and "--ci" in warning for warning in both.warnings)
@@ -102,8 +102,8 @@ def test_a_control_image_smaller_than_a_token_is_refused(tmp_path):
 
 
 def test_options_that_kontext_ignores_change_nothing_and_are_named(engine, model):
-    plain = take(engine, model)
-    ignored = take(engine, model, frame_count=9, cfg_scale=4.0, negative_prompt="blurry", width=47)
+    plain = denoised(engine, model)
+    ignored = denoised(engine, model, frame_count=9, cfg_scale=4.0, negative_prompt="blurry", width=47)
     assert torch.equal(plain.latents, ignored.latents)
     assert ignored.parameters.frame_count == 1
     for option in ("--f", "--l", "--n", "--w"):
@@ -112,7 +112,7 @@ def test_options_that_kontext_ignores_change_nothing_and_are_named(engine, model
 
 def test_tiles_meet_and_are_announced(engine, model, pipe):
     options = VaeOptions(spatial_tile_sample_min_size=40)
-    whole, tiled = take(engine, model, width=96, height=64), take(engine, model, options, width=96, height=64)
+    whole, tiled = denoised(engine, model, width=96, height=64), denoised(engine, model, options, width=96, height=64)
     assert any("tiles of 32 pixels" in warning for warning in tiled.warnings)
     first, second = next(whole.pixels()), next(tiled.pixels())
     assert first.shape == second.shape == (3, 1, 64, 96)
@@ -134,13 +134,13 @@ def test_a_model_without_one_of_its_encoders_is_an_error_that_names_it(model, tm
     shutil.copytree(str(model.model), bare)
     shutil.rmtree(bare / "text_encoder_2")
     with pytest.raises(ModelError, match="text_encoder_2"):
-        take(Engine("cpu", tmp_path / "cache"), model.model_copy(update={"model": str(bare)}))
+        denoised(Engine("cpu", tmp_path / "cache"), model.model_copy(update={"model": str(bare)}))
 
 
 def test_another_familys_directory_is_refused(tiny_wan, tmp_path):
     wrong = ModelSpec(architecture="flux1-kontext", model=str(tiny_wan))
     with pytest.raises(ModelError, match=r"WanPipeline.*FluxKontextPipeline"):
-        take(Engine("cpu", tmp_path), wrong)
+        denoised(Engine("cpu", tmp_path), wrong)
 
 
 def test_the_tiny_model_is_small(model):

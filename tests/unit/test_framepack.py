@@ -72,8 +72,8 @@ class Sampler:
         return name and str(self.images / name)
 
     def frames(self, family: str, watch: Recorder | None = None, **options: Any) -> np.ndarray:
-        take = self.engine.denoise(self.job(family, **options), watch or Recorder())
-        return np.stack(list(take.frames()))
+        denoised = self.engine.denoise(self.job(family, **options), watch or Recorder())
+        return np.stack(list(denoised.frames()))
 
 
 @pytest.fixture(scope="module")
@@ -137,19 +137,19 @@ def test_a_sample_cancelled_between_sections_leaves_the_engine_usable(sampler):
 )
 def test_each_family_ends_as_a_media_file(sampler, tmp_path, family, options, shape):
     job = sampler.job(family, height=48, **options).model_copy(update={"output_dir": str(tmp_path)})
-    take = sampler.engine.denoise(job, Recorder())
+    denoised = sampler.engine.denoise(job, Recorder())
     written = write_media(
-        take.frames(),
-        sample_path(job, take.parameters),
+        denoised.frames(),
+        sample_path(job, denoised.parameters),
         job_id=job.id,
-        frame_count=take.parameters.frame_count,
-        fps=take.parameters.fps,
-        receipt=take.facts,
+        frame_count=denoised.parameters.frame_count,
+        fps=denoised.parameters.fps,
+        receipt=denoised.facts,
         guard=lambda: None,
     )
     assert (written.frame_count, written.height, written.width) == shape
     assert written.media_type == ("video/mp4" if shape[0] > 1 else "image/png")
-    assert take.parameters.fps == 30
+    assert denoised.parameters.fps == 30
 
 
 def test_a_transparent_control_image_is_as_none_at_all(sampler):
@@ -175,9 +175,9 @@ def test_the_default_target_is_the_end_of_a_section(sampler):
 
 def test_more_control_indices_than_frames_are_a_warning(sampler):
     job = sampler.job("framepack-one-frame", control_image_path=("b.png",), one_frame="control_index=0;1;2;3")
-    take = sampler.engine.denoise(job, Recorder())
-    assert any("the last 2 of its indices are ignored" in warning for warning in take.warnings)
-    assert take.facts()["control_index"] == [0, 1]
+    denoised = sampler.engine.denoise(job, Recorder())
+    assert any("the last 2 of its indices are ignored" in warning for warning in denoised.warnings)
+    assert denoised.facts()["control_index"] == [0, 1]
 
 
 def write_huge(path: Path) -> None:
@@ -239,8 +239,8 @@ def bare(sampler, tmp_path, monkeypatch) -> ModelSpec:
 
 def test_a_bare_transformer_takes_the_other_parts_from_the_hub(sampler, bare, tmp_path):
     job = sampler.job("framepack").model_copy(update={"model": bare})
-    take = Engine("cpu", tmp_path / "cache").denoise(job, Recorder())
-    assert np.array_equal(np.stack(list(take.frames())), sampler.frames("framepack"))
+    denoised = Engine("cpu", tmp_path / "cache").denoise(job, Recorder())
+    assert np.array_equal(np.stack(list(denoised.frames())), sampler.frames("framepack"))
 
 
 def test_another_familys_transformer_is_refused(sampler, tmp_path):
@@ -268,6 +268,6 @@ def test_loras_of_hunyuan_video_fit_with_their_fused_modules(sampler):
 def test_bfloat16_works_on_the_cpu_too(sampler, tmp_path):
     job = sampler.job("framepack", f1=True)
     job = job.model_copy(update={"model": job.model.model_copy(update={"dtype": "bfloat16"})})
-    take = Engine("cpu", tmp_path).denoise(job, Recorder())
-    assert torch.isfinite(take.latents).all()
-    assert take.facts()["dtype"] == "bfloat16"
+    denoised = Engine("cpu", tmp_path).denoise(job, Recorder())
+    assert torch.isfinite(denoised.latents).all()
+    assert denoised.facts()["dtype"] == "bfloat16"

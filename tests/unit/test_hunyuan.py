@@ -51,11 +51,11 @@ class Studio:
             output_dir="/nowhere",
         )
 
-    def take(self, family: str, engine: Engine | None = None, **options: Any) -> DenoisedSample:
+    def denoised(self, family: str, engine: Engine | None = None, **options: Any) -> DenoisedSample:
         return (engine or self.engine).denoise(self.job(family, **options), Recorder())
 
     def frames(self, family: str, engine: Engine | None = None, **options: Any) -> np.ndarray:
-        return np.stack(list(self.take(family, engine, **options).frames()))
+        return np.stack(list(self.denoised(family, engine, **options).frames()))
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +108,14 @@ def test_the_picture_changes_the_sample(studio, family, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("count", "suffix"), [(1, ".png"), (5, ".mp4")])
 def test_files_are_written_at_24_frames_a_second(studio, family, count, suffix, tmp_path):
-    take = studio.take(family, frame_count=count)
+    denoised = studio.denoised(family, frame_count=count)
     written = write_media(
-        take.frames(),
+        denoised.frames(),
         tmp_path / f"sample{suffix}",
         job_id="1",
-        frame_count=take.parameters.frame_count,
-        fps=take.parameters.fps,
-        receipt=take.facts,
+        frame_count=denoised.parameters.frame_count,
+        fps=denoised.parameters.fps,
+        receipt=denoised.facts,
         guard=lambda: None,
     )
     assert (written.width, written.height, written.frame_count) == (32, 32, count)
@@ -126,7 +126,7 @@ def test_files_are_written_at_24_frames_a_second(studio, family, count, suffix, 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_guidance_needs_a_negative_prompt_and_a_scale_other_than_one(studio, family):
     def latents(**options: Any) -> torch.Tensor:
-        return studio.take(family, **options).latents
+        return studio.denoised(family, **options).latents
 
     plain = latents()
     assert torch.equal(latents(cfg_scale=6.0), plain)
@@ -138,34 +138,34 @@ def test_guidance_needs_a_negative_prompt_and_a_scale_other_than_one(studio, fam
 
 @pytest.mark.parametrize("family", ["hunyuan-video", "skyreels-v1-i2v"])
 def test_a_scale_below_one_guides_as_well(studio, family):
-    plain = studio.take(family).latents
-    assert not torch.equal(studio.take(family, cfg_scale=0.5, negative_prompt="blurred").latents, plain)
+    plain = studio.denoised(family).latents
+    assert not torch.equal(studio.denoised(family, cfg_scale=0.5, negative_prompt="blurred").latents, plain)
 
 
 def test_embedded_guidance_has_the_familys_own_default(studio):
     for family, own in {"hunyuan-video": 6.0, "skyreels-v1-t2v": 1.0}.items():
-        default = studio.take(family).latents
-        assert torch.equal(studio.take(family, guidance_scale=own).latents, default)
-        assert not torch.equal(studio.take(family, guidance_scale=3.0).latents, default)
+        default = studio.denoised(family).latents
+        assert torch.equal(studio.denoised(family, guidance_scale=own).latents, default)
+        assert not torch.equal(studio.denoised(family, guidance_scale=3.0).latents, default)
 
 
 def test_embedded_guidance_of_zero_is_zero(studio):
-    zero, one = (studio.take("hunyuan-video", guidance_scale=scale).latents for scale in (0.0, 1.0))
+    zero, one = (studio.denoised("hunyuan-video", guidance_scale=scale).latents for scale in (0.0, 1.0))
     assert not torch.equal(zero, one)
 
 
 def test_options_without_effect_and_approximations_are_warned_of(studio):
     vae = VaeOptions(chunk_size=8, spatial_tile_sample_min_size=32)
     options = {"width": 64, "end_image_path": "x.png", "control_video_path": "y.mp4", "negative_prompt": "blurred"}
-    text = " | ".join(studio.take("hunyuan-video", vae=vae, **options).warnings)
+    text = " | ".join(studio.denoised("hunyuan-video", vae=vae, **options).warnings)
     assert "--ei is ignored" in text
     assert "--cn is ignored" in text
     assert "--n is not used" in text
     assert "tiles of 32 pixels: approximate" in text
     assert "--vae_chunk_size" not in text
-    assert "--g is ignored" in " | ".join(studio.take("hunyuan-video-i2v-33ch").warnings)
-    assert "add --n and --l 6" in " | ".join(studio.take("skyreels-v1-t2v").warnings)
-    assert "stretched to 32x32" in " | ".join(studio.take("hunyuan-video-i2v").warnings)
+    assert "--g is ignored" in " | ".join(studio.denoised("hunyuan-video-i2v-33ch").warnings)
+    assert "add --n and --l 6" in " | ".join(studio.denoised("skyreels-v1-t2v").warnings)
+    assert "stretched to 32x32" in " | ".join(studio.denoised("hunyuan-video-i2v").warnings)
 
 
 def test_chunks_change_no_pixel_and_tiles_do(studio):
@@ -199,12 +199,12 @@ def test_a_missing_or_unreadable_picture_is_refused_before_anything_is_loaded(st
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_flow_shift_of_zero_is_refused(studio, family):
     with pytest.raises(PromptError, match="--fs 0"):
-        studio.take(family, discrete_flow_shift=0.0)
+        studio.denoised(family, discrete_flow_shift=0.0)
 
 
 def test_a_scale_that_the_image_pipeline_would_pass_over_is_refused(studio):
     with pytest.raises(PromptError, match=r"--l 0.5"):
-        studio.take("hunyuan-video-i2v", cfg_scale=0.5, negative_prompt="blurred")
+        studio.denoised("hunyuan-video-i2v", cfg_scale=0.5, negative_prompt="blurred")
 
 
 def test_a_model_of_another_kind_is_a_clear_error(studio):
@@ -234,7 +234,7 @@ def test_a_fused_delta_is_split_over_query_key_and_value(studio, tmp_path):
     tensors = lora_of(96)
     save_file(tensors, path)
     base = {name: weight.clone() for name, weight in live_weights(studio, "hunyuan-video").items()}
-    report = studio.take("hunyuan-video", lora=path).facts()["lora"]
+    report = studio.denoised("hunyuan-video", lora=path).facts()["lora"]
     assert (report["matched"], report["unmatched"], report["modules"]) == (3, 0, 3)
     up, down = tensors["lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight"], next(iter(tensors.values()))
     delta = 0.5 * up @ down
@@ -248,20 +248,20 @@ def test_a_fused_delta_of_another_size_is_a_clear_error(studio, tmp_path):
     path = tmp_path / "lora.safetensors"
     save_file(lora_of(100), path)
     with pytest.raises(LoraValue, match=r"\[96, 32\] in the model .* but \[100, 32\]"):
-        studio.take("hunyuan-video", lora=path)
+        studio.denoised("hunyuan-video", lora=path)
 
 
 def live_weights(studio: Studio, family: str, *, loaded: bool = False) -> dict[str, torch.Tensor]:
     """The transformer's weights as they are; without `loaded` those of the base model."""
     if not loaded:
-        studio.take(family)
-    return studio.engine._warm.base.transformer.state_dict()
+        studio.denoised(family)
+    return studio.engine._loaded.base.transformer.state_dict()
 
 
 def test_bfloat16_keeps_latents_in_full_precision_between_steps(studio, tmp_path):
     job = studio.job("hunyuan-video")
     job = job.model_copy(update={"model": job.model.model_copy(update={"dtype": "bfloat16"})})
-    take = Engine("cpu", tmp_path).denoise(job, Recorder())
-    assert take.latents.dtype == torch.float32
-    assert take.facts()["dtype"] == "bfloat16"
-    assert np.stack(list(take.frames())).std() > 20
+    denoised = Engine("cpu", tmp_path).denoise(job, Recorder())
+    assert denoised.latents.dtype == torch.float32
+    assert denoised.facts()["dtype"] == "bfloat16"
+    assert np.stack(list(denoised.frames())).std() > 20

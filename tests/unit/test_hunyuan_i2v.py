@@ -76,18 +76,18 @@ def theirs(model: Path, picture: Path, frames: int, **options: Any) -> torch.Ten
 @pytest.mark.parametrize(("kind", "dropped"), [("token_replace", 0), ("latent_concat", 4)])
 def test_video_is_the_pipelines_bit_for_bit(models, picture, tmp_path, kind, dropped, guidance):
     options = GUIDANCE[guidance]
-    take = ours(models[kind], picture, tmp_path, **options)
+    denoised = ours(models[kind], picture, tmp_path, **options)
     wanted = theirs(models[kind], picture, 9 + dropped, **options)
-    found = torch.cat(list(take.pixels()), dim=1)
+    found = torch.cat(list(denoised.pixels()), dim=1)
     assert wanted.shape == (9, 3, 32, 48)
     assert torch.equal(found, wanted.transpose(0, 1))
 
 
 @pytest.mark.parametrize(("kind", "dropped"), [("token_replace", 0), ("latent_concat", 4)])
 def test_the_receipt_tells_the_true_count_of_frames_and_what_was_dropped(models, picture, tmp_path, kind, dropped):
-    take = ours(models[kind], picture, tmp_path)
-    assert len(list(take.frames())) == 9
-    facts = take.facts()
+    denoised = ours(models[kind], picture, tmp_path)
+    assert len(list(denoised.frames())) == 9
+    facts = denoised.facts()
     assert facts["parameters"]["frame_count"] == 9
     assert (facts["image_condition"], facts["dropped_frames"]) == (kind, dropped)
     assert len(facts["sigmas"]) == 4

@@ -41,7 +41,7 @@ class Stage:
         """False for a family whose trainers use diffusers' names."""
         calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
         engine.denoise(job, Recorder())
-        base = engine._warm.base
+        base = engine._loaded.base
         self.model: nn.Module = base.transformer
         self.names: NameTable = base.lora_names()
         parts = [self.model, *self.model.children()]

@@ -42,11 +42,11 @@ def test_an_offloaded_model_makes_the_same_pictures(model, tmp_path):
 def test_weights_in_fp8_take_less_and_change_the_picture_a_little(model, tmp_path):
     engine = Engine("cpu", tmp_path / "cache")
     wanted = frames(engine, make_job(model)).astype(int)
-    take = engine.denoise(in_fp8(make_job(model)), Recorder())
-    difference = np.abs(np.stack(list(take.frames())).astype(int) - wanted).mean()
+    denoised = engine.denoise(in_fp8(make_job(model)), Recorder())
+    difference = np.abs(np.stack(list(denoised.frames())).astype(int) - wanted).mean()
     assert 0 < difference < 10
-    assert take.facts()["stored_as"] == "float8_e4m3fn"
-    stored = {parameter.dtype for parameter in engine._warm.base.transformer.parameters()}
+    assert denoised.facts()["stored_as"] == "float8_e4m3fn"
+    stored = {parameter.dtype for parameter in engine._loaded.base.transformer.parameters()}
     assert torch.float8_e4m3fn in stored
 
 
@@ -55,9 +55,9 @@ def test_a_lora_acts_on_weights_in_fp8_and_can_be_taken_off_again(model, tmp_pat
     lora = write_lora(tmp_path / "a.safetensors", alpha=8.0)
     engine = Engine("cpu", tmp_path / "cache")
     base = frames(engine, in_fp8(make_job(model), scaled=scaled))
-    take = engine.denoise(in_fp8(make_job(model, lora), scaled=scaled), Recorder())
-    assert "float8" in take.facts()["lora"]["merge"]
-    changed = np.stack(list(take.frames()))
+    denoised = engine.denoise(in_fp8(make_job(model, lora), scaled=scaled), Recorder())
+    assert "float8" in denoised.facts()["lora"]["merge"]
+    changed = np.stack(list(denoised.frames()))
     exact = frames(engine, make_job(model, lora)).astype(int)
     assert np.abs(changed.astype(int) - base).mean() > 1
     assert np.abs(changed.astype(int) - exact).mean() < np.abs(base.astype(int) - exact).mean()
@@ -66,10 +66,10 @@ def test_a_lora_acts_on_weights_in_fp8_and_can_be_taken_off_again(model, tmp_pat
 
 def test_scaled_fp8_is_for_the_linear_layers_of_blocks_alone(model, tmp_path):
     engine = Engine("cpu", tmp_path / "cache", offload=True)
-    take = engine.denoise(in_fp8(make_job(model), scaled=True), Recorder())
-    assert take.facts()["stored_as"] == "float8_e4m3fn with scales"
-    offloaded = np.stack(list(take.frames()))
-    parameters = engine._warm.base.transformer.named_parameters()
+    denoised = engine.denoise(in_fp8(make_job(model), scaled=True), Recorder())
+    assert denoised.facts()["stored_as"] == "float8_e4m3fn with scales"
+    offloaded = np.stack(list(denoised.frames()))
+    parameters = engine._loaded.base.transformer.named_parameters()
     stored = {name for name, parameter in parameters if parameter.dtype == torch.float8_e4m3fn}
     assert "blocks.0.ffn.net.2.weight" in stored
     assert all(name.startswith("blocks.") and name.endswith("weight") and "norm" not in name for name in stored)
@@ -95,5 +95,5 @@ def test_a_sample_that_waits_for_room_can_be_cancelled(model, tmp_path):
 def test_an_offloaded_transformer_lies_in_host_memory_between_steps(model, tmp_path):
     engine = Engine("cuda:0", tmp_path / "cache", offload=True)
     assert frames(engine, make_job(model)).shape[0] == 5
-    assert {part.device.type for part in engine._warm.base.transformer.parameters()} == {"cpu"}
-    assert engine._warm.base.vae.device.type == "cpu"
+    assert {part.device.type for part in engine._loaded.base.transformer.parameters()} == {"cpu"}
+    assert engine._loaded.base.vae.device.type == "cpu"

@@ -52,8 +52,8 @@ def test_with_a_full_cache_a_new_worker_samples_without_the_text_encoders_file(
 
     def made(model: ModelSpec, text: str = "a red ball") -> tuple[torch.Tensor, str]:
         """Pixels and warnings of a worker that has just been started."""
-        take = sample(Engine("cpu", tmp_path / "cache"), model, Prompt(prompt=text, **options))
-        return torch.cat(list(take.pixels()), dim=1), " ".join(take.warnings)
+        denoised = sample(Engine("cpu", tmp_path / "cache"), model, Prompt(prompt=text, **options))
+        return torch.cat(list(denoised.pixels()), dim=1), " ".join(denoised.warnings)
 
     for model, encoder in (
         (single, Path(files["t5"])),

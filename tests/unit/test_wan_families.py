@@ -76,21 +76,21 @@ def latents(engine: Engine, wanted: SampleJob) -> torch.Tensor:
     return engine.denoise(wanted, Recorder()).latents
 
 
-def text_embeddings(pipe: Any, take: DenoisedSample) -> dict[str, torch.Tensor]:
+def text_embeddings(pipe: Any, denoised: DenoisedSample) -> dict[str, torch.Tensor]:
     """What the pipeline itself makes of a sample's texts."""
-    texts = {"prompt": take.parameters.prompt, "negative_prompt": take.parameters.negative_prompt}
+    texts = {"prompt": denoised.parameters.prompt, "negative_prompt": denoised.parameters.negative_prompt}
     positive, negative = pipe.encode_prompt(**texts, max_sequence_length=512)
     return {"prompt_embeds": positive, "negative_prompt_embeds": negative}
 
 
 @torch.no_grad()
-def by_diffusers(pipe: Any, take: DenoisedSample, **options: Any) -> torch.Tensor:
+def by_diffusers(pipe: Any, denoised: DenoisedSample, **options: Any) -> torch.Tensor:
     """Latents of the same sample by the pipeline of diffusers, with the reference's schedule and noise."""
-    parameters = take.parameters
+    parameters = denoised.parameters
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = WanScheduler(parameters.discrete_flow_shift)
     return pipe(
-        **text_embeddings(pipe, take),
+        **text_embeddings(pipe, denoised),
         latents=initial_noise(parameters, CPU),
         width=parameters.width,
         height=parameters.height,
@@ -103,13 +103,13 @@ def by_diffusers(pipe: Any, take: DenoisedSample, **options: Any) -> torch.Tenso
 
 def test_image_to_video_is_what_diffusers_makes_of_the_same_tokens(engine, models, inputs):
     start = inputs / "start.png"
-    take = engine.denoise(job(models, I2V, prompt={"image_path": str(start)}), Recorder())
+    denoised = engine.denoise(job(models, I2V, prompt={"image_path": str(start)}), Recorder())
     pipe = WanImageToVideoPipeline.from_pretrained(models[I2V], image_processor=None)
     tokens = image_tokens(ModelSource(models[I2V], None), Image.open(start).convert("RGB"), CPU)
     pipe.encode_image = lambda *_: tokens
-    wanted = by_diffusers(pipe, take, image=Image.open(start))
+    wanted = by_diffusers(pipe, denoised, image=Image.open(start))
     # Pixels are divided by 127.5 here and by 255 there.
-    assert (take.latents - wanted).abs().max() < 1e-4
+    assert (denoised.latents - wanted).abs().max() < 1e-4
 
 
 def test_tokens_are_those_of_the_pipelines_own_encoder(models, inputs):
@@ -169,8 +169,8 @@ def unusable(file: Path) -> None:
 
 def test_an_end_image_is_ignored_with_a_warning_as_the_trainers_do(engine, models, inputs):
     images = {"image_path": str(inputs / "start.png"), "end_image_path": str(inputs / "wide.png")}
-    take = engine.denoise(job(models, I2V, prompt=images), Recorder())
-    assert any("--ei is ignored" in warning for warning in take.warnings)
+    denoised = engine.denoise(job(models, I2V, prompt=images), Recorder())
+    assert any("--ei is ignored" in warning for warning in denoised.warnings)
 
 
 def test_a_model_of_another_kind_of_wan_is_named_before_its_weights_are_read(engine, models, inputs):
@@ -297,7 +297,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused_unread(models, tmp_path
 
 @pytest.mark.parametrize(("experts", "component"), [("low", "transformer_2"), ("high", "transformer")])
 def test_one_expert_is_what_diffusers_makes_of_it_alone(engine, models, experts, component):
-    take = engine.denoise(job(models, TWO_EXPERTS, experts=experts), Recorder())
+    denoised = engine.denoise(job(models, TWO_EXPERTS, experts=experts), Recorder())
     whole = WanPipeline.from_pretrained(models[TWO_EXPERTS])
     alone = WanPipeline(
         tokenizer=whole.tokenizer,
@@ -306,20 +306,20 @@ def test_one_expert_is_what_diffusers_makes_of_it_alone(engine, models, experts,
         scheduler=whole.scheduler,
         transformer=getattr(whole, component),
     )
-    assert torch.equal(take.latents, by_diffusers(alone, take))
-    assert take.parameters.cfg_scale == 3.0
-    assert any("noise alone" in warning for warning in take.warnings)
+    assert torch.equal(denoised.latents, by_diffusers(alone, denoised))
+    assert denoised.parameters.cfg_scale == 3.0
+    assert any("noise alone" in warning for warning in denoised.warnings)
 
 
 @pytest.mark.parametrize("asked", [None, 2.0])
 def test_both_experts_are_what_diffusers_makes_of_them(engine, models, asked):
     prompt = {"sample_steps": 4, "discrete_flow_shift": 3.0, "cfg_scale": asked}
-    take = engine.denoise(job(models, TWO_EXPERTS, prompt=prompt, experts="both"), Recorder())
+    denoised = engine.denoise(job(models, TWO_EXPERTS, prompt=prompt, experts="both"), Recorder())
     high, low = (asked, asked) if asked else (4.0, 3.0)
     pipe = WanPipeline.from_pretrained(models[TWO_EXPERTS])
-    assert torch.equal(take.latents, by_diffusers(pipe, take, guidance_scale=high, guidance_scale_2=low))
-    assert take.warnings == ()
-    assert (take.facts()["experts"], take.facts()["boundary"]) == ("both", 0.875)
+    assert torch.equal(denoised.latents, by_diffusers(pipe, denoised, guidance_scale=high, guidance_scale_2=low))
+    assert denoised.warnings == ()
+    assert (denoised.facts()["experts"], denoised.facts()["boundary"]) == ("both", 0.875)
 
 
 def test_a_lora_goes_into_the_expert_it_is_for_and_out_again(engine, models, tmp_path):
@@ -342,7 +342,7 @@ def test_a_whole_checkpoint_replaces_the_expert_it_is_of(engine, models, tmp_pat
     save_file(original, tmp_path / "whole.safetensors")
     whole = job(models, TWO_EXPERTS, tmp_path / "whole.safetensors", experts="both", lora_expert="low")
     latents(engine, whole)
-    state = engine._warm.base.transformer.state_dict()
+    state = engine._loaded.base.transformer.state_dict()
     assert all(torch.equal(state[f"low.{name}"], tensor) for name, tensor in tuned.items())
     assert any(not torch.equal(state[f"high.{name}"], tensor) for name, tensor in tuned.items())
 
@@ -377,5 +377,5 @@ def test_the_boundary_is_the_models_own(models, tmp_path):
     index = model[TWO_EXPERTS] / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "boundary_ratio": 0.5}))
     engine = Engine("cpu", tmp_path / "cache")
-    take = engine.denoise(job(model, TWO_EXPERTS, experts="both"), Recorder())
-    assert take.facts()["boundary"] == 0.5
+    denoised = engine.denoise(job(model, TWO_EXPERTS, experts="both"), Recorder())
+    assert denoised.facts()["boundary"] == 0.5

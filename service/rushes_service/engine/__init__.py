@@ -1,1 +1,4 @@
-"""Samples in the memory there is: where a model's parts lie, what is tried when memory runs out, who may go first."""
+"""The engine: it makes samples on one device, with fallbacks when memory runs out and locks for its two threads.
+
+It may import models, lora, runtime and storage; only worker and cli import it.
+"""

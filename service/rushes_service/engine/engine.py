@@ -1,10 +1,10 @@
-"""The engine: one warm base model, its LoRA state, and what turns a job into a picture.
+"""The engine: one loaded base model, its LoRA state, and the stages that turn a job into a picture.
 
-    load (if another base model is warm) -> merge the LoRA (if it changed) -> encode (cached) -> denoise -> decode
+    load (if another base model is loaded) -> merge the LoRA (if it changed) -> encode (cached) -> denoise -> decode
 
-One sample at a time, in one thread; a second thread may decode the sample before. A stage that runs out of memory is
-done again in less (see `memory.ladder`). Whatever ends a sample, a wrong file, a full device, a cancel raised by the
-watcher, the engine stays usable and the base weights stay exact.
+One thread makes one sample at a time; a second thread may decode the previous one. A stage that runs out of memory is
+repeated in a way that needs less (see `fallbacks`). After any error (a wrong file, a full device, a cancelled sample)
+the engine stays usable and the base weights stay exact.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from rushes_service.engine.fallbacks import (
     Fallback,
     MemoryFallbacks,
     StageAttempt,
-    decode_rungs,
+    decode_fallbacks,
 )
 from rushes_service.engine.locks import EngineLocks
 from rushes_service.engine.sample import DenoisedSample, ProgressCallback, Stopwatch
-from rushes_service.lora.manager import LoraManager, RequestedLora, wanted_by
+from rushes_service.lora.manager import LoraManager, RequestedLora, requested_loras
 from rushes_service.models.base import Architecture, Denoised
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.loading.files.hashes import KNOWN_DIR, FileHashCache
@@ -71,13 +71,13 @@ class LoadedModel:
 
 @dataclass
 class SampleContext:
-    """One sample on its way through the stages. `climbs` are those of loading and merging, if they were done."""
+    """One sample on its way through the stages. `attempts` are those of loading and merging, if they were done."""
 
     job: SampleJob
     parameters: SampleParameters
     watch: ProgressCallback
     clock: Stopwatch
-    climbs: list[StageAttempt] = field(default_factory=list)
+    attempts: list[StageAttempt] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -87,7 +87,7 @@ class SampleContext:
 
 
 class Engine:
-    """Samples jobs on one device, keeping the last base model warm.
+    """Samples jobs on one device, keeping the last base model loaded.
 
     Args:
         device: "auto", "cpu" or "cuda:0".
@@ -115,17 +115,17 @@ class Engine:
     ) -> None:
         self.device = resolve_device(device)
         self.conditioning = ConditioningCache(cache_dir / CONDITIONING_DIR, cache_bytes)
-        self.ladder = MemoryFallbacks()
+        self.fallbacks = MemoryFallbacks()
         self._dtype = dtype
         self._offload = offload
-        self._room = MemoryGate(min_free_gib, self.device, measure)
-        self._turns = EngineLocks()
-        self._warm: LoadedModel | None = None
+        self._memory_gate = MemoryGate(min_free_gib, self.device, measure)
+        self._locks = EngineLocks()
+        self._loaded: LoadedModel | None = None
 
     @property
-    def warm_model(self) -> str | None:
+    def loaded_model(self) -> str | None:
         """Fingerprint of the `ModelSpec` that is loaded."""
-        return self._warm.fingerprint if self._warm else None
+        return self._loaded.fingerprint if self._loaded else None
 
     @property
     def memory(self) -> dict[str, int]:
@@ -135,11 +135,11 @@ class Engine:
     @property
     def overlaps(self) -> bool:
         """True if memory allows one sample to be decoded while the next one is denoised."""
-        return not (self._offload or self.ladder.climbed)
+        return not (self._offload or self.fallbacks.used)
 
     def unload(self) -> None:
         """Give the base model's memory back."""
-        self._warm = None
+        self._loaded = None
         placement.free_memory(self.device)
 
     def denoise(self, job: SampleJob, watch: ProgressCallback) -> DenoisedSample:
@@ -153,155 +153,157 @@ class Engine:
         """
         parameters, warnings = resolve(job.prompt, architecture(job.model.architecture), job.model)
         find(job.model.architecture).check(parameters)
-        wanted = wanted_by(job)
-        work = SampleContext(job, parameters, watch, Stopwatch())
-        self._room.wait(watch)
+        loras = requested_loras(job)
+        context = SampleContext(job, parameters, watch, Stopwatch())
+        self._memory_gate.wait(watch)
         reset_peak_memory(self.device)
-        warm = self._load(work)
-        self._prepare(warm, wanted, work)
-        encoding, denoising, decoding = self._ascents(warm.base, work)
-        conditioning = encoding.climb(lambda rung: self._encode(warm.base, work, rung), self._make_room)
-        denoised = denoising.climb(lambda rung: self._denoise(warm, wanted, conditioning, work, rung), self._make_room)
+        loaded = self._load(context)
+        self._prepare(loaded, loras, context)
+        encode, denoise, decode = self._attempts(loaded.base, context)
+        conditioning = encode.run(lambda fallback: self._encode(loaded.base, context, fallback), self._make_room)
+        denoised = denoise.run(
+            lambda fallback: self._denoise(loaded, loras, conditioning, context, fallback), self._make_room
+        )
         return DenoisedSample(
             parameters,
             denoised.latents,
-            warm.base,
+            loaded.base,
             job.vae,
             watch,
-            work.clock,
-            self._turns,
-            (*work.climbs, encoding, denoising, decoding),
+            context.clock,
+            self._locks,
+            (*context.attempts, encode, denoise, decode),
             (
                 *warnings,
-                *warm.base.known.warnings,
-                *warm.base.warnings(parameters, job.vae),
-                *warm.loras.warnings,
+                *loaded.base.known.warnings,
+                *loaded.base.warnings(parameters, job.vae),
+                *loaded.loras.warnings,
             ),
-            self._facts(warm, job, denoised),
+            self._facts(loaded, job, denoised),
         )
 
-    def _ascents(self, base: Architecture, work: SampleContext) -> tuple[StageAttempt, StageAttempt, StageAttempt]:
+    def _attempts(self, base: Architecture, context: SampleContext) -> tuple[StageAttempt, StageAttempt, StageAttempt]:
         """Climbs of encoding, denoising and decoding."""
-        parameters = work.parameters
-        decode = decode_rungs(work.job.vae, parameters.width, parameters.height, chunked=base.chunked)
+        parameters = context.parameters
+        decode = decode_fallbacks(context.job.vae, parameters.width, parameters.height, chunked=base.chunked)
         stages = {"encode": ENCODE, "denoise": DENOISE, "decode": decode}
-        encoding, denoising, decoding = (
-            self.ladder.ascent(stage, work.shape, rungs) for stage, rungs in stages.items()
+        encode, denoise, decode = (
+            self.fallbacks.attempt(stage, context.shape, fallbacks) for stage, fallbacks in stages.items()
         )
-        return encoding, denoising, decoding
+        return encode, denoise, decode
 
     def _make_room(self) -> None:
         """Free what can be freed, after memory ran out."""
-        self._turns.wait_for_decoding()
+        self._locks.wait_for_decoding()
         placement.free_memory(self.device)
 
-    def _load(self, work: SampleContext) -> LoadedModel:
+    def _load(self, context: SampleContext) -> LoadedModel:
         """The base model of a job, loaded unless it is warm."""
-        model = work.job.model
-        if self._warm is None or self._warm.fingerprint != model.fingerprint:
-            self._turns.wait_for_decoding()
+        model = context.job.model
+        if self._loaded is None or self._loaded.fingerprint != model.fingerprint:
+            self._locks.wait_for_decoding()
             self.unload()
-            loading = self._ascent("load", LOAD, work)
-            self._warm = loading.climb(lambda rung: self._loaded(work, rung), self._make_room)
-        return self._warm
+            loading = self._model_attempt("load", LOAD, context)
+            self._loaded = loading.run(lambda fallback: self._load_files(context, fallback), self._make_room)
+        return self._loaded
 
-    def _loaded(self, work: SampleContext, rung: Fallback) -> LoadedModel:
+    def _load_files(self, context: SampleContext, fallback: Fallback) -> LoadedModel:
         """The base model of a job, from its files."""
-        model, offload = work.job.model, self._offload or rung.offload
-        work.watch.stage("load")
-        with self._turns.computing, work.clock.timing("load"), device_errors(self.device, "loading the model"):
+        model, offload = context.job.model, self._offload or fallback.offload
+        context.watch.stage("load")
+        with self._locks.compute_lock, context.clock.timing("load"), device_errors(self.device, "loading the model"):
             dtype = resolve_dtype(model.dtype or self._dtype, self.device)
             known = FileHashCache(self.conditioning.directory / KNOWN_DIR)
             base = find(model.architecture)(model, self.device, dtype, known)
             placement.load(base, offload=offload)
-            rack = LoraManager(base.transformer, base.lora_names, model.architecture)
-            return LoadedModel(model.fingerprint, base, rack, offload)
+            loras = LoraManager(base.transformer, base.lora_names, model.architecture)
+            return LoadedModel(model.fingerprint, base, loras, offload)
 
-    def _ascent(self, stage: str, rungs: Sequence[Fallback], work: SampleContext) -> StageAttempt:
+    def _model_attempt(self, stage: str, fallbacks: Sequence[Fallback], context: SampleContext) -> StageAttempt:
         """A climb whose need of memory depends on the base model, not on the size of the clip."""
-        ascent = self.ladder.ascent(stage, (work.job.model.fingerprint,), rungs)
-        work.climbs.append(ascent)
-        return ascent
+        attempt = self.fallbacks.attempt(stage, (context.job.model.fingerprint,), fallbacks)
+        context.attempts.append(attempt)
+        return attempt
 
-    def _prepare(self, warm: LoadedModel, wanted: Sequence[RequestedLora], work: SampleContext) -> None:
+    def _prepare(self, loaded: LoadedModel, loras: Sequence[RequestedLora], context: SampleContext) -> None:
         """Bring the weights to the job's LoRAs and strengths, in less memory if it runs out."""
 
-        def attempt(rung: Fallback) -> None:
-            if rung.offload and not warm.offloaded:
-                self._offload_now(warm, wanted, work)
+        def attempt(fallback: Fallback) -> None:
+            if fallback.offload and not loaded.offloaded:
+                self._offload_now(loaded, loras, context)
             else:
-                self._merge(warm, wanted, work)
+                self._merge(loaded, loras, context)
 
-        self._ascent("lora", LORA, work).climb(attempt, self._make_room)
+        self._model_attempt("lora", LORA, context).run(attempt, self._make_room)
 
-    def _merge(self, warm: LoadedModel, wanted: Sequence[RequestedLora], work: SampleContext) -> None:
+    def _merge(self, loaded: LoadedModel, loras: Sequence[RequestedLora], context: SampleContext) -> None:
         """Bring the weights to the job's LoRAs and strengths."""
-        work.watch.stage("lora")
-        with self._turns.computing, work.clock.timing("lora"), device_errors(self.device, "merging the LoRA"):
-            placement.park(warm.base)
-            warm.loras.apply(wanted, allow_partial=work.job.allow_partial_lora)
+        context.watch.stage("lora")
+        with self._locks.compute_lock, context.clock.timing("lora"), device_errors(self.device, "merging the LoRA"):
+            placement.offload_all(loaded.base)
+            loaded.loras.apply(loras, allow_partial=context.job.allow_partial_lora)
 
-    def _encode(self, base: Architecture, work: SampleContext, rung: Fallback) -> Conditioning:
+    def _encode(self, base: Architecture, context: SampleContext, fallback: Fallback) -> Conditioning:
         """Text and pictures, as the model takes them."""
-        work.watch.stage("encode")
+        context.watch.stage("encode")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._turns.computing)
-            stack.enter_context(self._turns.vae)
-            stack.enter_context(work.clock.timing("encode"))
+            stack.enter_context(self._locks.compute_lock)
+            stack.enter_context(self._locks.vae_lock)
+            stack.enter_context(context.clock.timing("encode"))
             stack.enter_context(device_errors(self.device, "encoding"))
-            stack.enter_context(placement.aside(base, wanted=rung.aside))
+            stack.enter_context(placement.transformer_on_cpu(base, enabled=fallback.transformer_on_cpu))
             stack.enter_context(placement.vae_on_device(base))
-            where = placement.CPU if rung.encoders_on_cpu else self.device
-            with placement.working_on(base, where):
-                found = base.encode(work.parameters, self.conditioning)
-            conditioning = {name: tensor.to(self.device) for name, tensor in found.items()}
-            return base.encode_images(work.parameters, conditioning, work.job.vae)
+            device = placement.CPU if fallback.encoders_on_cpu else self.device
+            with placement.working_on(base, device):
+                encoded = base.encode(context.parameters, self.conditioning)
+            conditioning = {name: tensor.to(self.device) for name, tensor in encoded.items()}
+            return base.encode_images(context.parameters, conditioning, context.job.vae)
 
     def _denoise(
         self,
-        warm: LoadedModel,
-        wanted: Sequence[RequestedLora],
+        loaded: LoadedModel,
+        loras: Sequence[RequestedLora],
         conditioning: Conditioning,
-        work: SampleContext,
-        rung: Fallback,
+        context: SampleContext,
+        fallback: Fallback,
     ) -> Denoised:
         """Latents out of noise."""
 
         def on_step(done: int, total: int, latents: torch.Tensor) -> None:
             if not torch.isfinite(latents).all():
-                raise NonFiniteLatents(non_finite_message(done, total, work.parameters))
-            work.watch.step(done, total)
+                raise NonFiniteLatents(non_finite_message(done, total, context.parameters))
+            context.watch.step(done, total)
 
-        if rung.offload and not warm.offloaded:
-            self._offload_now(warm, wanted, work)
-        work.watch.stage("denoise", warm.base.total_steps(work.parameters))
+        if fallback.offload and not loaded.offloaded:
+            self._offload_now(loaded, loras, context)
+        context.watch.stage("denoise", loaded.base.total_steps(context.parameters))
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._turns.computing)
-            if warm.base.vae_in_denoise:
-                stack.enter_context(self._turns.vae)
-            stack.enter_context(work.clock.timing("denoise"))
+            stack.enter_context(self._locks.compute_lock)
+            if loaded.base.vae_in_denoise:
+                stack.enter_context(self._locks.vae_lock)
+            stack.enter_context(context.clock.timing("denoise"))
             stack.enter_context(device_errors(self.device, "denoising"))
-            return warm.base.denoise(work.parameters, conditioning, on_step)
+            return loaded.base.denoise(context.parameters, conditioning, on_step)
 
-    def _offload_now(self, warm: LoadedModel, wanted: Sequence[RequestedLora], work: SampleContext) -> None:
+    def _offload_now(self, loaded: LoadedModel, loras: Sequence[RequestedLora], context: SampleContext) -> None:
         """Offload a model that is loaded. Its LoRAs are merged anew: their pristine copies leave the device, too."""
-        logger.warning("out of memory: %s is offloaded block by block from now on", work.job.model.label)
-        work.watch.stage("lora")
-        with self._turns.computing, device_errors(self.device, "offloading the model"):
-            warm.loras.merger.restore()
-            warm.loras = LoraManager(warm.base.transformer, warm.base.lora_names, work.job.model.architecture)
-            placement.offload_blocks(warm.base, self.device)
-            warm.offloaded = True
-        self._merge(warm, wanted, work)
+        logger.warning("out of memory: %s is offloaded block by block from now on", context.job.model.label)
+        context.watch.stage("lora")
+        with self._locks.compute_lock, device_errors(self.device, "offloading the model"):
+            loaded.loras.merger.restore()
+            loaded.loras = LoraManager(loaded.base.transformer, loaded.base.lora_names, context.job.model.architecture)
+            placement.offload_blocks(loaded.base, self.device)
+            loaded.offloaded = True
+        self._merge(loaded, loras, context)
 
-    def _facts(self, warm: LoadedModel, job: SampleJob, denoised: Denoised) -> dict[str, Any]:
+    def _facts(self, loaded: LoadedModel, job: SampleJob, denoised: Denoised) -> dict[str, Any]:
         """What the receipt says about model, LoRA and machine."""
         return {
-            "model": {"fingerprint": warm.fingerprint, **job.model.model_dump(mode="json", exclude_defaults=True)},
-            **warm.loras.facts(),
-            "dtype": name_of(warm.base.dtype),
-            "stored_as": placement.stored_as(warm.base),
-            "offloaded": warm.offloaded,
+            "model": {"fingerprint": loaded.fingerprint, **job.model.model_dump(mode="json", exclude_defaults=True)},
+            **loaded.loras.facts(),
+            "dtype": name_of(loaded.base.dtype),
+            "stored_as": placement.stored_as(loaded.base),
+            "offloaded": loaded.offloaded,
             "device": device_name(self.device),
             "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
             **denoised.facts,

@@ -1,12 +1,12 @@
-"""What is tried when memory runs out: the stage that failed is repeated, one rung higher.
+"""Fallbacks when memory runs out: the stage that failed is repeated in a way that needs less.
 
     load      as asked -> again, with all other memory freed -> transformer offloaded block by block
-    lora      the same
+    lora      the same fallbacks as load
     encode    as asked -> base model on the CPU meanwhile -> text and image encoders on the CPU
     denoise   as asked -> again, with all other memory freed -> transformer offloaded block by block
     decode    as asked -> smaller chunks -> base model on the CPU meanwhile -> tiles -> smaller tiles
 
-What changes no pixel comes before what does. A rung that worked is where the next sample of the same shape begins.
+Fallbacks that change no pixel come first. The next sample of the same shape begins with the fallback that worked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rushes.errors import OutOfMemory
 from rushes.wire.jobs import VaeOptions
 
 Output = Literal["exact", "exact but for rounding", "approximate"]
-"""How the output of a stage compares with that of the first rung."""
+"""How the output of a fallback compares with that of the default."""
 
 CHUNK = 32
 """Columns that HunyuanVideo's VAE convolves at a time; musubi-tuner's advice for little memory."""
@@ -36,7 +36,7 @@ class Fallback:
 
     Args:
         vae: how to decode; None is as asked.
-        aside: the transformer is on the CPU meanwhile.
+        transformer_on_cpu: the transformer is on the CPU meanwhile.
         encoders_on_cpu: text and image encoders run there.
         offload: from now on, each block of the transformer is on the device only while it computes.
     """
@@ -44,104 +44,104 @@ class Fallback:
     name: str
     output: Output = "exact"
     vae: VaeOptions | None = None
-    aside: bool = False
+    transformer_on_cpu: bool = False
     encoders_on_cpu: bool = False
     offload: bool = False
 
 
-AS_ASKED = Fallback("as asked")
+DEFAULT = Fallback("as asked")
 ENCODE = (
-    AS_ASKED,
-    Fallback("base model on the CPU meanwhile", aside=True),
+    DEFAULT,
+    Fallback("base model on the CPU meanwhile", transformer_on_cpu=True),
     Fallback("encoders on the CPU", "exact but for rounding", encoders_on_cpu=True),
 )
 LOAD = LORA = DENOISE = (
-    AS_ASKED,
+    DEFAULT,
     Fallback("again, with other memory freed"),
     Fallback("transformer offloaded block by block", offload=True),
 )
 
 
-def decode_rungs(asked: VaeOptions, width: int, height: int, *, chunked: bool) -> tuple[Fallback, ...]:
-    """Ways to decode a picture of `width` x `height` pixels; `chunked` if the VAE can convolve strips."""
-    rungs = [AS_ASKED]
+def decode_fallbacks(asked: VaeOptions, width: int, height: int, *, chunked: bool) -> tuple[Fallback, ...]:
+    """Ways to decode a picture of `width` x `height` pixels; `chunked` if the VAE can convolve in strips."""
+    fallbacks = [DEFAULT]
     vae = asked
     if chunked and (asked.chunk_size is None or asked.chunk_size > CHUNK):
         vae = asked.model_copy(update={"chunk_size": CHUNK})
-        rungs.append(Fallback(f"chunks of {CHUNK} columns", vae=vae))
-    rungs.append(Fallback("base model on the CPU meanwhile", vae=vae, aside=True))
+        fallbacks.append(Fallback(f"chunks of {CHUNK} columns", vae=vae))
+    fallbacks.append(Fallback("base model on the CPU meanwhile", vae=vae, transformer_on_cpu=True))
     present = asked.spatial_tile_sample_min_size or (TILES[0] if asked.tiling else max(width, height))
     for size in TILES:
         if size < min(present, max(width, height)):
             tiled = vae.model_copy(update={"tiling": True, "spatial_tile_sample_min_size": size})
-            rungs.append(Fallback(f"tiles of {size} pixels", "approximate", vae=tiled, aside=True))
-    return tuple(rungs)
+            fallbacks.append(Fallback(f"tiles of {size} pixels", "approximate", vae=tiled, transformer_on_cpu=True))
+    return tuple(fallbacks)
 
 
 @dataclass
 class MemoryFallbacks:
-    """Remembers, for each stage and shape, the rung that worked."""
+    """Remembers the fallback that worked, by stage and shape."""
 
-    _reached: dict[tuple[object, ...], int] = field(default_factory=dict)
+    _remembered: dict[tuple[object, ...], int] = field(default_factory=dict)
 
     @property
-    def climbed(self) -> bool:
+    def used(self) -> bool:
         """True once memory has run out anywhere."""
-        return bool(self._reached)
+        return bool(self._remembered)
 
-    def ascent(self, stage: str, shape: tuple[object, ...], rungs: Sequence[Fallback]) -> StageAttempt:
-        """A climb from the rung that this stage and shape were last seen on."""
+    def attempt(self, stage: str, shape: tuple[object, ...], fallbacks: Sequence[Fallback]) -> StageAttempt:
+        """An attempt that begins with the fallback that this stage and shape last needed."""
         return StageAttempt(
-            self, stage, shape, tuple(rungs), min(self._reached.get((stage, *shape), 0), len(rungs) - 1)
+            self, stage, shape, tuple(fallbacks), min(self._remembered.get((stage, *shape), 0), len(fallbacks) - 1)
         )
 
-    def remember(self, ascent: StageAttempt) -> None:
-        """Begin there next time."""
-        self._reached[(ascent.stage, *ascent.shape)] = ascent.at
+    def remember(self, attempt: StageAttempt) -> None:
+        """Begin with the current fallback of `attempt` next time."""
+        self._remembered[(attempt.stage, *attempt.shape)] = attempt.at
 
 
 @dataclass
 class StageAttempt:
-    """One stage of one sample on its way up."""
+    """One stage of one sample: the fallbacks it may use and the current one."""
 
-    ladder: MemoryFallbacks
+    memory: MemoryFallbacks
     stage: str
     shape: tuple[object, ...]
-    rungs: tuple[Fallback, ...]
+    fallbacks: tuple[Fallback, ...]
     at: int
 
     @property
-    def rung(self) -> Fallback:
-        """What to try."""
-        return self.rungs[self.at]
+    def fallback(self) -> Fallback:
+        """The fallback to try now."""
+        return self.fallbacks[self.at]
 
-    def higher(self, error: OutOfMemory) -> None:
-        """Step up, or raise `error` at the top."""
-        if self.at + 1 >= len(self.rungs):
+    def next_fallback(self, error: OutOfMemory) -> None:
+        """Go on to the next fallback; raises `error` if there is none."""
+        if self.at + 1 >= len(self.fallbacks):
             raise error
         self.at += 1
-        self.ladder.remember(self)
+        self.memory.remember(self)
 
-    def climb(self, attempt: Callable[[Fallback], T], free: Callable[[], None]) -> T:
-        """What `attempt` returns on the first rung where memory suffices; `free` is called before each further one.
+    def run(self, work: Callable[[Fallback], T], free: Callable[[], None]) -> T:
+        """Return the result of `work` with the first fallback that fits; call `free` before each further one.
 
         Raises:
-            OutOfMemory: on the highest rung, too.
+            OutOfMemory: the last fallback ran out of memory, too.
         """
         while True:
             try:
-                return attempt(self.rung)
+                return work(self.fallback)
             except OutOfMemory as error:
-                self.higher(error)
-            # Only here is the error gone, and with it what the failed attempt held.
+                self.next_fallback(error)
+            # Outside the except block the error is gone, and with it the tensors of the failed attempt.
             free()
 
     def facts(self) -> dict[str, str] | None:
-        """What the receipt says: nothing for a stage that was done as asked."""
-        return {"rung": self.rung.name, "output": self.rung.output} if self.at else None
+        """Facts for the receipt; None if the default fitted. The key is called `rung` since the first receipts."""
+        return {"rung": self.fallback.name, "output": self.fallback.output} if self.at else None
 
     def warning(self) -> str | None:
-        """What a person should know of the output."""
-        if self.rung.output != "approximate":
+        """Warns of an approximate output."""
+        if self.fallback.output != "approximate":
             return None
-        return f"memory ran out: the {self.stage} stage used {self.rung.name}, its output is {self.rung.output}"
+        return f"memory ran out: the {self.stage} stage used {self.fallback.name}, its output is {self.fallback.output}"

@@ -1,4 +1,4 @@
-"""Who may use what, while one sample is decoded in the background and the next one is denoised."""
+"""The locks of an engine that decodes one sample in the background while it denoises the next one."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 
 
 class EngineLocks:
-    """The locks of one engine. `computing` is taken before `vae`, never after it.
+    """The locks of one engine. `compute_lock` is taken before `vae_lock`, never after it.
 
-    `vae` is held for each use of the VAE: it keeps what it is doing in itself. `computing` is held while the base
+    `vae_lock` is held for each use of the VAE, which keeps state between calls. `compute_lock` is held while the base
     model is loaded, changed or used, and by a decode that ran out of memory and needs the device for itself.
     """
 
     def __init__(self) -> None:
-        self.vae = threading.RLock()
-        self.computing = threading.RLock()
+        self.vae_lock = threading.RLock()
+        self.compute_lock = threading.RLock()
         self._decoding: dict[int, int] = {}
         self._ended = threading.Condition()
 
     @contextlib.contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Inside, this thread decodes a sample."""
+    def register_decode(self) -> Iterator[None]:
+        """Register this thread as decoding a sample while inside."""
         thread = threading.get_ident()
         with self._ended:
             self._decoding[thread] = self._decoding.get(thread, 0) + 1
@@ -36,7 +36,7 @@ class EngineLocks:
                 self._ended.notify_all()
 
     def wait_for_decoding(self) -> None:
-        """Return when no other thread decodes; not to be called with a lock held."""
+        """Wait until no other thread decodes. Must not be called with a lock held."""
         own = threading.get_ident()
         with self._ended:
             self._ended.wait_for(lambda: not (self._decoding.keys() - {own}))

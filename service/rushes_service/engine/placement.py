@@ -1,7 +1,7 @@
 """Where the parts of a base model lie, and in which precision they are stored.
 
-All of it changes modules that are loaded already, so that no family has to know. Weights in float8 without scales and
-offloading are diffusers' own hooks.
+These functions change loaded modules, so no family has to know of them. Weights in float8 without scales and offloading
+use diffusers' own hooks.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.hooks import HookRegistry, apply_group_offloading
+from diffusers.hooks import apply_group_offloading
 from torch import nn
 
 from rushes.errors import ConfigError
+from rushes_service.runtime.compat_diffusers import offload_group, offload_hook
 from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import FP8, block_linears, stored_in_float8
 
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
     from rushes_service.models.base import Architecture
 
 CPU = torch.device("cpu")
-OFFLOADING = "group_offloading"
-"""Name of diffusers' hook."""
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what nobody uses any more."""
+    """Collect garbage and return cached blocks to the device."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -36,8 +35,8 @@ def free_memory(device: torch.device) -> None:
 
 def transformers_of(base: Architecture) -> list[Any]:
     """The transformers of a base model: one, or two experts."""
-    whole = base.transformer
-    return list(whole.values()) if isinstance(whole, nn.ModuleDict) else [whole]
+    found = base.transformer
+    return list(found.values()) if isinstance(found, nn.ModuleDict) else [found]
 
 
 def store_in_fp8(base: Architecture) -> None:
@@ -89,25 +88,18 @@ def offload_blocks(base: Architecture, device: torch.device) -> None:
 
 
 def is_offloaded(module: nn.Module) -> bool:
-    """True for a transformer that `offload_blocks` has been at."""
+    """True if `offload_blocks` was called for this transformer."""
     return any(offload_hook(part) is not None for part in module.modules())
 
 
-def offload_hook(module: nn.Module) -> Any:
-    """The hook that moves a module in and out, or None."""
-    registry: HookRegistry | None = getattr(module, "_diffusers_hook", None)
-    return registry and registry.get_hook(OFFLOADING)
+def offload_all(base: Architecture) -> None:
+    """Move every block back to host memory.
 
-
-def park(base: Architecture) -> None:
-    """Put every block back where it is kept.
-
-    A step that failed may have left some on the device: what a LoRA wrote to them there would be lost.
+    A failed step may leave blocks on the device; changes that a LoRA makes there would be lost.
     """
     for transformer in transformers_of(base):
         for module in transformer.modules():
-            if (hook := offload_hook(module)) is not None:
-                hook.group.offload_()
+            offload_group(module)
 
 
 @contextlib.contextmanager
@@ -121,14 +113,14 @@ def working_on(base: Architecture, device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def aside(base: Architecture, *, wanted: bool = True) -> Iterator[None]:
-    """Inside, the transformer is on the CPU, if that is `wanted`; an offloaded one is there anyway."""
-    moved = [part for part in transformers_of(base) if wanted and not is_offloaded(part)]
+def transformer_on_cpu(base: Architecture, *, enabled: bool = True) -> Iterator[None]:
+    """Keep the transformer on the CPU while inside, if `enabled`; an offloaded one is there anyway."""
+    moved = [part for part in transformers_of(base) if enabled and not is_offloaded(part)]
     try:
         for part in moved:
             part.to(CPU)
         if moved:
-            # Not for nothing: walking all objects of a worker takes longer than a cached prompt.
+            # Only if something moved: gc.collect() takes longer than encoding from the cache.
             free_memory(base.device)
         yield
     finally:

@@ -1,4 +1,4 @@
-"""One sample whose latents are made: it is decoded as its frames are asked for, however little memory there is."""
+"""A denoised sample. Its frames are decoded as they are asked for, with fallbacks when memory runs out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rushes.families.parameters import SampleParameters
 from rushes.wire.jobs import VaeOptions
 from rushes_service.engine.fallbacks import Fallback, StageAttempt
 from rushes_service.engine.locks import EngineLocks
-from rushes_service.engine.placement import aside, free_memory, vae_on_device
-from rushes_service.models.wan.decode import to_uint8
+from rushes_service.engine.placement import free_memory, transformer_on_cpu, vae_on_device
 from rushes_service.runtime.devices import device_errors, peak_memory
+from rushes_service.runtime.pixels import to_uint8
 
 if TYPE_CHECKING:
     from rushes_service.models.base import Architecture
@@ -56,8 +56,8 @@ class Stopwatch:
 class DenoisedSample:
     """One sample, denoised; its frames are decoded as they are asked for, by one thread.
 
-    `latents` are the final ones before unscaling, e.g. [1, 16, T, h, w] for Wan. `ascents` are the climbs of the
-    stages, that of the decode last.
+    `latents` are the final ones before unscaling, e.g. [1, 16, T, h, w] for Wan. `attempts` has one entry per
+    stage, the decode last.
     """
 
     parameters: SampleParameters
@@ -66,8 +66,8 @@ class DenoisedSample:
     _vae: VaeOptions
     _watch: ProgressCallback
     _clock: Stopwatch
-    _turns: EngineLocks
-    _ascents: tuple[StageAttempt, ...]
+    _locks: EngineLocks
+    _attempts: tuple[StageAttempt, ...]
     _warnings: tuple[str, ...]
     _facts: dict[str, Any]
 
@@ -85,29 +85,31 @@ class DenoisedSample:
     def pixels(self) -> Iterator[torch.Tensor]:
         """Clips as they are decoded: float32 [3, frames, H, W] in 0..1. Raises as `frames`."""
         total, done = self.parameters.frame_count, 0
-        ascent = self._ascents[-1]
-        with self._turns.decoding():
+        attempt = self._attempts[-1]
+        with self._locks.register_decode():
             while True:
                 self._watch.stage("decode", total)
                 try:
-                    for pixels in self._decoded(ascent.rung, done, alone=ascent.at > 0):
+                    for pixels in self._decoded(attempt.fallback, done, alone=attempt.at > 0):
                         done += pixels.shape[1]
                         self._watch.step(done, total)
                         yield pixels
                     return
                 except OutOfMemory as error:
-                    ascent.higher(error)
+                    attempt.next_fallback(error)
                 free_memory(self._base.device)
 
-    def _decoded(self, rung: Fallback, skip: int, *, alone: bool) -> Iterator[torch.Tensor]:
-        """Pixels from frame `skip` on, decoded as `rung` says; `alone` keeps the device from others meanwhile."""
+    def _decoded(self, fallback: Fallback, skip: int, *, alone: bool) -> Iterator[torch.Tensor]:
+        """Pixels from frame `skip` on, decoded as `fallback` says; `alone` keeps the device from others meanwhile."""
         with contextlib.ExitStack() as stack:
             if alone:
-                stack.enter_context(self._turns.computing)
+                stack.enter_context(self._locks.compute_lock)
             stack.enter_context(device_errors(self._base.device, "decoding"))
-            stack.enter_context(aside(self._base, wanted=rung.aside))
+            stack.enter_context(transformer_on_cpu(self._base, enabled=fallback.transformer_on_cpu))
             stack.enter_context(vae_on_device(self._base))
-            decoded = stack.enter_context(contextlib.closing(self._base.decode(self.latents, rung.vae or self._vae)))
+            decoded = stack.enter_context(
+                contextlib.closing(self._base.decode(self.latents, fallback.vae or self._vae))
+            )
             while (pixels := self._next(decoded)) is not None:
                 # Frames that the attempt before handed on are made again, and are the same.
                 fresh = pixels[:, skip:]
@@ -117,7 +119,7 @@ class DenoisedSample:
 
     def _next(self, decoded: Iterator[torch.Tensor]) -> torch.Tensor | None:
         """The next clip, if there is one."""
-        with self._clock.timing("decode"), self._turns.vae:
+        with self._clock.timing("decode"), self._locks.vae_lock:
             pixels = next(decoded, None)
             if pixels is not None and not torch.isfinite(pixels).all():
                 raise NonFiniteLatents("the VAE decoded NaN or infinity although the latents are finite")
@@ -126,17 +128,17 @@ class DenoisedSample:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should know about the sample; complete once the frames have been taken."""
-        return (*self._warnings, *filter(None, (ascent.warning() for ascent in self._ascents)))
+        return (*self._warnings, *filter(None, (attempt.warning() for attempt in self._attempts)))
 
     def facts(self) -> dict[str, Any]:
         """What was done, for the receipt; complete once the frames have been taken."""
         seconds = {stage: round(value, 4) for stage, value in self._clock.seconds.items()}
-        climbed = {ascent.stage: facts for ascent in self._ascents if (facts := ascent.facts())}
+        used = {attempt.stage: facts for attempt in self._attempts if (facts := attempt.facts())}
         return {
             "parameters": self.parameters.model_dump(mode="json"),
             "warnings": list(self.warnings),
             **self._facts,
-            **({"out_of_memory": climbed} if climbed else {}),
+            **({"out_of_memory": used} if used else {}),
             "seconds": seconds,
             "peak_memory": peak_memory(self._base.device),
         }

@@ -1,4 +1,4 @@
-"""The LoRAs of one warm model: files that have been read, and what of them is in the weights."""
+"""The LoRAs of one loaded model: the files read so far, and those merged into the weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RequestedLora:
     extra: bool
 
 
-def wanted_by(job: SampleJob) -> tuple[RequestedLora, ...]:
+def requested_loras(job: SampleJob) -> tuple[RequestedLora, ...]:
     """The files of a job, the checkpoint first; each is there and whole, going by its header.
 
     Raises:

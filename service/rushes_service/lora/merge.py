@@ -1,11 +1,11 @@
 """Merge LoRAs into live weights, and take them out again to the last bit.
 
-Merged weights cost nothing in the forward pass and keep compiled graphs valid: a weight is written in place and stays
-where it is. Subtracting a delta does not give the base back (rounding), so a pristine copy is kept of every weight
-that was ever touched, and each merge is one `addmm` from that copy into the live weight.
+Merged weights cost nothing in the forward pass: each weight is written in place. Subtracting a delta does not give the
+base back (rounding), so the merger keeps a pristine copy of every weight that it ever changed, and each merge is one
+`addmm` from that copy into the live weight.
 
-Where that cannot be (quantised weights would round the delta away, offloaded ones are somewhere else when they are
-needed), the factors stay beside the weight and are applied at every step.
+Weights that cannot be written (quantised ones would round the delta away, accelerate keeps offloaded ones elsewhere)
+keep their factors beside them, applied at every step; see `unmerged`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_we
 from rushes_service.lora.reading import Lora
 from rushes_service.lora.targets import plain_name
 from rushes_service.lora.unmerged import LoraHooks, why_unmerged
+from rushes_service.runtime.compat_torch import copy_all
 
 HEADROOM = 2.0
 """Free device memory that must remain, in multiples of the copies, for the copies to live on the device."""
@@ -50,8 +51,8 @@ class LoraMerger:
         }
         self._modules = {plain_name(name): module for name, module in model.named_modules()}
         self._pristine: dict[str, torch.Tensor] = {}
-        self._held: dict[str, State] = {}
-        self._adapters = LoraHooks()
+        self._states: dict[str, State] = {}
+        self._hooks = LoraHooks()
         self._reason = ""
 
     @property
@@ -63,18 +64,18 @@ class LoraMerger:
     def mode(self) -> str:
         """How weights are changed, where the copies are and why, for the receipt."""
         ways = []
-        copies = [copy for name, copy in self._pristine.items() if self._held.get(name)]
+        copies = [copy for name, copy in self._pristine.items() if self._states.get(name)]
         if copies:
             places = {"pinned memory" if copy.is_pinned() else str(copy.device) for copy in copies}
             ways.append(f"merged from a pristine copy ({', '.join(sorted(places))}{self._reason})")
-        if self._adapters.active:
-            ways.append(f"unmerged ({self._adapters.reason})")
+        if self._hooks.active:
+            ways.append(f"unmerged ({self._hooks.reason})")
         return " and ".join(ways) or "none"
 
     @property
     def precision(self) -> str:
         """Precision of the weights that are changed."""
-        dtypes = {parameter.dtype for name, parameter in self._parameters.items() if self._held.get(name)}
+        dtypes = {parameter.dtype for name, parameter in self._parameters.items() if self._states.get(name)}
         return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
     @torch.no_grad()
@@ -89,7 +90,9 @@ class LoraMerger:
         """
         check_strengths(loras)
         wanted = by_parameter([(lora, strength) for lora, strength in loras if strength != 0])
-        changed = [name for name in {*self._held, *wanted} if self._held.get(name, ()) != wanted.get(name, ((), ()))[0]]
+        changed = [
+            name for name in {*self._states, *wanted} if self._states.get(name, ()) != wanted.get(name, ((), ()))[0]
+        ]
         if not changed:
             return False
         try:
@@ -99,9 +102,9 @@ class LoraMerger:
             for name in changed:
                 if name in wanted and name not in apart:
                     self._write(name, wanted[name][1])
-                    self._held[name] = wanted[name][0]
-            self._adapters.install({name: (self._owner(name), wanted[name][1], why) for name, why in apart.items()})
-            self._held.update({name: wanted[name][0] for name in apart})
+                    self._states[name] = wanted[name][0]
+            self._hooks.install({name: (self._owner(name), wanted[name][1], why) for name, why in apart.items()})
+            self._states.update({name: wanted[name][0] for name in apart})
         except BaseException:
             self.restore()
             raise
@@ -110,16 +113,16 @@ class LoraMerger:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the base back, bit for bit."""
-        self._adapters.remove()
-        self._restore(list(self._held))
+        self._hooks.remove()
+        self._restore(list(self._states))
 
     def _restore(self, names: Sequence[str]) -> None:
         merged = [name for name in names if name in self._pristine]
         if merged:
             live = [self._parameters[name].detach() for name in merged]
-            torch._foreach_copy_(live, [self._pristine[name] for name in merged], non_blocking=True)
+            copy_all(live, [self._pristine[name] for name in merged])
         for name in names:
-            self._held.pop(name, None)
+            self._states.pop(name, None)
 
     def _owner(self, name: str) -> nn.Module:
         """The module that a parameter belongs to."""
@@ -141,7 +144,7 @@ class LoraMerger:
         """Bring one weight from its pristine copy to what is wanted."""
         live, base = as_matrix(self._parameters[name].detach()), as_matrix(self._pristine[name])
         # Noted before anything is written: a failure half way must know what to put back.
-        self._held[name] = (("unfinished", 0.0),)
+        self._states[name] = (("unfinished", 0.0),)
         if base.device != live.device:
             base = live.copy_(base, non_blocking=True)
         for patch, _ in weighted:

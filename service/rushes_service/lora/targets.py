@@ -123,7 +123,7 @@ def weighted_modules(model: nn.Module) -> Iterator[str]:
     return (
         plain_name(name)
         for name, module in model.named_modules()
-        if name and module._parameters.get("weight") is not None
+        if name and any(own == "weight" for own, _ in module.named_parameters(recurse=False))
     )
 
 

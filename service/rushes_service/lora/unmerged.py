@@ -1,7 +1,4 @@
-"""LoRA beside the weights: for weights that cannot be written.
-
-Each step costs more and compiled graphs are traced anew, so this is the last resort.
-"""
+"""LoRA beside the weights, for weights that cannot be written. Each step costs more, so this is the last resort."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rushes.errors import LoraValue
 from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight
+from rushes_service.runtime.compat_diffusers import offloaded_by_accelerate
 from rushes_service.runtime.float8 import full_weight
 
 Factors = tuple[torch.Tensor, torch.Tensor | None, tuple[int, int] | None]
@@ -21,11 +19,11 @@ Factors = tuple[torch.Tensor, torch.Tensor | None, tuple[int, int] | None]
 
 
 def why_unmerged(module: nn.Module, parameter: torch.Tensor, mergeable: Sequence[torch.dtype]) -> str | None:
-    """Why a weight cannot be written: it is quantised, or is not there between steps. None if it can.
+    """Why a weight cannot be written: it is quantised, or not in memory between steps. None if it can be written.
 
-    What `memory.placement` offloads is written where it is kept.
+    Weights offloaded by `engine.placement` can be merged: they stay in host memory.
     """
-    if parameter.is_meta or hasattr(module, "_hf_hook"):
+    if parameter.is_meta or offloaded_by_accelerate(module):
         return "offloaded weights are not there to be written"
     if parameter.dtype not in mergeable or type(parameter.data) is not torch.Tensor:
         kind = str(parameter.dtype).removeprefix("torch.")

@@ -75,7 +75,7 @@ class Attempt:
         )
         self._holding = contextlib.ExitStack()
         self._place: Workspace | None = None
-        self._take: DenoisedSample | None = None
+        self._denoised: DenoisedSample | None = None
 
     def hold(self, until: Callable[[], None]) -> None:
         """Take the lease, and keep it while `until` returns; raises what that raises, without the lease."""
@@ -100,7 +100,7 @@ class Attempt:
             patient = StoreRetry(self._lease, self._means.settings.staging_patience_s)
             place = workplace(self.job, self._means.paths, self._means.staged, patient)
             self._place = self._holding.enter_context(place)
-            self._take = self._means.engine.denoise(self._place.job, self._lease)
+            self._denoised = self._means.engine.denoise(self._place.job, self._lease)
         except Exception as error:  # noqa: BLE001  # each kind means something, see there
             self._holding.close()
             return self._outcome_of(error)
@@ -108,12 +108,12 @@ class Attempt:
 
     def finish(self) -> Outcome:
         """Decode what was denoised, and write it; raises as `denoise`."""
-        if self._take is None or self._place is None:
+        if self._denoised is None or self._place is None:
             raise RuntimeError("finish() goes after a denoise() that returned None")
         try:
             with self._holding:
                 worker = self._means.queue.worker
-                result = write_sample(self._take, self.job, self._place, self._lease, worker, self._began)
+                result = write_sample(self._denoised, self.job, self._place, self._lease, worker, self._began)
         except Exception as error:  # noqa: BLE001  # each kind means something, see there
             return self._outcome_of(error)
         return Outcome(

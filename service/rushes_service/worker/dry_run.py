@@ -21,7 +21,7 @@ from rushes_service.worker.lease import Lease
 
 
 @dataclass(frozen=True)
-class PaintedTake:
+class PaintedSample:
     """A colour gradient that depends on seed and training step, moving over the frames."""
 
     parameters: SampleParameters
@@ -53,21 +53,21 @@ class DryRunEngine:
 
     def __init__(self, step_s: float = 0.02, load_s: float = 0.0) -> None:
         self.device = "rehearsal"
-        self.warm_model: str | None = None
+        self.loaded_model: str | None = None
         self.memory = {"memory": 0}
         self.overlaps = True
         self._step_s = step_s
         self._load_s = load_s
 
-    def denoise(self, job: SampleJob, watch: Lease) -> PaintedTake:
+    def denoise(self, job: SampleJob, watch: Lease) -> PaintedSample:
         """Pass the time a sample would take, step by step."""
         parameters, _ = resolve(job.prompt, architecture(job.model.architecture))
-        if self.warm_model != job.model.fingerprint:
+        if self.loaded_model != job.model.fingerprint:
             watch.stage("load")
             time.sleep(self._load_s)
-            self.warm_model = job.model.fingerprint
+            self.loaded_model = job.model.fingerprint
         watch.stage("denoise", parameters.sample_steps)
         for done in range(1, parameters.sample_steps + 1):
             time.sleep(self._step_s)
             watch.step(done, parameters.sample_steps)
-        return PaintedTake(parameters, job.step)
+        return PaintedSample(parameters, job.step)

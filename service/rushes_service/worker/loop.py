@@ -117,7 +117,7 @@ class Worker:
         if self._order is not None:
             self.shutdown.asked.wait(IDLE_WAIT_S)
             return False
-        held = self.queue.reserve(self._warm_model(), wait_s=IDLE_WAIT_S)
+        held = self.queue.reserve(self._loaded_model(), wait_s=IDLE_WAIT_S)
         if held is None:
             return False
         job = self._job_of(held)
@@ -125,9 +125,9 @@ class Worker:
             self._serve(held, job)
         return True
 
-    def _warm_model(self) -> str | None:
+    def _loaded_model(self) -> str | None:
         """Fingerprint of the loaded model in the words of those who submit."""
-        loaded = self.engine.warm_model
+        loaded = self.engine.loaded_model
         return self._lane_models.get(loaded, loaded) if loaded else None
 
     def _job_of(self, held: Reservation) -> SampleJob | None:
@@ -165,7 +165,7 @@ class Worker:
         means = WorkerContext(self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown)
         attempt = Attempt(means, held, job, lambda info: self._announce("sampling", info))
         # Two base models at once are too many. The lease is renewed meanwhile: a clip takes its time to be decoded.
-        attempt.hold(self._background.wait if here != self.engine.warm_model else self._background.check)
+        attempt.hold(self._background.wait if here != self.engine.loaded_model else self._background.check)
         ended = attempt.denoise()
         if ended is not None:
             self._end(attempt, ended)
@@ -203,7 +203,7 @@ class Worker:
         if time.monotonic() < self._announced + ANNOUNCE_EVERY_S:
             return
         self._announced = time.monotonic()
-        model = {"model": self._warm_model() or "", "label": self._label}
+        model = {"model": self._loaded_model() or "", "label": self._label}
         memory = {name: str(count) for name, count in self.engine.memory.items()}
         facts = {"state": state, "device": str(self.engine.device)}
         self._order = self.queue.announce({**facts, **memory, **model, **(more or {})})

@@ -50,7 +50,7 @@ class Sampler(Protocol):
         ...
 
     @property
-    def warm_model(self) -> str | None:
+    def loaded_model(self) -> str | None:
         """Fingerprint of the `ModelSpec` that is loaded."""
         ...
 
@@ -70,9 +70,9 @@ class Sampler(Protocol):
 
 
 def write_sample(
-    take: DenoisedSample, job: SampleJob, place: Workspace, lease: Lease, worker: str, began: float
+    denoised: DenoisedSample, job: SampleJob, place: Workspace, lease: Lease, worker: str, began: float
 ) -> SampleResult:
-    """Decode `take` and write the media file of `job` and its receipt; both are told in the submitter's paths.
+    """Decode `denoised` and write the media file of `job` and its receipt; both are told in the submitter's paths.
 
     Args:
         began: when the sample was begun, by the monotonic clock.
@@ -84,12 +84,12 @@ def write_sample(
         WorkerUnfit: the process must not go on.
     """
     written = write_media(
-        take.frames(),
-        sample_path(place.job, take.parameters),
+        denoised.frames(),
+        sample_path(place.job, denoised.parameters),
         job_id=job.id,
-        frame_count=take.parameters.frame_count,
-        fps=take.parameters.fps,
-        receipt=lambda: receipt(job, take, lease.held, worker, place),
+        frame_count=denoised.parameters.frame_count,
+        fps=denoised.parameters.fps,
+        receipt=lambda: receipt(job, denoised, lease.held, worker, place),
         guard=lease.guard,
     )
     path, receipt_file = place.publish(written, lease.guard)
@@ -98,20 +98,22 @@ def write_sample(
         JobState.DONE,
         path=path,
         receipt=receipt_file,
-        media_type="image/png" if take.parameters.frame_count == 1 else "video/mp4",
-        width=take.parameters.width,
-        height=take.parameters.height,
-        frame_count=take.parameters.frame_count,
-        fps=take.parameters.fps,
-        seed=take.parameters.seed,
-        warnings=take.warnings,
+        media_type="image/png" if denoised.parameters.frame_count == 1 else "video/mp4",
+        width=denoised.parameters.width,
+        height=denoised.parameters.height,
+        frame_count=denoised.parameters.frame_count,
+        fps=denoised.parameters.fps,
+        seed=denoised.parameters.seed,
+        warnings=denoised.warnings,
         health=written.health,
         worker=worker,
         seconds=round(time.monotonic() - began, 3),
     )
 
 
-def receipt(job: SampleJob, take: DenoisedSample, held: Reservation, worker: str, place: Workspace) -> dict[str, Any]:
+def receipt(
+    job: SampleJob, denoised: DenoisedSample, held: Reservation, worker: str, place: Workspace
+) -> dict[str, Any]:
     """Everything that was done to make this sample, so that it can be made again."""
     return {
         "rushes": "receipt/1",
@@ -122,11 +124,11 @@ def receipt(job: SampleJob, take: DenoisedSample, held: Reservation, worker: str
         "epoch": job.epoch,
         "prompt_index": job.prompt_index,
         "asked": job.prompt.model_dump(mode="json", exclude_none=True),
-        "parameters": take.parameters.model_dump(mode="json"),
+        "parameters": denoised.parameters.model_dump(mode="json"),
         "checkpoint": job.checkpoint.model_dump(mode="json") if job.checkpoint else None,
-        "warnings": list(take.warnings),
+        "warnings": list(denoised.warnings),
         "submitted_at": job.submitted_at,
         "attempt": held.attempt + 1,
         "worker": worker,
-        **place.told(take.facts()),
+        **place.told(denoised.facts()),
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
@@ -57,9 +56,3 @@ def tiled(vae: AutoencoderKLWan, latents: torch.Tensor, tiles: TilePlan) -> torc
     finally:
         vae.clear_cache()
         vae.use_tiling = False
-
-
-def to_uint8(pixels: torch.Tensor) -> Iterator[np.ndarray]:
-    """Frames [H, W, 3] of `pixels`, float [3, F, H, W] in 0..1; truncated, as the reference writes them."""
-    frames = (pixels.permute(1, 2, 3, 0) * 255).to(torch.uint8).cpu().numpy()
-    yield from frames

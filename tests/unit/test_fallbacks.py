@@ -21,11 +21,11 @@ from queue_support import make_job as make_any_job
 from rushes.errors import OutOfMemory
 from rushes.wire.jobs import SampleJob, VaeOptions
 from rushes_service.engine.engine import Engine
-from rushes_service.engine.fallbacks import MemoryFallbacks, decode_rungs
+from rushes_service.engine.fallbacks import MemoryFallbacks, decode_fallbacks
 from rushes_service.engine.sample import DenoisedSample
 from rushes_service.models.wan.tiny import build_tiny_wan
 
-ASIDE = "base model on the CPU meanwhile"
+ON_CPU = "base model on the CPU meanwhile"
 SIZE = {"width": 160, "height": 144}
 """Larger than the smallest tile."""
 
@@ -57,46 +57,46 @@ def out_of_memory(kind: type[nn.Module], at: Collection[int]) -> Iterator[None]:
 
 
 def sampled(engine: Engine, job: SampleJob) -> tuple[np.ndarray, DenoisedSample]:
-    """All frames [F, H, W, 3], and the finished take."""
-    take = engine.denoise(job, Recorder())
-    return np.stack(list(take.frames())), take
+    """All frames [F, H, W, 3], and the denoised sample."""
+    denoised = engine.denoise(job, Recorder())
+    return np.stack(list(denoised.frames())), denoised
 
 
-def rung(take: DenoisedSample, stage: str) -> tuple[str, str] | None:
-    """What the receipt says about a stage that ran out of memory: rung and output."""
-    climbed = take.facts().get("out_of_memory", {}).get(stage)
-    return climbed and (climbed["rung"], climbed["output"])
+def fallback_used(denoised: DenoisedSample, stage: str) -> tuple[str, str] | None:
+    """What the receipt says about a stage that ran out of memory: fallback and output."""
+    used = denoised.facts().get("out_of_memory", {}).get(stage)
+    return used and (used["rung"], used["output"])
 
 
 def decoder(engine: Engine) -> type[nn.Module]:
-    return type(engine._warm.base.vae.decoder)
+    return type(engine._loaded.base.vae.decoder)
 
 
 @pytest.mark.parametrize("failing", [{0}, {1}])
 def test_a_decode_that_runs_out_of_memory_makes_the_same_frames(engine, model, failing):
     wanted, _ = sampled(engine, make_job(model, **SIZE))
     with out_of_memory(decoder(engine), failing):
-        frames, take = sampled(engine, make_job(model, **SIZE))
+        frames, denoised = sampled(engine, make_job(model, **SIZE))
     assert np.array_equal(frames, wanted)
-    assert rung(take, "decode") == (ASIDE, "exact")
-    assert take.warnings == ()
+    assert fallback_used(denoised, "decode") == (ON_CPU, "exact")
+    assert denoised.warnings == ()
 
 
 def test_tiles_are_the_last_resort_and_said_to_be_approximate(engine, model):
     wanted, _ = sampled(engine, make_job(model, **SIZE))
     with out_of_memory(decoder(engine), {0, 1}):
-        frames, take = sampled(engine, make_job(model, **SIZE))
+        frames, denoised = sampled(engine, make_job(model, **SIZE))
     assert frames.shape == wanted.shape
-    assert rung(take, "decode") == ("tiles of 128 pixels", "approximate")
-    assert "approximate" in " ".join(take.facts()["warnings"])
+    assert fallback_used(denoised, "decode") == ("tiles of 128 pixels", "approximate")
+    assert "approximate" in " ".join(denoised.facts()["warnings"])
 
 
 def test_the_rung_is_remembered_for_the_shape_and_for_no_other(engine, model):
     sampled(engine, make_job(model, **SIZE))
     with out_of_memory(decoder(engine), {0}):
         sampled(engine, make_job(model, **SIZE))
-    assert rung(sampled(engine, make_job(model, seed=5, **SIZE))[1], "decode") is not None
-    assert rung(sampled(engine, make_job(model))[1], "decode") is None
+    assert fallback_used(sampled(engine, make_job(model, seed=5, **SIZE))[1], "decode") is not None
+    assert fallback_used(sampled(engine, make_job(model))[1], "decode") is None
 
 
 def test_a_device_that_is_too_small_is_an_error_and_the_engine_goes_on(engine, model):
@@ -111,17 +111,17 @@ def test_a_hunyuan_decode_is_chunked_first_and_keeps_its_pixels(engine, tmp_path
     options = {"width": 48, "height": 32, "frame_count": 5, "sample_steps": 1, "seed": 3}
     wanted, _ = sampled(engine, make_any_job(model=spec, **options))
     with out_of_memory(decoder(engine), {0}):
-        frames, take = sampled(engine, make_any_job(model=spec, **options))
+        frames, denoised = sampled(engine, make_any_job(model=spec, **options))
     assert np.array_equal(frames, wanted)
-    assert rung(take, "decode") == ("chunks of 32 columns", "exact")
+    assert fallback_used(denoised, "decode") == ("chunks of 32 columns", "exact")
 
 
 def test_denoising_begins_again_with_memory_freed(engine, model):
     wanted, _ = sampled(engine, make_job(model))
-    with out_of_memory(type(engine._warm.base.transformer), {1}):
-        frames, take = sampled(engine, make_job(model))
+    with out_of_memory(type(engine._loaded.base.transformer), {1}):
+        frames, denoised = sampled(engine, make_job(model))
     assert np.array_equal(frames, wanted)
-    assert rung(take, "denoise") == ("again, with other memory freed", "exact")
+    assert fallback_used(denoised, "denoise") == ("again, with other memory freed", "exact")
 
 
 def test_an_offloaded_transformer_keeps_its_lora_and_its_base(engine, model, tmp_path):
@@ -130,15 +130,15 @@ def test_an_offloaded_transformer_keeps_its_lora_and_its_base(engine, model, tmp
     jobs = [make_job(model, lora), make_job(model, other), make_job(model, lora, lora_multiplier=0.0)]
     wanted = [sampled(engine, job)[0] for job in jobs]
     sampled(engine, jobs[0])
-    with out_of_memory(type(engine._warm.base.transformer), {0, 1}):
-        frames, take = sampled(engine, jobs[0])
-    assert rung(take, "denoise") == ("transformer offloaded block by block", "exact")
-    assert take.facts()["offloaded"]
+    with out_of_memory(type(engine._loaded.base.transformer), {0, 1}):
+        frames, denoised = sampled(engine, jobs[0])
+    assert fallback_used(denoised, "denoise") == ("transformer offloaded block by block", "exact")
+    assert denoised.facts()["offloaded"]
     assert np.array_equal(frames, wanted[0])
     for job, expected in zip(jobs, wanted, strict=True):
         assert np.array_equal(sampled(engine, job)[0], expected)
     on_disk = weights(model)
-    live = dict(engine._warm.base.transformer.named_parameters())
+    live = dict(engine._loaded.base.transformer.named_parameters())
     assert all(torch.equal(live[name], tensor) for name, tensor in on_disk.items() if name in live)
 
 
@@ -161,13 +161,13 @@ def test_a_model_or_lora_that_does_not_fit_is_offloaded(engine, model, tmp_path,
     wanted, _ = sampled(Engine("cpu", tmp_path / "cache"), job)
     for tries, expected in ((1, "again, with other memory freed"), (2, "transformer offloaded block by block")):
         engine.unload()
-        engine.ladder = MemoryFallbacks()
+        engine.fallbacks = MemoryFallbacks()
         heard = Recorder()
         with FullDevice(heard, stage, tries):
-            take = engine.denoise(job, heard)
-            frames = np.stack(list(take.frames()))
-        assert rung(take, stage) == (expected, "exact")
-        assert take.facts()["offloaded"] == (tries == 2)
+            denoised = engine.denoise(job, heard)
+            frames = np.stack(list(denoised.frames()))
+        assert fallback_used(denoised, stage) == (expected, "exact")
+        assert denoised.facts()["offloaded"] == (tries == 2)
         assert np.array_equal(frames, wanted)
     assert np.array_equal(sampled(engine, job)[0], wanted)
     with FullDevice(heard := Recorder(), stage, 9), pytest.raises(OutOfMemory):
@@ -179,21 +179,21 @@ def test_a_model_or_lora_that_does_not_fit_is_offloaded(engine, model, tmp_path,
 @pytest.mark.parametrize(
     ("failing", "expected"),
     [
-        ({0}, (ASIDE, "exact")),
+        ({0}, (ON_CPU, "exact")),
         ({0, 1}, ("encoders on the CPU", "exact but for rounding")),
     ],
 )
 def test_an_encoder_that_does_not_fit_makes_room_or_moves(engine, model, failing, expected):
     with out_of_memory(UMT5EncoderModel, failing):
-        frames, take = sampled(engine, make_job(model))
-    assert rung(take, "encode") == expected
+        frames, denoised = sampled(engine, make_job(model))
+    assert fallback_used(denoised, "encode") == expected
     assert np.array_equal(frames, sampled(engine, make_job(model))[0])
 
 
 def test_a_sample_that_ran_out_of_memory_ends_the_overlap(engine, model):
     sampled(engine, make_job(model))
     assert engine.overlaps
-    with out_of_memory(type(engine._warm.base.transformer), {0}):
+    with out_of_memory(type(engine._loaded.base.transformer), {0}):
         sampled(engine, make_job(model))
     assert not engine.overlaps
 
@@ -201,11 +201,11 @@ def test_a_sample_that_ran_out_of_memory_ends_the_overlap(engine, model):
 @pytest.mark.parametrize(
     ("asked", "chunked", "expected"),
     [
-        (VaeOptions(), False, [ASIDE, "tiles of 256 pixels", "tiles of 128 pixels"]),
-        (VaeOptions(chunk_size=16), True, [ASIDE, "tiles of 256 pixels", "tiles of 128 pixels"]),
-        (VaeOptions(tiling=True), False, [ASIDE, "tiles of 128 pixels"]),
-        (VaeOptions(spatial_tile_sample_min_size=64), False, [ASIDE]),
+        (VaeOptions(), False, [ON_CPU, "tiles of 256 pixels", "tiles of 128 pixels"]),
+        (VaeOptions(chunk_size=16), True, [ON_CPU, "tiles of 256 pixels", "tiles of 128 pixels"]),
+        (VaeOptions(tiling=True), False, [ON_CPU, "tiles of 128 pixels"]),
+        (VaeOptions(spatial_tile_sample_min_size=64), False, [ON_CPU]),
     ],
 )
 def test_no_rung_asks_for_more_memory_than_the_one_before(asked, chunked, expected):
-    assert [rung.name for rung in decode_rungs(asked, 480, 832, chunked=chunked)[1:]] == expected
+    assert [fallback.name for fallback in decode_fallbacks(asked, 480, 832, chunked=chunked)[1:]] == expected

@@ -56,22 +56,22 @@ def test_what_background_work_raises_is_raised_where_it_is_waited_for():
 
 
 def test_waiting_for_decoding_means_that_of_other_threads():
-    turns, gate = EngineLocks(), Gate()
+    locks, gate = EngineLocks(), Gate()
 
     def decode() -> None:
-        with turns.decoding():
+        with locks.register_decode():
             gate()
 
     decoding = in_thread(decode)
     wait_until(gate.begun.is_set, 10, "the decode")
-    waiting = in_thread(turns.wait_for_decoding)
+    waiting = in_thread(locks.wait_for_decoding)
     assert waiting.is_alive()
     gate.open.set()
     for thread in (decoding, waiting):
         thread.join(10)
         assert not thread.is_alive()
-    with turns.decoding():
-        turns.wait_for_decoding()
+    with locks.register_decode():
+        locks.wait_for_decoding()
 
 
 def test_frames_are_the_same_when_the_next_sample_is_denoised_meanwhile(tmp_path: Path):
@@ -81,8 +81,10 @@ def test_frames_are_the_same_when_the_next_sample_is_denoised_meanwhile(tmp_path
     together: dict[int, np.ndarray] = {}
     background = Background()
     for number, job in enumerate(jobs):
-        take = engine.denoise(job, Recorder())
-        background.start(lambda number=number, take=take: together.update({number: np.stack(list(take.frames()))}))
+        denoised = engine.denoise(job, Recorder())
+        background.start(
+            lambda number=number, denoised=denoised: together.update({number: np.stack(list(denoised.frames()))})
+        )
     background.wait()
     assert all(np.array_equal(together[number], frames) for number, frames in enumerate(alone))
 

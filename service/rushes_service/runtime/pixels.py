@@ -1,0 +1,14 @@
+"""Pixels on a device to frames in host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+
+def to_uint8(pixels: torch.Tensor) -> Iterator[np.ndarray]:
+    """Frames [H, W, 3] of `pixels`, float [3, F, H, W] in 0..1; truncated, as the reference writes them."""
+    frames = (pixels.permute(1, 2, 3, 0) * 255).to(torch.uint8).cpu().numpy()
+    yield from frames
