@@ -8,10 +8,10 @@ BENCH_STAMP := $(VENV)/.installed-bench
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check bench clean
+.PHONY: help demo test chaos check check-latest bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## train a tiny LoRA and sample every checkpoint beside it; pictures in demo-output/
 	$(BIN)/rushes demo --once
@@ -28,11 +28,16 @@ check: $(STAMP) ## lint, formatting, types, the order of the rooms
 	$(BIN)/python tests/house/layers.py
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+check-latest: ## the fast half of the tests with the newest versions of every dependency (WITH="torch==2.13.0" pins some)
+	test -x .venv-latest/bin/python || $(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]' $(WITH)
+	.venv-latest/bin/python -m pytest tests/unit tests/house --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+
 bench: $(BENCH_STAMP) ## run the benchmarks one after the other; results in benchmarks/results/
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean: ## remove the environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-latest
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -52,7 +52,7 @@ def test_commands_in_the_text_exist(page: Path) -> None:
     commands = set(re.findall(r"(?:`|^    |^)rushes ([a-z]\w*)", text, re.MULTILINE))
     assert commands <= set(cli.LIGHT) | set(cli.HEAVY)
     targets = set(re.findall(r"^\w[\w-]*(?=:.*## )", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^    )make ([a-z]+)", text, re.MULTILINE)) <= targets
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= targets
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -60,3 +60,9 @@ def test_variables_in_the_text_exist(page: Path) -> None:
     known = {f"RUSHES_{name.upper()}" for name in Settings.model_fields} | {"RUSHES_MUSUBI_TUNER"}  # asks for a test
     known |= set(re.findall(r"^(RUSHES_\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bRUSHES_[A-Z_]*[A-Z]\b", page.read_text())) <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_the_text_names_exist(page: Path) -> None:
+    for name in re.findall(r"`((?:client|service|tests|benchmarks|docker)/[\w./-]+\.\w+)`", page.read_text()):
+        assert "NAME" in name or (ROOT / name).is_file(), name
