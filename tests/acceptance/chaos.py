@@ -106,7 +106,7 @@ class Chaos:
             # Chaos kills every worker it can; no sample is to blame for that.
             "RUSHES_MAX_DELIVERIES": "1000",
         }
-        command = [sys.executable, "-m", "rushes", "worker", "--rehearse"]
+        command = [sys.executable, "-m", "rushes", "worker", "--dry-run"]
         return self.spawn(command, f"worker-{len(self.workers)}-{time.monotonic_ns()}", environment)
 
     def start_trainer(self, name: str, prompts: Path, seconds: float) -> subprocess.Popen[bytes]:

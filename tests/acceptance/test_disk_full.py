@@ -67,7 +67,7 @@ def test_a_sample_that_finds_no_room_is_made_when_there_is_some(
     job = make_job(output_dir=disk / "out", sample_steps=1, width=64, height=64, frame_count=frames)
     (disk / "out" / "sample").mkdir(parents=True)
     client.submit([job])
-    pool.start("--rehearse")
+    pool.start("--dry-run")
     wait_until(lambda: client.get(job.id).attempt >= 2, START_S, "two attempts")
     assert "disk full" in pool.logs()
     assert "Traceback" not in pool.logs()
@@ -87,7 +87,7 @@ def test_when_the_attempts_are_used_up_the_failure_says_what_to_do_and_leaves_no
     job = make_job(output_dir=disk / "out", sample_steps=1, width=512, height=512, frame_count=97)
     client.submit([job])
     (disk / BALLAST).write_bytes(b"x" * (ROOM_KB - 40) * 1024)  # room to begin with, but not to end
-    pool.start("--rehearse", RUSHES_MAX_ATTEMPTS="2")
+    pool.start("--dry-run", RUSHES_MAX_ATTEMPTS="2")
     wait_until(lambda: client.get(job.id).state.terminal, START_S, "the end of the sample")
     record = client.get(job.id)
     assert record.state is JobState.FAILED

@@ -62,7 +62,7 @@ def test_redis_takes_its_options_and_the_worker_on_it_becomes_healthy(stack: Exi
     assert not ready()
     _, *arguments = service("worker-0")["command"]
     here = ["cpu" if word == "cuda:0" else word for word in arguments]
-    started(stack, [*RUSHES, "worker", *here, "--rehearse"], RUSHES_REDIS_URL=url)
+    started(stack, [*RUSHES, "worker", *here, "--dry-run"], RUSHES_REDIS_URL=url)
     wait_until(ready, START_S, "a healthy worker")
 
 

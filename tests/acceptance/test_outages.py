@@ -68,7 +68,7 @@ def quietly(client: Client) -> list[str]:
 def test_a_slow_redis_delays_samples_and_loses_none(own: Server, url: str, tmp_path: Path) -> None:
     with Proxy(own.port) as proxy, workers(proxy.url, tmp_path) as pool, training(tmp_path, proxy.url) as make:
         proxy.delay_s = 0.1
-        pool.start("--rehearse")
+        pool.start("--dry-run")
         make().submit(step=10, weights=lora(tmp_path))
         client = Client(url)
         all_done(client, 2)
@@ -118,7 +118,7 @@ def test_workers_of_a_full_redis_go_on_with_what_is_queued(
     own.connection.config_set("maxmemory", "1")
     with pytest.raises(QueueUnavailable, match="full"):
         client.submit([make_job(index=9)])
-    pool.start("--rehearse")
+    pool.start("--dry-run")
     all_done(client, 3)
     client.close()
 
@@ -127,7 +127,7 @@ def test_a_redis_that_has_forgotten_everything_ends_no_worker(
     own: Server, url: str, tmp_path: Path, pool: Workers
 ) -> None:
     client = Client(url)
-    worker = pool.start("--rehearse")
+    worker = pool.start("--dry-run")
     [lost] = client.submit([make_job(output_dir=tmp_path, sample_steps=200)])
     wait_until(lambda: client.get(lost).stage == "denoise", START_S, "a running sample")
     own.connection.flushall()
@@ -171,7 +171,7 @@ def test_client_and_worker_follow_a_failover(tmp_path: Path) -> None:
         url = f"redis+sentinel://{LOCALHOST}:1,{LOCALHOST}:{sentinel.port}/{PRIMARY}/0"
         with workers(url, tmp_path) as pool, training(tmp_path, url) as make:
             client, sampler = Client(url), make()
-            pool.start("--rehearse")
+            pool.start("--dry-run")
             sampler.submit(step=10, weights=lora(tmp_path))
             all_done(client, 2)
             primary.end()

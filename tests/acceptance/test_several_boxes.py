@@ -78,6 +78,6 @@ def test_a_map_that_is_none_is_said_at_once(pool: Workers) -> None:
 
 
 def test_the_map_can_be_a_setting(pool: Workers) -> None:
-    worker = pool.start("--rehearse", "--until-empty", RUSHES_MAP="/a=/b:/c=d")
+    worker = pool.start("--dry-run", "--until-empty", RUSHES_MAP="/a=/b:/c=d")
     assert worker.wait(START_S) == 2
     assert "/c=d" in pool.logs()

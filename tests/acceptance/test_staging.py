@@ -70,7 +70,7 @@ def test_a_worker_without_the_trainers_disk_makes_its_samples(
     assert (snapshots(trainer), spooled(trainer)) == ([], [])
     weights.unlink()
 
-    assert pool.start("--rehearse", "--until-empty").wait(START_S) == 0
+    assert pool.start("--dry-run", "--until-empty").wait(START_S) == 0
     [result] = client.results("cat/1")[0]
     assert result.state is JobState.DONE, pool.logs()
     assert result.path is not None and result.path.startswith(f"{STAGING}/cat%2F1/sample/lora_000010_00_")
@@ -104,7 +104,7 @@ def test_a_worker_waits_for_a_store_that_is_away(
 
     port = free_port()
     settings = {**variables(port), "RUSHES_RETRY_DELAY_S": "0", "RUSHES_MAX_ATTEMPTS": "1"}
-    worker = pool.start("--rehearse", "--until-empty", **settings)
+    worker = pool.start("--dry-run", "--until-empty", **settings)
     wait_until(lambda: pool.logs().count("waits for the store") >= 2, START_S, "a worker that waits")
     wait_until(lambda: client.list()[0].stage == "wait", START_S, "a stage that says so")
     with Proxy(s3.port, port=port):

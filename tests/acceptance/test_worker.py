@@ -244,7 +244,7 @@ def pickled(tmp_path: Path) -> Checkpoint:
 def test_a_paused_worker_takes_nothing_until_resumed_and_a_drained_one_ends(
     client: Client, pool: Workers, tmp_path: Path, model: ModelSpec
 ) -> None:
-    worker = pool.start("--rehearse")
+    worker = pool.start("--dry-run")
     name = wait_until(lambda: [info["name"] for info in client.workers()], START_S, "the worker")[0]
     order(client, [name], "pause")
     wait_until(lambda: client.workers()[0]["state"] == "paused", SAMPLE_S, "the pause")
@@ -268,6 +268,6 @@ def test_a_worker_that_lags_behind_skips_checkpoints_when_the_run_keeps_the_late
         for step in (0, 100, 200, 300)
     ]
     ids = client.submit(jobs)
-    assert pool.start("--rehearse", "--until-empty").wait(START_S) == 0
+    assert pool.start("--dry-run", "--until-empty").wait(START_S) == 0
     states = [client.get(job_id).state.value for job_id in ids]
     assert states == ["done", "superseded", "superseded", "done"]

@@ -42,7 +42,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service.queue", "rushes_service.catalogue"),
     ("rushes_service.sheets",),
     ("rushes_service.processes",),
-    ("rushes_service.worker", "rushes_service.api", "rushes_service.doctor"),
+    ("rushes_service.worker", "rushes_service.api.http", "rushes_service.doctor"),
+    ("rushes_service.api.background", "rushes_service.api.schemas"),
+    ("rushes_service.api.context",),
+    ("rushes_service.api.services",),
+    ("rushes_service.api.routes",),
+    ("rushes_service.api",),
     ("rushes_service.demo",),
     ("rushes_service.cli",),
 )

@@ -15,7 +15,7 @@ from gallery_support import paint_run
 from rushes.wire import keys
 from rushes.wire.jobs import JobState, Prompt, SampleJob
 from rushes_service.api.background.metrics import MEMORY
-from rushes_service.api.routes.uploads import UPLOAD_DIR, prune
+from rushes_service.api.services.uploads import UPLOAD_DIR, prune
 from rushes_service.queue import Queue
 from support import wait_until
 

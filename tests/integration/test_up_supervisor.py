@@ -21,7 +21,7 @@ from rushes_service.processes import child, supervisor
 child.FIRST_DELAY_S = 0.05
 programs = [child.Program(name, tuple(command)) for name, command in json.loads(sys.argv[2])]
 say = lambda name, text: print(f"{name}: {text}", flush=True)
-sys.exit(supervisor.Supervisor(programs, grace_s=float(sys.argv[1]), say=say).run())
+sys.exit(supervisor.Supervisor(programs, grace_s=float(sys.argv[1]), print_line=say).run())
 """
 
 STEADY = "import os, time; print('pid', os.getpid()); time.sleep(600)"

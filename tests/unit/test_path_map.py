@@ -26,8 +26,8 @@ MAP = PathMap.parse(["/train=/mnt/train", "/train/models/=/fast", "/home/a b=/mn
     ],
 )
 def test_a_path_is_found_here_and_told_as_it_was_given(there: str, here: str) -> None:
-    assert MAP.here(there) == here
-    assert MAP.there(here) == there
+    assert MAP.to_local(there) == here
+    assert MAP.to_remote(here) == there
 
 
 @pytest.mark.parametrize("text", ["/train", "train=/mnt", "/train=mnt", "=", ""])
@@ -46,7 +46,7 @@ def test_every_file_that_a_job_names_is_found_here() -> None:
         control_video_path="/train/v",
         control_image_path=("/train/1.png", "/train/2.png"),
     ).model_copy(update={"loras": (ExtraLora(path="/train/l", fingerprint="f"),)})
-    here = MAP.job_here(job)
+    here = MAP.job_to_local(job)
     assert '"/train' not in here.encode()
     assert here.encode().count("/mnt/train") == job.encode().count("/train")
     assert here.model.model == "org/name"
@@ -68,9 +68,9 @@ def test_facts_of_a_receipt_are_told_in_the_submitters_terms() -> None:
         "files": ["/train/x", 1, None],
         "note": "in /mnt/train",
     }
-    assert MAP.all_there(facts) == told
+    assert MAP.facts_to_remote(facts) == told
 
 
 def test_without_a_map_nothing_is_touched() -> None:
     job = make_job()
-    assert PathMap().job_here(job) is job
+    assert PathMap().job_to_local(job) is job

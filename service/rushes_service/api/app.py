@@ -106,11 +106,11 @@ def watchers_of(context: Context) -> list[EventConsumer]:
         ConfigError: the webhook's address or secret cannot be used.
     """
     settings = context.settings
-    watchers = [EventConsumer(context.client, [context.metrics.hear, context.thumbnails.hear])]
+    watchers = [EventConsumer(context.client, [context.metrics.receive, context.thumbnails.receive])]
     if settings.webhook_url:
         secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
         webhooks = Webhooks(settings.webhook_url, secret)
-        watchers.append(EventConsumer(context.client, [webhooks.hear], GROUP, on_stop=webhooks.stopping.set))
+        watchers.append(EventConsumer(context.client, [webhooks.receive], GROUP, on_stop=webhooks.stopping.set))
     return watchers
 
 

@@ -147,7 +147,7 @@ class RunFields(FrozenModel):
     @model_validator(mode="after")
     def refuse_broken_text(self) -> Self:
         """JSON can hold half a surrogate pair (`"\\ud800"`), which no file name and no record can."""
-        return readable(self)
+        return unicode_only(self)
 
 
 class SampleRequest(RunFields):
@@ -190,7 +190,7 @@ class ResampleRequest(FrozenModel):
     @model_validator(mode="after")
     def refuse_broken_text(self) -> Self:
         """As in a request for a new sample."""
-        return readable(self)
+        return unicode_only(self)
 
 
 class GridRequest(RunFields):
@@ -230,7 +230,7 @@ class GridAnswer(FrozenModel):
     skipped: tuple[str, ...] = Field(default=(), description="Checkpoints that are gone, and why.")
 
 
-def readable(asked: M) -> M:
+def unicode_only(asked: M) -> M:
     """`asked`, if all its texts are Unicode.
 
     Raises:

@@ -1,4 +1,7 @@
-"""What there is to look at: runs, their checkpoints and prompts, and the grid they make."""
+"""Reads of the queue's records: runs, checkpoints, grids, pages of samples, lanes.
+
+Imports the client package and media; API, sheets, CLI and demo import it.
+"""
 
 from rushes_service.catalogue.grid import Cell, Column, Grid, Row, arrange
 from rushes_service.catalogue.reading import MAX_CELLS, grid_of, read_entries

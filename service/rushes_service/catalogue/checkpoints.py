@@ -13,7 +13,8 @@ from rushes.checkpoints.snapshots import read_header
 from rushes.client.client import Client
 from rushes.errors import CheckpointError
 from rushes.wire.jobs import FrozenModel
-from rushes_service.catalogue.reading import Entry, read_entries
+from rushes_service.catalogue.entries import Entry
+from rushes_service.catalogue.reading import read_entries
 
 MAX_FILES = 1000
 """Files of a directory that are looked at."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
 from rushes.wire.jobs import BASE_MODEL, FrozenModel, JobState, digest
-
-if TYPE_CHECKING:
-    from rushes_service.catalogue.reading import Entry
+from rushes_service.catalogue.entries import Entry
 
 BASE = "base"
 """Key of the base model's column."""

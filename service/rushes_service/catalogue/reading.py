@@ -5,9 +5,7 @@ A run of 200 checkpoints x 20 prompts is 4,000 records; decoding each as a valid
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rushes.client.client import Client
@@ -15,6 +13,7 @@ from rushes.errors import JobNotFound
 from rushes.wire import keys
 from rushes.wire.connection import reachable
 from rushes_service.catalogue.about import favourites
+from rushes_service.catalogue.entries import FIELDS, Entry, as_entry
 from rushes_service.catalogue.grid import Grid, arrange
 from rushes_service.catalogue.scripts import call
 
@@ -23,26 +22,6 @@ MAX_CELLS = 20_000
 
 CHUNK = 500
 """Records per call; about half a megabyte."""
-
-# Of lua/read.lua, in its order.
-FIELDS = ("payload", "state", "stage", "step", "total", "created_at", "finished_at", "worker", "cancelling", "result")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One sample as Redis has it. `job` and `result` are the JSON objects, empty where there is none to read."""
-
-    id: str
-    state: str
-    stage: str
-    step: int
-    total: int
-    created_at: float
-    finished_at: float | None
-    worker: str | None
-    cancelling: bool
-    job: dict[str, Any]
-    result: dict[str, Any]
 
 
 def grid_of(client: Client, run: str, limit: int = MAX_CELLS) -> Grid:
@@ -86,30 +65,3 @@ def entries_of(client: Client, ids: Sequence[str]) -> Iterator[Entry]:
     for job_id, values in zip(ids, found, strict=True):
         if values[1] is not None:
             yield as_entry(job_id, dict(zip(FIELDS, values, strict=True)))
-
-
-def as_entry(job_id: str, fields: dict[str, str | None]) -> Entry:
-    """One record's fields with their types."""
-    finished = fields["finished_at"]
-    return Entry(
-        id=job_id,
-        state=fields["state"] or "dead",
-        stage=fields["stage"] or "",
-        step=int(fields["step"] or 0),
-        total=int(fields["total"] or 0),
-        created_at=float(fields["created_at"] or 0),
-        finished_at=float(finished) if finished else None,
-        worker=fields["worker"] or None,
-        cancelling=fields["cancelling"] == "1",
-        job=parsed(fields["payload"]),
-        result=parsed(fields["result"]),
-    )
-
-
-def parsed(text: str | None) -> dict[str, Any]:
-    """A JSON object, or an empty one for what another version wrote or nobody did."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -1,1 +1,4 @@
-"""The heavy subcommands of `rushes`: each module has `HELP`, `add_arguments(parser)` and `run(args) -> int`."""
+"""Subcommands of `rushes` that need the service; each has `HELP`, `add_arguments(parser)` and `run(args) -> int`.
+
+May import everything; `rushes.cli.main` loads a module when its command is called.
+"""

@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
             server = stack.enter_context(EmbeddedRedis(settings.state_dir))
         url = server.url if server else settings.redis_url
         check_reachable(url)
-        say = Printer([*(worker_name(device) for device in devices), "api", "rushes"])
+        print_line = Printer([*(worker_name(device) for device in devices), "api", "rushes"])
         supervisor = Supervisor(
             programs(settings, url, devices),
             grace_s=settings.grace_s + HAND_BACK_S,
-            say=say,
-            watch=(lambda: revive(server, say)) if server else (lambda: None),
+            print_line=print_line,
+            watch=(lambda: revive(server, print_line)) if server else (lambda: None),
         )
         print(overview(settings, url, server, devices), flush=True)
         return supervisor.run()
@@ -114,10 +114,10 @@ def programs(settings: Settings, url: str, devices: list[str]) -> list[Program]:
     return [Program("api", api, environment), *workers]
 
 
-def revive(server: EmbeddedRedis, say: Printer) -> None:
+def revive(server: EmbeddedRedis, print_line: Printer) -> None:
     """Start the embedded server again if it has died; its file holds what was queued."""
     if not server.running:
-        say("rushes", "the embedded Valkey server ended; starting it again with its data")
+        print_line("rushes", "the embedded Valkey server ended; starting it again with its data")
         server.start()
 
 

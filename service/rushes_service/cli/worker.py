@@ -45,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory of the trainer's machine and what it is called here; may be repeated (default: RUSHES_MAP)",
     )
     parser.add_argument("--until-empty", action="store_true", help="end when the queue is empty")
-    parser.add_argument("--rehearse", action="store_true", help="paint instead of sampling: tries a deployment out")
+    parser.add_argument(
+        "--dry-run",
+        "--rehearse",
+        action="store_true",
+        help="paint instead of sampling, to test a deployment; needs no model and no GPU",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads that torch may use")
 
 
@@ -65,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         lease_s=settings.lease_s,
         patience_s=settings.patience_s,
         only=serves(args.only),
-        locate=paths.here,
+        locate=paths.to_local,
     )
     try:
         Worker(queue, engine, settings, until_empty=args.until_empty, paths=paths).run()
@@ -77,10 +82,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
-    """The engine, or its stand-in with `--rehearse`."""
-    if args.rehearse:
+    """The engine, or with `--dry-run` the one that paints."""
+    if args.dry_run:
         return DryRunEngine()
-    # torch and diffusers: seconds of imports, so only now.
+    # Imported here: torch and diffusers take seconds.
     from rushes_service.engine.engine import Engine
 
     set_threads(args.threads)
@@ -95,7 +100,7 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
 
 
 def serves(only: str | None) -> Callable[[ModelSpec], bool] | None:
-    """Whether a model is the one that `--only` names."""
+    """A predicate for the model that `--only` names; None serves every model."""
     if only is None:
         return None
     return lambda model: only in (model.architecture, model.model, model.dit, model.fingerprint)

@@ -31,7 +31,7 @@ class Display:
         if self._bars:
             self._bars.stop()
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """One line, with the seconds since the demo began."""
         self._console.print(f"{time.monotonic() - self._started:5.1f} s  {text}", markup=False, highlight=False)
 
@@ -40,14 +40,14 @@ class Display:
         if self._bars and self._training is not None:
             self._bars.update(self._training, completed=step, total=total, note=f"loss {loss:.3f}")
         elif milestone:
-            self.say(f"training  step {step}/{total}, loss {loss:.3f}")
+            self.print_line(f"training  step {step}/{total}, loss {loss:.3f}")
 
     def sampled(self, done: int, total: int, note: str) -> None:
         """`done` of `total` samples have ended; `note` says what is being sampled."""
         if self._bars and self._sampling is not None:
             self._bars.update(self._sampling, completed=done, total=total, note=note)
         elif (done, total) != self._shown and done:
-            self.say(f"sampling  {done}/{total} done")
+            self.print_line(f"sampling  {done}/{total} done")
         self._shown = (done, total)
 
 

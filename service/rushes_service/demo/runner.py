@@ -63,18 +63,18 @@ def run_demo(options: Options, console: Console) -> int:
         processes = stack.enter_context(Processes(options.logs, child_environment(server.url, work)))
         port = free_port(API_PORT) or free_port(0) or 0
         with Display(console) as display:
-            display.say("starting Valkey, the API and a worker on the CPU")
+            display.print_line("starting Valkey, the API and a worker on the CPU")
             services = start_services(processes, server.url, port)
-            display.say("training a LoRA for a tiny Wan model, in another process")
+            display.print_line("training a LoRA for a tiny Wan model, in another process")
             progress = Progress(options, display)
-            trainer = start_trainer(processes, TINY_WORLD, options, progress.trainer_said)
+            trainer = start_trainer(processes, TINY_WORLD, options, progress.read_trainer_line)
             results = follow(options, server.url, trainer, services, progress)
         problems = conclude(options, results, console)
         gallery = f"http://127.0.0.1:{port}"
         if options.once:
-            say(console, "gallery", f"{gallery}, closed now; `rushes demo` (without --once) keeps it open")
+            print_line(console, "gallery", f"{gallery}, closed now; `rushes demo` (without --once) keeps it open")
         else:
-            say(console, "gallery", f"{gallery}, open until Ctrl-C")
+            print_line(console, "gallery", f"{gallery}, open until Ctrl-C")
             stay(services)
     return 1 if problems else 0
 
@@ -102,7 +102,7 @@ def work_directory(options: Options, console: Console) -> Iterator[Path]:
     directory = options.output / "state" / time.strftime("%Y%m%d%H%M%S")
     directory.mkdir(parents=True)
     yield directory
-    say(console, "queue kept", f"rushes up --devices cpu --state-dir {directory}")
+    print_line(console, "queue kept", f"rushes up --devices cpu --state-dir {directory}")
 
 
 def child_environment(url: str, work: Path) -> dict[str, str]:
@@ -151,7 +151,7 @@ class Progress:
         self._moved = time.monotonic()
         self._line = ""
 
-    def trainer_said(self, line: str) -> None:
+    def read_trainer_line(self, line: str) -> None:
         """Called, in another thread, with each line of the trainer."""
         if match := TRAINING_LINE.search(line):
             step = int(match[1])
@@ -214,16 +214,16 @@ def conclude(options: Options, results: Sequence[SampleResult], console: Console
         console.print(cost_table(TrainerReport.read(options.report), done))
         console.print(verdict_table(done))
     for problem in problems[:PROBLEMS_SHOWN]:
-        say(console, "failed", problem, style="red")
+        print_line(console, "failed", problem, style="red")
     if problems:
         more = max(0, len(problems) - PROBLEMS_SHOWN)
-        say(console, "failed", f"{more} more; the logs are in {options.logs}", style="red")
-    say(console, "samples", f"{options.output / 'sample'} ({len(done)} of {options.sample_count})")
-    say(console, "contact sheet", str(sheet))
+        print_line(console, "failed", f"{more} more; the logs are in {options.logs}", style="red")
+    print_line(console, "samples", f"{options.output / 'sample'} ({len(done)} of {options.sample_count})")
+    print_line(console, "contact sheet", str(sheet))
     return problems
 
 
-def say(console: Console, label: str, text: str, style: str | None = None) -> None:
+def print_line(console: Console, label: str, text: str, style: str | None = None) -> None:
     """One line of the summary."""
     console.print(f"{label:<14} {text}", style=style, markup=False, highlight=False)
 

@@ -1,4 +1,7 @@
-"""Pictures and clips on disk: named, written whole or not at all, each with a receipt."""
+"""Media files: their names, atomic writing with a receipt, ffmpeg, checks of the picture.
+
+Imports the client package only, never torch; worker, catalogue, sheets and API import it.
+"""
 
 from rushes_service.media.naming import sample_path
 from rushes_service.media.receipts import read_receipt

@@ -21,7 +21,7 @@ HEALTHY_AFTER_S = 60.0
 READ_BYTES = 65536
 LONGEST_LINE_BYTES = 65536
 
-Say = Callable[[str, str], None]
+PrintLine = Callable[[str, str], None]
 """Prints one line: the name of who says it, and the text."""
 
 
@@ -52,11 +52,11 @@ class Backoff:
 class Child:
     """One program, started as often as it takes."""
 
-    def __init__(self, program: Program, say: Say) -> None:
+    def __init__(self, program: Program, print_line: PrintLine) -> None:
         self.name = program.name
         self.restart_at: float | None = None
         self._program = program
-        self._say = say
+        self._print_line = print_line
         self._backoff = Backoff()
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -98,7 +98,7 @@ class Child:
         if self._partial and (not chunk or len(self._partial) > LONGEST_LINE_BYTES):
             lines, self._partial = [*lines, self._partial], b""
         for line in lines:
-            self._say(self.name, line.decode(errors="replace").rstrip("\r").rsplit("\r", 1)[-1])
+            self._print_line(self.name, line.decode(errors="replace").rstrip("\r").rsplit("\r", 1)[-1])
         return bool(chunk)
 
     def reap(self) -> int | None:
@@ -118,7 +118,9 @@ class Child:
         lived = time.monotonic() - self._started
         delay = self._backoff.after(lived)
         self.restart_at = time.monotonic() + delay
-        self._say(self.name, f"ended after {lived:.0f} s ({describe_exit(code)}); starting it again in {delay:g} s")
+        self._print_line(
+            self.name, f"ended after {lived:.0f} s ({describe_exit(code)}); starting it again in {delay:g} s"
+        )
 
     def signal(self, signum: int) -> None:
         """Send `signum` to it and to all that it started."""

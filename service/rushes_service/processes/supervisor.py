@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from rushes_service.processes.child import READ_BYTES, Child, Program, Say
+from rushes_service.processes.child import READ_BYTES, Child, PrintLine, Program
 
 WRONG_USAGE = 2
 """Exit code of a command with wrong flags or settings: starting it again changes nothing."""
@@ -38,11 +38,16 @@ class Supervisor:
     """
 
     def __init__(
-        self, programs: Sequence[Program], *, grace_s: float, say: Say, watch: Callable[[], None] = lambda: None
+        self,
+        programs: Sequence[Program],
+        *,
+        grace_s: float,
+        print_line: PrintLine,
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
-        self._children = [Child(program, say) for program in programs]
+        self._children = [Child(program, print_line) for program in programs]
         self._grace_s = grace_s
-        self._say = say
+        self._print_line = print_line
         self._watch = watch
         self._selector = selectors.DefaultSelector()
         self._stop_asked_at: float | None = None
@@ -102,9 +107,9 @@ class Supervisor:
             return
         if code == WRONG_USAGE:
             self._gave_up = True
-            self._say(child.name, "cannot run with these flags and settings (see above); stopping everything")
+            self._print_line(child.name, "cannot run with these flags and settings (see above); stopping everything")
         elif code == ENDED_AS_ASKED:
-            self._say(child.name, "has ended as it was asked to, and is not started again")
+            self._print_line(child.name, "has ended as it was asked to, and is not started again")
         else:
             child.schedule_restart(code)
 
@@ -124,11 +129,13 @@ class Supervisor:
             child.terminate()
         deadline = time.monotonic() + self._grace_s
         if names := self._running_names():
-            self._say("rushes", f"stopping {names}: waiting up to {self._grace_s:g} s (Ctrl-C again does not wait)")
+            self._print_line(
+                "rushes", f"stopping {names}: waiting up to {self._grace_s:g} s (Ctrl-C again does not wait)"
+            )
         while (names := self._running_names()) and not self._killing and time.monotonic() < deadline:
             self._turn(max(0.0, deadline - time.monotonic()))
         if names:
-            self._say("rushes", f"killing {names}")
+            self._print_line("rushes", f"killing {names}")
         while self._running_names():
             for child in self._children:
                 child.signal(signal.SIGKILL)

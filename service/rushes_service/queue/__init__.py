@@ -1,4 +1,7 @@
-"""The worker's side of the queue: reserve, renew, finish, give back. Every transition is one fenced Lua script."""
+"""The worker's side of the queue: reserve, renew, finish, hand back; every transition is one fenced Lua script.
+
+Imports the client package only; workers import `Queue` from here.
+"""
 
 from rushes_service.queue.queue import Queue, Renewal, Reservation
 

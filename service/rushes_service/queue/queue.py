@@ -1,4 +1,4 @@
-"""`Queue`: what a worker may do with samples. See `lua/` for the transitions themselves."""
+"""`Queue`: the operations of a worker on samples. `lua/` holds the transitions themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 from rushes.checkpoints.snapshots import release
 from rushes.errors import LeaseLost, WireError
 from rushes.wire import keys
-from rushes.wire.connection import Exchange, connect, reachable
+from rushes.wire.connection import connect, reachable
 from rushes.wire.jobs import JobError, JobState, ModelSpec, SampleJob, SampleResult
 from rushes.wire.scripts import script
 
@@ -27,10 +27,10 @@ Renewal = Literal["ok", "cancel", "lost"]
 
 @dataclass(frozen=True)
 class Reservation:
-    """One sample that this worker owns until its lease runs out.
+    """One sample that this worker owns until its lease expires.
 
-    `deliveries` counts workers that took it without giving it back (a crash leaves it raised);
-    `attempt` counts tries that failed for a reason that may pass.
+    `deliveries` counts reservations that were not handed back (a crashed worker leaves it raised); `attempt` counts
+    attempts that failed with a retryable error.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Reservation:
     attempt: int
     cancelling: bool
     superseded_by: int | None = None
-    """Training step of a newer checkpoint, for a run that wants the latest only: this sample is not to be made."""
+    """Training step of a newer checkpoint, in runs that keep the latest only: this sample is to be skipped."""
 
     def job(self) -> SampleJob:
         """The job.
@@ -57,12 +57,12 @@ class Queue:
 
     Args:
         url: Redis URL.
-        worker: name of this worker, unique among the living.
-        lease_s: seconds without renewal after which another worker may take the sample.
-        patience_s: a sample of another model that has waited for longer goes first, once this worker has been with its
-            own model for as long.
+        worker: unique name of this worker.
+        lease_s: seconds without renewal after which another worker may reserve the sample.
+        patience_s: seconds after which a waiting sample of another model is served first, provided that this worker
+            has served its own model for as long.
         only: predicate on the ModelSpec of a lane; None serves every model.
-        locate: from the submitter's path of a checkpoint snapshot to this machine's.
+        locate: maps the submitter's path of a checkpoint snapshot to this machine's.
 
     Every method raises `QueueUnavailable` when Redis cannot be reached.
     """
@@ -83,11 +83,10 @@ class Queue:
         self.only = only
         self._locate = locate
         self.redis = connect(url)
-        self._exchange = Exchange(self.redis)
         self._patience_s = patience_s
         self._warm: str | None = None
         self._warm_since = time.monotonic()
-        self._bell = "0-0"
+        self._wakeup = "0-0"
         self._served: dict[str, bool] = {}
         self._reserve = self.redis.register_script(script("owner", "reserve", package=PACKAGE))
         self._renew = self._owned("renew")
@@ -104,15 +103,15 @@ class Queue:
         """The next sample, or None when there is none.
 
         Args:
-            warm: fingerprint of the model that is loaded; its lanes come first within each priority.
-            wait_s: stay up to this long for one to come.
+            warm: fingerprint of the loaded model; its lanes come first within each priority.
+            wait_s: block for up to this long until one arrives.
         """
         with self._reachable():
             arguments = [self.worker, self.lease_ms, self._patience_ms(warm), *self._lanes(warm)]
             found = self._reserve(args=arguments)
             if not found and wait_s > 0:
-                found = self._reserve_at_bell(arguments, wait_s)
-                if found is None:  # it rang for a lane that is new, or somebody was quicker
+                found = self._reserve_at_wakeup(arguments, wait_s)
+                if found is None:  # a lane is new, or another worker was faster
                     return self.reserve(warm)
         if not found:
             return None
@@ -121,32 +120,35 @@ class Queue:
         return Reservation(job_id, payload, lane, entry, *counts, cancelling == "1", int(newer) if newer else None)
 
     def _patience_ms(self, warm: str | None) -> int:
-        """How long other models' samples may wait; any time while this model has only just been loaded.
+        """Milliseconds that samples of other models may wait; 0 (no limit) for `patience_s` after a model was loaded.
 
-        Without that, two full lanes would make a worker load a model for every sample.
+        Without that pause, two full lanes would make a worker load a model for every sample.
         """
         if warm != self._warm:
             self._warm, self._warm_since = warm, time.monotonic()
         settled = time.monotonic() - self._warm_since >= self._patience_s
         return max(1, round(self._patience_s * 1000)) if settled else 0
 
-    def _reserve_at_bell(self, arguments: list[Any], wait_s: float) -> list[Any] | None:
-        """Block until a lane gets work, or for `wait_s`, and reserve; None when it rang, but not for us.
+    def _reserve_at_wakeup(self, arguments: list[Any], wait_s: float) -> list[Any] | None:
+        """Block until a lane gets work, or for `wait_s`, and reserve; None if there was work but none for this worker.
 
-        Both commands leave together. The server keeps the second until the first returns, so the sample comes with the
-        bell and not a round trip after it. Should this process be lost in between, the lease runs out as for any other.
+        Both commands are sent together. The server runs the second when the first returns, which saves a round trip.
+        If this process dies in between, the lease expires as any other.
         """
-        listen = ("XREAD", "BLOCK", max(1, round(wait_s * 1000)), "STREAMS", keys.BELL, self._bell)
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.xread({keys.BELL: self._wakeup}, block=max(1, round(wait_s * 1000)))
+        # EVALSHA itself and not the script object: its pipeline asks for SCRIPT EXISTS first, another round trip.
+        pipeline.execute_command("EVALSHA", self._reserve.sha, 0, *arguments)
         try:
-            rung, found = self._exchange(listen, ("EVALSHA", self._reserve.sha, 0, *arguments))
+            woken, found = pipeline.execute()
         except NoScriptError:  # the server has been restarted
             return None
-        if rung:
-            self._bell = rung[0][1][-1][0]
-        return found if found or not rung else None
+        if woken:
+            self._wakeup = woken[0][1][-1][0]
+        return found if found or not woken else None
 
     def _lanes(self, warm: str | None) -> list[str]:
-        """Lanes that this worker serves, in the order in which it looks at them."""
+        """Lanes that this worker serves, in the order in which it tries them."""
         models: dict[str, str] = self.redis.hgetall(keys.LANES)
         lanes = [lane for lane, model in models.items() if self._serves(lane, model)]
         warm_lanes = {keys.lane(warm, priority) for priority in keys.PRIORITIES} if warm else set()
@@ -163,7 +165,7 @@ class Queue:
         if lane not in self._served:
             try:
                 self._served[lane] = self.only(ModelSpec.model_validate_json(model))
-            except ValidationError:  # of another version: somebody else may know it
+            except ValidationError:  # written by another version: leave it to other workers
                 self._served[lane] = False
         return self._served[lane]
 
@@ -172,71 +174,92 @@ class Queue:
         with self._reachable():
             return self.redis.zcard(keys.DELAYED)
 
-    def renew(self, held: Reservation, run: str, stage: str, step: int, total: int, *, news: bool) -> Renewal:
-        """Keep a sample for another lease, and say how far it is.
+    def renew(self, reservation: Reservation, run: str, stage: str, step: int, total: int, *, news: bool) -> Renewal:
+        """Extend the lease of a sample and report its progress.
 
         Returns:
-            "ok"; "cancel" when somebody wants it stopped; "lost" when another worker owns it.
+            "ok"; "cancel" if it is to be cancelled; "lost" if another worker owns it.
         """
-        arguments = [held.id, held.lane, held.entry, self.worker, run, stage, step, total, "1" if news else ""]
+        arguments = [
+            reservation.id,
+            reservation.lane,
+            reservation.entry,
+            self.worker,
+            run,
+            stage,
+            step,
+            total,
+            "1" if news else "",
+        ]
         with self._reachable():
             return self._renew(args=arguments)
 
-    def finish(self, held: Reservation, state: JobState, result: SampleResult | None) -> None:
-        """End a sample, and remove its checkpoint snapshot when no other sample needs it.
+    def finish(self, reservation: Reservation, state: JobState, result: SampleResult | None) -> None:
+        """End a sample, and remove its checkpoint snapshot if no other sample needs it.
 
         Raises:
             LeaseLost: another worker owns it; nothing was changed.
         """
         encoded = result.encode() if result else "{}"
         with self._reachable():
-            owned, *rest = self._finish(args=[held.id, held.lane, held.entry, self.worker, state.value, encoded])
+            owned, *rest = self._finish(
+                args=[reservation.id, reservation.lane, reservation.entry, self.worker, state.value, encoded]
+            )
         if not owned:
-            raise LeaseLost(f"sample {held.id} belongs to another worker now")
+            raise LeaseLost(f"sample {reservation.id} belongs to another worker now")
         if rest[0]:
             release(self._locate(rest[0]))
 
-    def retry_later(self, held: Reservation, run: str, error: JobError, delay_s: float) -> None:
-        """Put a sample that failed for a reason that may pass back, for another attempt after `delay_s`.
+    def retry_later(self, reservation: Reservation, run: str, error: JobError, delay_s: float) -> None:
+        """Queue a sample that failed with a retryable error again, to be attempted after `delay_s`.
 
         Raises:
             LeaseLost: another worker owns it; nothing was changed.
         """
-        self._give_back(held, run, "retry", delay_s, error.model_dump(mode="json"))
+        self._give_back(reservation, run, "retry", delay_s, error.model_dump(mode="json"))
 
-    def hand_back(self, held: Reservation, run: str) -> None:
-        """Put an unfinished sample back on its lane, as if it had not been taken.
+    def hand_back(self, reservation: Reservation, run: str) -> None:
+        """Return an unfinished sample to its lane as if it had not been reserved.
 
         Raises:
             LeaseLost: another worker owns it; nothing was changed.
         """
-        self._give_back(held, run, "handed_back", 0.0, {"worker": self.worker})
+        self._give_back(reservation, run, "handed_back", 0.0, {"worker": self.worker})
 
-    def _give_back(self, held: Reservation, run: str, kind: str, delay_s: float, data: dict[str, Any]) -> None:
-        arguments = [held.id, held.lane, held.entry, self.worker, run, kind, delay_s, json.dumps(data)]
+    def _give_back(self, reservation: Reservation, run: str, kind: str, delay_s: float, data: dict[str, Any]) -> None:
+        arguments = [
+            reservation.id,
+            reservation.lane,
+            reservation.entry,
+            self.worker,
+            run,
+            kind,
+            delay_s,
+            json.dumps(data),
+        ]
         with self._reachable():
             if not self._requeue(args=arguments):
-                raise LeaseLost(f"sample {held.id} belongs to another worker now")
+                raise LeaseLost(f"sample {reservation.id} belongs to another worker now")
 
-    def bury(self, held: Reservation, reason: str) -> None:
-        """Set a sample aside as dead; its payload is kept, and `rushes jobs retry` brings it back.
+    def bury(self, reservation: Reservation, reason: str) -> None:
+        """End a sample as dead; its payload is kept, and `rushes jobs retry` queues it again.
 
         Raises:
             LeaseLost: another worker owns it; nothing was changed.
         """
         try:
-            job = held.job()
+            job = reservation.job()
         except WireError:
-            self.finish(held, JobState.DEAD, None)
+            self.finish(reservation, JobState.DEAD, None)
             return
         error = JobError(code="dead", message=reason)
-        self.finish(held, JobState.DEAD, SampleResult.of(job, JobState.DEAD, error=error, worker=self.worker))
+        self.finish(reservation, JobState.DEAD, SampleResult.of(job, JobState.DEAD, error=error, worker=self.worker))
 
     def announce(self, info: dict[str, str]) -> str | None:
-        """Tell everybody what this worker is doing; forgotten when it is not told again.
+        """Publish what this worker is doing; it expires after `keys.WORKER_TTL_S`.
 
         Returns:
-            What it has been ordered to do ("pause" or "drain"), if anything.
+            The standing order to this worker, "pause" or "drain", if there is one.
         """
         with self._reachable():
             pipeline = self.redis.pipeline(transaction=True)
@@ -246,13 +269,13 @@ class Queue:
             seconds, _ = self.redis.time()
             pipeline.zadd(keys.WORKERS, {self.worker: seconds})
             pipeline.zremrangebyscore(keys.WORKERS, "-inf", seconds - keys.WORKER_TTL_S)
-            # A full server refuses all of these, but not what ends samples: nobody sees this worker, yet it works on.
+            # A full server refuses these writes but not those that end samples: the worker goes on, unlisted.
             with contextlib.suppress(OutOfMemoryError):
                 pipeline.execute()
             return self.redis.getex(keys.order(self.worker), ex=keys.ORDER_TTL_S)
 
     def leave(self) -> None:
-        """Take this worker off the list."""
+        """Remove this worker from the list."""
         with self._reachable():
             pipeline = self.redis.pipeline(transaction=True)
             pipeline.delete(keys.worker(self.worker), keys.order(self.worker))

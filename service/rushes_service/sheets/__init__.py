@@ -1,1 +1,4 @@
-"""A run as something to keep or send: a contact sheet, a film of it, a folder of pages."""
+"""Exports of a run: a contact sheet, a film, a folder of pages.
+
+Imports catalogue and media; CLI and demo import it.
+"""

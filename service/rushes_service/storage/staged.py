@@ -68,7 +68,7 @@ class StagedFiles:
 
     def _download(self, store: Store, url: str, place: Path) -> None:
         """Bring a file here, whole or not at all."""
-        with self.workplace("fetch") as directory:
+        with self.work_directory("fetch") as directory:
             fetched = directory / place.name
             try:
                 if url.endswith("/"):
@@ -84,7 +84,7 @@ class StagedFiles:
         self._trim()
 
     @contextlib.contextmanager
-    def workplace(self, name: str) -> Iterator[Path]:
+    def work_directory(self, name: str) -> Iterator[Path]:
         """A new directory that goes with its content."""
         directory = self._work / f"{name}-{secrets.token_hex(4)}"
         directory.mkdir(parents=True)

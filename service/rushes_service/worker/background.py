@@ -1,4 +1,4 @@
-"""One thing at a time in a thread of its own: the end of a sample, while the next one is denoised."""
+"""A background thread for one task at a time: finishing a sample while the next one is denoised."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Background:
-    """Runs work beside the calling thread, never more than one piece. Used by one thread only."""
+    """Runs one task at a time beside the calling thread. Not thread-safe: one thread uses it."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -15,29 +15,29 @@ class Background:
 
     @property
     def busy(self) -> bool:
-        """True while work goes on."""
+        """True while a task runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin `work`, after what was begun before has ended; raises what that raised."""
+        """Wait for the task before, then start `work`; raises what the task before raised."""
         self.wait()
 
         def run() -> None:
             try:
                 work()
-            except BaseException as error:  # noqa: BLE001  # raised where it is waited for
+            except BaseException as error:  # noqa: BLE001  # raised by wait()
                 self._failure = error
 
         self._thread = threading.Thread(target=run, name="rushes-finish")
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what the work raised, if it has ended so."""
+        """Raise the exception of a task that has failed."""
         if not self.busy:
             self.wait()
 
     def wait(self) -> None:
-        """Return when nothing goes on any more; raises what the work raised."""
+        """Wait for the task to end; raises what it raised."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -1,8 +1,8 @@
-"""A stand-in for the engine that needs no model, no GPU and no torch, and paints instead of sampling.
+"""The dry-run engine: needs no model, GPU or torch, and paints gradients instead of sampling.
 
-Everything around it is real: queue, lease, cancelling, files, receipts. `rushes worker --rehearse` tries a
-deployment out (can every box reach Redis? are the directories mounted and writable?), and the tests and the
-fleet simulation use it where hundreds of workers are needed.
+Everything around it is real: queue, lease, cancelling, files, receipts. `rushes worker --dry-run` tests a
+deployment (can every machine reach Redis? are the directories mounted and writable?); the fleet simulation
+runs hundreds of workers with it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class PaintedSample:
 
     parameters: SampleParameters
     step: int
-    warnings: tuple[str, ...] = ("painted by a rehearsal: no model was used",)
+    warnings: tuple[str, ...] = ("painted by a dry run: no model was used",)
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Frames, uint8 [H, W, 3]; the same for the same job."""
+        """Frames, uint8 [H, W, 3]; deterministic for a job."""
         height, width = self.parameters.height, self.parameters.width
         random = np.random.default_rng([self.parameters.seed, self.step])
         corners = random.integers(32, 224, size=(2, 3))
@@ -40,19 +40,19 @@ class PaintedSample:
             yield np.broadcast_to(row, (height, width, 3)).astype(np.uint8)
 
     def facts(self) -> dict[str, Any]:
-        """Says in the receipt that this is no sample."""
-        return {"engine": "rehearsal"}
+        """Marks the receipt as a dry run."""
+        return {"engine": "dry run"}
 
 
 class DryRunEngine:
-    """Paints jobs at `step_s` seconds a step.
+    """Paints jobs, taking `step_s` seconds a step.
 
     Args:
-        load_s: seconds that "loading" another model takes.
+        load_s: pretended load time of a model, in seconds.
     """
 
     def __init__(self, step_s: float = 0.02, load_s: float = 0.0) -> None:
-        self.device = "rehearsal"
+        self.device = "dry-run"
         self.loaded_model: str | None = None
         self.memory = {"memory": 0}
         self.overlaps = True
@@ -60,7 +60,7 @@ class DryRunEngine:
         self._load_s = load_s
 
     def denoise(self, job: SampleJob, watch: Lease) -> PaintedSample:
-        """Pass the time a sample would take, step by step."""
+        """Sleep through the steps of a sample."""
         parameters, _ = resolve(job.prompt, architecture(job.model.architecture))
         if self.loaded_model != job.model.fingerprint:
             watch.stage("load")

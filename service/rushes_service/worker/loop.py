@@ -1,4 +1,4 @@
-"""The worker's loop: reserve a sample, make it, end it. A sample that fails is not a worker that fails.
+"""The worker's loop: reserve a sample, make it, report it. A failed sample does not end the worker.
 
 A sample is denoised in this thread, then decoded and written in another one while the next is reserved and denoised.
 There are never more than these two, each with a lease of its own.
@@ -31,11 +31,11 @@ ANNOUNCE_EVERY_S = 2.0
 IDLE_WAIT_S = 1.0
 FIRST_PAUSE_S = 0.5
 LAST_PAUSE_S = 10.0
-"""Bounds of the wait between two tries to reach Redis."""
+"""Bounds of the pause between two attempts to reach Redis, in seconds."""
 
 
 def worker_name(device: str) -> str:
-    """A name that no other worker has: host, device, process, and four random digits."""
+    """A unique worker name: host, device, process id and four random hex digits."""
     return f"{socket.gethostname()}-{device.replace(':', '')}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
@@ -44,10 +44,10 @@ class Worker:
 
     Args:
         queue: named after this worker.
-        engine: keeps the base model warm.
+        engine: keeps the base model loaded between samples.
         settings: lease, grace, attempts.
-        until_empty: end when there is nothing more to do.
-        paths: what submitters' directories are called on this machine.
+        until_empty: end when the queue is empty.
+        paths: maps submitters' directories to this machine's.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Worker:
         self._order: str | None = None
         self._label = ""
         self._lane_models: dict[str, str] = {}
-        """Fingerprints of models in this machine's paths -> those that their lanes are named by."""
+        """Model fingerprint with this machine's paths -> fingerprint that the lane is named by."""
         self._pause_s = FIRST_PAUSE_S
 
     def run(self) -> None:
-        """Work until asked to stop.
+        """Make samples until asked to stop.
 
         Raises:
-            WorkerUnfit: this process must not go on; its sample is left for another worker.
+            WorkerUnfit: this process must end; its sample is left for another worker.
         """
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: self.shutdown.ask())
@@ -90,7 +90,7 @@ class Worker:
         self._persist(self.queue.leave, "leaving")
 
     def _work(self) -> None:
-        """Make one sample after the other."""
+        """Make one sample after another."""
         while not self.shutdown.asked.is_set():
             try:
                 if not self._turn() and self._nothing_left():
@@ -102,70 +102,75 @@ class Worker:
                 self._pause_s = min(self._pause_s * 2, LAST_PAUSE_S)
 
     def _nothing_left(self) -> bool:
-        """True if this worker is to end, as there is nothing more to do."""
+        """True if `until_empty` was given and the queue is empty."""
         if not self.until_empty:
             return False
-        # A sample that is being finished may yet be tried again.
+        # A sample that is being finished may still fail and be queued again.
         self._background.wait()
         return not self.queue.retries_waiting()
 
     def _turn(self) -> bool:
-        """Make one sample, or wait a moment for one; False when there was none."""
+        """Make one sample, or wait a moment for one; False if there was none."""
         self._background.check()
         if not self._background.busy:
             self._announce("paused" if self._order == "pause" else "idle")
         if self._order is not None:
             self.shutdown.asked.wait(IDLE_WAIT_S)
             return False
-        held = self.queue.reserve(self._loaded_model(), wait_s=IDLE_WAIT_S)
-        if held is None:
+        reservation = self.queue.reserve(self._warm_model(), wait_s=IDLE_WAIT_S)
+        if reservation is None:
             return False
-        job = self._job_of(held)
+        job = self._job_of(reservation)
         if job is not None:
-            self._serve(held, job)
+            self._serve(reservation, job)
         return True
 
-    def _loaded_model(self) -> str | None:
-        """Fingerprint of the loaded model in the words of those who submit."""
+    def _warm_model(self) -> str | None:
+        """Fingerprint of the loaded model with the submitter's paths, as lanes are named."""
         loaded = self.engine.loaded_model
         return self._lane_models.get(loaded, loaded) if loaded else None
 
-    def _job_of(self, held: Reservation) -> SampleJob | None:
-        """What is to be made; None, with the queue told, if nothing is."""
-        job, told = self._read(held)
-        if told is None:
+    def _job_of(self, reservation: Reservation) -> SampleJob | None:
+        """The job of a reservation; None, reported to the queue, if it is not to be made."""
+        job, report = self._decode(reservation)
+        if report is None:
             return job
-        self._persist(told, f"the end of sample {held.id}")
+        self._persist(report, f"the end of sample {reservation.id}")
         return None
 
-    def _read(self, held: Reservation) -> tuple[SampleJob | None, Callable[[], None] | None]:
-        """The job of a reservation, and what is to be told to the queue if it is not to be tried."""
-        if held.deliveries > self.settings.max_deliveries:
-            logger.error("sample %s is set aside: %d workers did not survive it", held.id, held.deliveries - 1)
-            reason = f"{held.deliveries - 1} workers did not survive this sample; `rushes jobs retry` tries it again"
-            return None, lambda: self.queue.bury(held, reason)
+    def _decode(self, reservation: Reservation) -> tuple[SampleJob | None, Callable[[], None] | None]:
+        """The job of a reservation, and how to report it to the queue if it is not to be made."""
+        if reservation.deliveries > self.settings.max_deliveries:
+            logger.error(
+                "sample %s is set aside: %d workers did not survive it", reservation.id, reservation.deliveries - 1
+            )
+            reason = (
+                f"{reservation.deliveries - 1} workers did not survive this sample; `rushes jobs retry` tries it again"
+            )
+            return None, lambda: self.queue.bury(reservation, reason)
         try:
-            job = held.job()
+            job = reservation.job()
         except WireError as error:
-            logger.error("sample %s is set aside: %s", held.id, error)
+            logger.error("sample %s is set aside: %s", reservation.id, error)
             unreadable = str(error)
-            return None, lambda: self.queue.bury(held, unreadable)
-        newer = held.superseded_by
+            return None, lambda: self.queue.bury(reservation, unreadable)
+        newer = reservation.superseded_by
         if newer is not None:
             logger.info("step %d, prompt %d: superseded by step %d", job.step, job.prompt_index, newer)
-            return None, lambda: self.queue.finish(held, JobState.SUPERSEDED, superseded(job, newer))
+            return None, lambda: self.queue.finish(reservation, JobState.SUPERSEDED, superseded(job, newer))
         return job, None
 
-    def _serve(self, held: Reservation, job: SampleJob) -> None:
-        """Try one sample. Its second half goes on in the background, if that may be."""
+    def _serve(self, reservation: Reservation, job: SampleJob) -> None:
+        """Attempt one sample. Decoding and writing go on in the background if settings and engine allow."""
         logger.info("step %d, prompt %d: %s", job.step, job.prompt_index, job.prompt.prompt[:60])
         self._label = job.model.label
-        here = self.paths.job_here(job).model.fingerprint
-        self._lane_models[here] = job.model.fingerprint
-        means = WorkerContext(self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown)
-        attempt = Attempt(means, held, job, lambda info: self._announce("sampling", info))
-        # Two base models at once are too many. The lease is renewed meanwhile: a clip takes its time to be decoded.
-        attempt.hold(self._background.wait if here != self.engine.loaded_model else self._background.check)
+        local = self.paths.job_to_local(job).model.fingerprint
+        self._lane_models[local] = job.model.fingerprint
+        context = WorkerContext(self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown)
+        attempt = Attempt(context, reservation, job, lambda info: self._announce("sampling", info))
+        # Memory holds one base model: wait for the sample in the background before another is loaded. Decoding a clip
+        # takes time, so the lease is renewed meanwhile.
+        attempt.hold(self._background.wait if local != self.engine.loaded_model else self._background.check)
         ended = attempt.denoise()
         if ended is not None:
             self._end(attempt, ended)
@@ -176,34 +181,34 @@ class Worker:
             self._end(attempt, attempt.finish())
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Say and tell how a sample ended."""
+        """Log and report how a sample ended."""
         job = attempt.job
-        logger.log(outcome.level, "step %d, prompt %d: %s", job.step, job.prompt_index, outcome.said)
-        self._persist(outcome.told, f"the end of sample {job.id}")
+        logger.log(outcome.level, "step %d, prompt %d: %s", job.step, job.prompt_index, outcome.message)
+        self._persist(outcome.report, f"the end of sample {job.id}")
 
-    def _persist(self, tell: Callable[[], None], what: str) -> None:
-        """Tell the queue, however long it is away: the work is done and must not be done again."""
+    def _persist(self, report: Callable[[], None], what: str) -> None:
+        """Report to the queue, waiting while Redis is away: finished work must not be repeated."""
         while True:
             try:
-                tell()
+                report()
                 return
             except LeaseLost as error:
-                logger.warning("%s is not told: %s", what, error)
+                logger.warning("%s is not reported: %s", what, error)
                 return
             except QueueUnavailable as error:
                 if self.shutdown.asked.is_set():
-                    logger.warning("%s is not told, the worker is shutting down: %s", what, error)
+                    logger.warning("%s is not reported, the worker is shutting down: %s", what, error)
                     return
-                logger.warning("%s cannot be told yet: %s", what, error)
+                logger.warning("%s cannot be reported yet: %s", what, error)
                 self.shutdown.asked.wait(self._pause_s)
                 self._pause_s = min(self._pause_s * 2, LAST_PAUSE_S)
 
     def _announce(self, state: str, more: dict[str, str] | None = None) -> None:
-        """Tell everybody what this worker is doing, every few seconds at most, and hear what it is to do."""
+        """Announce this worker's activity every few seconds at most, and receive its orders."""
         if time.monotonic() < self._announced + ANNOUNCE_EVERY_S:
             return
         self._announced = time.monotonic()
-        model = {"model": self._loaded_model() or "", "label": self._label}
+        model = {"model": self._warm_model() or "", "label": self._label}
         memory = {name: str(count) for name, count in self.engine.memory.items()}
         facts = {"state": state, "device": str(self.engine.device)}
         self._order = self.queue.announce({**facts, **memory, **model, **(more or {})})
@@ -212,6 +217,6 @@ class Worker:
 
 
 def superseded(job: SampleJob, newer_step: int) -> SampleResult:
-    """The result of a sample that is not made because a newer checkpoint waits."""
+    """The result of a sample that is skipped because a newer checkpoint waits."""
     error = JobError(code="superseded", message=f"step {newer_step} was submitted before this one was sampled")
     return SampleResult.of(job, JobState.SUPERSEDED, error=error)

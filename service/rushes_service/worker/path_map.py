@@ -1,4 +1,4 @@
-"""Paths of other machines: what a trainer calls `/train/out` may be `/mnt/train/out` where the worker is."""
+"""Path mapping between machines: a trainer's `/train/out` may be mounted as `/mnt/train/out` on the worker's."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rushes.wire.job_files import prompt_with
 from rushes.wire.jobs import ModelSpec, SampleJob
 
 MODEL_FIELDS = tuple(name for name, field in ModelSpec.model_fields.items() if field.annotation == (str | None))
-"""Parts of a base model that are files or directories: all that are plain text, but for the family."""
+"""Fields of a base model that hold a file or directory: every optional text field."""
 
 Translate = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class PathMap:
-    """Directories by their two names: the submitter's, and the one on this machine. The longest that fits counts."""
+    """Pairs (remote, local) of one directory: the submitter's path and this machine's. The longest match wins."""
 
     pairs: tuple[tuple[str, str], ...] = ()
 
@@ -32,37 +32,37 @@ class PathMap:
         """
         return cls(tuple(parse_pair(text) for text in texts))
 
-    def here(self, path: str) -> str:
-        """What this machine calls a path of the submitter's; anything else (a hub id, say) as it is."""
+    def to_local(self, path: str) -> str:
+        """This machine's path for one of the submitter's; text that matches no pair (a hub id, say) stays as it is."""
         return translated(path, self.pairs)
 
-    def there(self, path: str) -> str:
-        """What the submitter calls a path of this machine."""
-        return translated(path, [(here, there) for there, here in self.pairs])
+    def to_remote(self, path: str) -> str:
+        """The submitter's path for one of this machine's."""
+        return translated(path, [(local, remote) for remote, local in self.pairs])
 
-    def job_here(self, job: SampleJob) -> SampleJob:
-        """A job whose files are named as on this machine."""
-        return job_with(job, self.here) if self.pairs else job
+    def job_to_local(self, job: SampleJob) -> SampleJob:
+        """The job with all its files under this machine's paths."""
+        return job_with(job, self.to_local) if self.pairs else job
 
-    def all_there(self, facts: Any) -> Any:
-        """JSON-able facts in which every path of this machine has become the submitter's."""
+    def facts_to_remote(self, facts: Any) -> Any:
+        """JSON-able facts with every path of this machine replaced by the submitter's."""
         if not self.pairs:
             return facts
         if isinstance(facts, str):
-            return self.there(facts)
+            return self.to_remote(facts)
         if isinstance(facts, dict):
-            return {key: self.all_there(value) for key, value in facts.items()}
+            return {key: self.facts_to_remote(value) for key, value in facts.items()}
         if isinstance(facts, (list, tuple)):
-            return [self.all_there(value) for value in facts]
+            return [self.facts_to_remote(value) for value in facts]
         return facts
 
 
 def parse_pair(text: str) -> tuple[str, str]:
     """The submitter's directory and this machine's."""
-    there, equals, here = text.partition("=")
-    if not equals or not there.startswith("/") or not here.startswith("/"):
+    remote, equals, local = text.partition("=")
+    if not equals or not remote.startswith("/") or not local.startswith("/"):
         raise ConfigError(f"--map {text!r}: write THERE=HERE, two absolute directories, such as /train=/mnt/train")
-    return str(PurePosixPath(there)), str(PurePosixPath(here))
+    return str(PurePosixPath(remote)), str(PurePosixPath(local))
 
 
 def translated(path: str, pairs: Iterable[tuple[str, str]]) -> str:
@@ -75,7 +75,7 @@ def translated(path: str, pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def job_with(job: SampleJob, name: Translate) -> SampleJob:
-    """A job in which every file and directory is called what `name` says."""
+    """The job with `name` applied to every file and directory in it."""
     checkpoint = job.checkpoint
     if checkpoint is not None:
         source = name(checkpoint.source) if checkpoint.source else None
@@ -92,6 +92,6 @@ def job_with(job: SampleJob, name: Translate) -> SampleJob:
 
 
 def model_with(model: ModelSpec, name: Translate) -> ModelSpec:
-    """A base model whose files are called what `name` says."""
+    """The base model with `name` applied to all its files."""
     given = {field: getattr(model, field) for field in MODEL_FIELDS}
     return model.model_copy(update={field: name(value) for field, value in given.items() if value})

@@ -1,4 +1,4 @@
-"""Patience with a store that is away: the sample is kept, and asked for again and again."""
+"""Retries while a store is away: the sample keeps its lease and waits."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StoreRetry:
-    """Waits for a store while the lease is renewed.
+    """Calls a function again while the store is away and the lease is renewed.
 
     Args:
-        lease: of the sample that waits.
-        limit_s: how long the store may be away at a stretch.
+        lease: lease of the waiting sample.
+        limit_s: longest outage of the store, in seconds.
     """
 
     lease: Lease
     limit_s: float
 
     def __call__(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns once the store is there; it is called again from the start.
+        """The result of `ask`, which is called again until the store answers.
 
         Raises:
-            StoreUnavailable: it has been away for too long.
-            SampleStopped: somebody ended the sample meanwhile.
+            StoreUnavailable: the outage was longer than `limit_s`.
+            SampleStopped: the sample was cancelled, lost or handed back meanwhile.
         """
         deadline, pause_s = time.monotonic() + self.limit_s, FIRST_PAUSE_S
         while True:

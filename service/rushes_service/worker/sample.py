@@ -24,12 +24,12 @@ class DenoisedSample(Protocol):
 
     @property
     def parameters(self) -> SampleParameters:
-        """What was sampled, after defaults and rounding."""
+        """Parameters of the sample after defaults and rounding."""
         ...
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know about it."""
+        """Warnings for the result and the receipt."""
         ...
 
     def frames(self) -> Iterator[np.ndarray]:
@@ -37,16 +37,16 @@ class DenoisedSample(Protocol):
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What was done, for the receipt; complete once the frames have been taken."""
+        """Facts for the receipt; complete once all frames have been taken."""
         ...
 
 
 class Sampler(Protocol):
-    """What a worker needs of an engine. `Engine` is the real one; `rehearsal` has one without a model."""
+    """The engine as a worker sees it: `engine.Engine`, or `DryRunEngine`, which needs no model."""
 
     @property
     def device(self) -> object:
-        """Where it computes."""
+        """The device that it computes on."""
         ...
 
     @property
@@ -61,38 +61,38 @@ class Sampler(Protocol):
 
     @property
     def memory(self) -> Mapping[str, int]:
-        """Bytes it holds on its device as `memory`, and more that is known about it; announced under these names."""
+        """Bytes by name: `memory` held on the device, and other measurements; announced under these names."""
         ...
 
     def denoise(self, job: SampleJob, watch: Lease) -> DenoisedSample:
-        """Make the latents of a job, telling `watch` at each step."""
+        """Make the latents of a job, reporting each step to `watch`."""
         ...
 
 
 def write_sample(
-    denoised: DenoisedSample, job: SampleJob, place: Workspace, lease: Lease, worker: str, began: float
+    denoised: DenoisedSample, job: SampleJob, workspace: Workspace, lease: Lease, worker: str, began: float
 ) -> SampleResult:
-    """Decode `denoised` and write the media file of `job` and its receipt; both are told in the submitter's paths.
+    """Decode `denoised` and write the media file of `job` and its receipt; named in the submitter's paths.
 
     Args:
-        began: when the sample was begun, by the monotonic clock.
+        began: start of the sample on the monotonic clock, in seconds.
 
     Raises:
         SampleError: it cannot be made.
         StagingError: it cannot be uploaded.
-        SampleStopped: somebody ended it.
-        WorkerUnfit: the process must not go on.
+        SampleStopped: the sample was cancelled, lost or handed back.
+        WorkerUnfit: the process must end.
     """
     written = write_media(
         denoised.frames(),
-        sample_path(place.job, denoised.parameters),
+        sample_path(workspace.job, denoised.parameters),
         job_id=job.id,
         frame_count=denoised.parameters.frame_count,
         fps=denoised.parameters.fps,
-        receipt=lambda: receipt(job, denoised, lease.held, worker, place),
+        receipt=lambda: receipt(job, denoised, lease.held, worker, workspace),
         guard=lease.guard,
     )
-    path, receipt_file = place.publish(written, lease.guard)
+    path, receipt_file = workspace.publish(written, lease.guard)
     return SampleResult.of(
         job,
         JobState.DONE,
@@ -112,9 +112,9 @@ def write_sample(
 
 
 def receipt(
-    job: SampleJob, denoised: DenoisedSample, held: Reservation, worker: str, place: Workspace
+    job: SampleJob, denoised: DenoisedSample, reservation: Reservation, worker: str, workspace: Workspace
 ) -> dict[str, Any]:
-    """Everything that was done to make this sample, so that it can be made again."""
+    """The receipt: everything that is needed to make this sample again."""
     return {
         "rushes": "receipt/1",
         "id": job.id,
@@ -128,7 +128,7 @@ def receipt(
         "checkpoint": job.checkpoint.model_dump(mode="json") if job.checkpoint else None,
         "warnings": list(denoised.warnings),
         "submitted_at": job.submitted_at,
-        "attempt": held.attempt + 1,
+        "attempt": reservation.attempt + 1,
         "worker": worker,
-        **place.told(denoised.facts()),
+        **workspace.facts_to_remote(denoised.facts()),
     }

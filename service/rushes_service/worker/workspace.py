@@ -1,4 +1,4 @@
-"""Where one sample is made: under which names this machine has its files, and where its media go when they are done."""
+"""The workspace of one sample: its files under this machine's paths, and the place its media are published to."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from rushes_service.media import Written
 from rushes_service.storage.staged import StagedFiles
 from rushes_service.worker.path_map import PathMap, job_with
 
-Patient = Callable[[Callable[[], Any]], Any]
-"""Calls something that needs the store and returns what that returns; see `StoreRetry`."""
+Retry = Callable[[Callable[[], Any]], Any]
+"""Calls a function that needs the store and returns its result; see `StoreRetry`."""
 
 
-def at_once(ask: Callable[[], Any]) -> Any:
-    """`Patient` without patience."""
+def without_retry(ask: Callable[[], Any]) -> Any:
+    """A `Retry` that calls once."""
     return ask()
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A sample with its files as this machine calls them.
+    """A job with its files under this machine's paths.
 
-    `urls` are those of files that were fetched from a store, by their place here; `store` is where the media go, None
-    when they stay where they were written. `patient` calls what needs the store.
+    `urls` maps local paths of files that were fetched from a store to their URLs. `store` is the URL that media are
+    uploaded to, None if they stay where they are written. `retry` wraps every call that needs the store.
     """
 
     job: SampleJob
     paths: PathMap
     urls: Mapping[str, str] = field(default_factory=dict)
     store: str | None = None
-    patient: Patient = at_once
+    retry: Retry = without_retry
 
-    def told(self, facts: Any) -> Any:
-        """JSON-able facts in which every path of this machine has become the submitter's."""
-        facts = self.paths.all_there(facts)
+    def facts_to_remote(self, facts: Any) -> Any:
+        """JSON-able facts with every path of this machine replaced by the submitter's path or URL."""
+        facts = self.paths.facts_to_remote(facts)
         return renamed(facts, self.urls) if self.urls else facts
 
     def publish(self, written: Written, guard: Callable[[], None]) -> tuple[str, str]:
-        """Bring media and receipt to where the submitter looks for them; what they are called there.
+        """Publish media and receipt; returns the submitter's paths (or URLs) of both.
 
         Raises:
-            StagingError: the store cannot be reached, for too long.
-            SampleStopped: the sample is no longer ours; from `guard` or `patient`.
+            StagingError: the store was unreachable for too long.
+            SampleStopped: this worker no longer owns the sample; from `guard` or `retry`.
         """
         store = self.store
         if store is None:
-            return self.paths.there(str(written.path)), self.paths.there(str(written.receipt_path))
+            return self.paths.to_remote(str(written.path)), self.paths.to_remote(str(written.receipt_path))
         root = Path(self.job.output_dir)
-        files = written.receipt_path, written.path  # whoever sees the media finds the receipt
+        files = written.receipt_path, written.path  # the receipt first: a reader that sees the media finds it
         urls = [f"{store}/{file.relative_to(root).as_posix()}" for file in files]
 
         def put(file: Path, url: str) -> None:
@@ -62,13 +62,15 @@ class Workspace:
             store_of(store).put(file, url)
 
         for file, url in zip(files, urls, strict=True):
-            self.patient(functools.partial(put, file, url))
+            self.retry(functools.partial(put, file, url))
         return urls[1], urls[0]
 
 
 @contextlib.contextmanager
-def workplace(job: SampleJob, paths: PathMap, staged: StagedFiles, patient: Patient = at_once) -> Iterator[Workspace]:
-    """The workplace of a sample, its files fetched; what was written there and not published goes with it.
+def open_workspace(
+    job: SampleJob, paths: PathMap, staged: StagedFiles, retry: Retry = without_retry
+) -> Iterator[Workspace]:
+    """Fetch the files of a sample and yield its workspace; files that were not published are removed with it.
 
     Args:
         patient: calls what needs the store, again if it is away.
@@ -76,9 +78,9 @@ def workplace(job: SampleJob, paths: PathMap, staged: StagedFiles, patient: Pati
     Raises:
         StagingError: a file cannot be fetched.
     """
-    here = paths.job_here(job)
+    local_job = paths.job_to_local(job)
     if job.staging is None or not is_url(job.output_dir):
-        yield Workspace(here, paths)
+        yield Workspace(local_job, paths)
         return
     urls: dict[str, str] = {}
     staging = job.staging
@@ -86,13 +88,13 @@ def workplace(job: SampleJob, paths: PathMap, staged: StagedFiles, patient: Pati
     def fetch(path: str) -> str:
         if not path.startswith(f"{staging}/"):
             return path
-        local = str(patient(lambda: staged.fetch(staging, path)))
+        local = str(retry(lambda: staged.fetch(staging, path)))
         urls[local] = path
         return local
 
-    with staged.workplace(job.id) as directory:
-        local = job_with(here.model_copy(update={"output_dir": str(directory)}), fetch)
-        yield Workspace(local, paths, urls, job.output_dir, patient)
+    with staged.open_workspace(job.id) as directory:
+        local = job_with(local_job.model_copy(update={"output_dir": str(directory)}), fetch)
+        yield Workspace(local, paths, urls, job.output_dir, retry)
 
 
 def renamed(facts: Any, names: Mapping[str, str]) -> Any:

@@ -103,24 +103,24 @@ class EventConsumer:
         if not self._position:
             self._position = self._start()
         for entry_id, fields in self._read():
-            heard = self._tell(read_event(entry_id, fields))
-            if self._group and heard:
+            handled = self._deliver(read_event(entry_id, fields))
+            if self._group and handled:
                 self._client.redis.xack(keys.EVENTS, self._group, entry_id)
             elif not self._group:
                 self._position = entry_id
             if self._stop.is_set():
                 return
 
-    def _tell(self, happening: QueueEvent) -> bool:
+    def _deliver(self, event: QueueEvent) -> bool:
         """False when a listener was stopped before it was done."""
-        heard = True
+        handled = True
         for listener in self._listeners:
             try:
-                heard = listener(happening) is not False and heard
+                handled = listener(event) is not False and handled
             # One listener's fault must not keep the others, or the events behind this one, from being heard.
             except Exception:
-                log.exception("an event (%s of %s) could not be acted on", happening.kind, happening.sample)
-        return heard
+                log.exception("an event (%s of %s) could not be acted on", event.kind, event.sample)
+        return handled
 
     def _start(self) -> str:
         """Where to read from; the group is made when it is not there."""

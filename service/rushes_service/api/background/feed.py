@@ -115,18 +115,18 @@ class Feed:
                     position = entry[0]
                     self._keep(entry)
                 if answer:
-                    self._tell()
+                    self._notify()
         finally:
-            self._tell()
+            self._notify()
 
     def _keep(self, entry: Entry) -> None:
         self._kept.append(entry)
         if len(self._kept) > KEPT:
             self._from = self._kept.popleft()[0]
 
-    def _tell(self) -> None:
-        told, self._news = self._news, asyncio.Event()
-        told.set()
+    def _notify(self) -> None:
+        waiting, self._news = self._news, asyncio.Event()
+        waiting.set()
 
     def _connection(self) -> Connection:
         if self._redis is None:

@@ -13,10 +13,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from rushes.client.client import Client
+from rushes.client.lanes import lanes
 from rushes.wire import keys
 from rushes.wire.connection import reachable
 from rushes_service.api.background.events_consumer import QueueEvent
-from rushes_service.catalogue.lanes import read_lane, read_models
 
 ENDS = frozenset({"done", "failed", "cancelled", "superseded", "dead"})
 
@@ -50,7 +50,7 @@ class Metrics:
         self.registry.register(QueueCollector(client))
         self._queued: OrderedDict[str, float] = OrderedDict()
 
-    def hear(self, event: QueueEvent) -> None:
+    def receive(self, event: QueueEvent) -> None:
         """Count one event."""
         if event.kind == "queued":
             self._queued[event.sample] = event.at
@@ -102,10 +102,11 @@ class QueueCollector(Collector):
         """The gauges."""
         waiting = GaugeMetricFamily("rushes_queue_waiting", "Queued samples.", labels=["model", "priority"])
         running = GaugeMetricFamily("rushes_queue_running", "Running samples.", labels=["model", "priority"])
-        for name, spec in read_models(self._client).items():
-            lane, _ = read_lane(self._client, name, spec, 1)
-            waiting.add_metric([f"{lane.model} {spec.fingerprint[:6]}", lane.priority], lane.waiting)
-            running.add_metric([f"{lane.model} {spec.fingerprint[:6]}", lane.priority], lane.running)
+        for lane in lanes(self._client):
+            fingerprint = lane.key.removeprefix(keys.LANE_PREFIX).partition(":")[0]
+            labels = [f"{lane.model} {fingerprint[:6]}", lane.priority]
+            waiting.add_metric(labels, lane.queued)
+            running.add_metric(labels, lane.running)
         yield from (waiting, running)
         with reachable(self._client.url):
             yield GaugeMetricFamily(

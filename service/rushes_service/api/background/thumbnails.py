@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 WIDTHS = (160, 320, 640)
 """Pixels; few, so that one sample makes few files."""
 
-HEARD_WIDTH = 320
+EAGER_WIDTH = 320
 """Made for every sample; the others when they are asked for."""
 
 FRESH_S = 60
@@ -59,14 +59,14 @@ class Thumbnails:
             log.warning("%s cannot be used for stills: %s", self._wanted, error)
         return Path(tempfile.mkdtemp(prefix="rushes-stills-"))
 
-    def hear(self, event: QueueEvent) -> None:
+    def receive(self, event: QueueEvent) -> None:
         """Make the still of a sample that has just ended, before anybody waits for it."""
         path = event.data.get("path")
         if event.kind != "done" or not path or time.time() - event.at > FRESH_S or not Path(path).is_file():
             return
         seconds = (event.data.get("frame_count") or 1) / (event.data.get("fps") or 1) / 2
         try:
-            self.of(Path(path).resolve(), HEARD_WIDTH, seconds)
+            self.of(Path(path).resolve(), EAGER_WIDTH, seconds)
         except OutputError as error:
             log.info("%s", error)
 

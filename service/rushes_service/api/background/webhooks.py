@@ -49,7 +49,7 @@ class Webhooks:
         self._key = key_of(secret)
         self.stopping = threading.Event()
 
-    def hear(self, event: QueueEvent) -> bool:
+    def receive(self, event: QueueEvent) -> bool:
         """Send an event if it is the end of a sample; tried a few times, then given up with a line in the log.
 
         False when the server stops before it is delivered or given up.

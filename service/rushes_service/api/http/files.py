@@ -47,7 +47,7 @@ def file_response(path: Path, media_type: str, request: Request) -> Response:
     )
 
 
-def described(*media_types: str) -> Mapping[int | str, dict[str, object]]:
+def file_responses(*media_types: str) -> Mapping[int | str, dict[str, object]]:
     """OpenAPI entries of a route that answers with a file."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     return {

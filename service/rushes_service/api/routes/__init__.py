@@ -1,1 +1,4 @@
-"""TODO."""
+"""One module of routes for each resource; `app` includes their routers.
+
+Imports services and everything below them; routes share no code except through services.
+"""

@@ -17,14 +17,13 @@ from rushes.checkpoints.store import is_url
 from rushes.errors import CheckpointError, OutputError, StagingError
 from rushes.wire.jobs import FrozenModel, JobRecord
 from rushes_service.api.context import InContext, Queue
-from rushes_service.api.http.files import described, file_response
+from rushes_service.api.http.files import file_response, file_responses
 from rushes_service.api.http.problems import documented
 from rushes_service.catalogue.checkpoints import existing
+from rushes_service.media.writing import MEDIA_TYPES
 from rushes_service.storage.staged import StagedFiles
 
 router = APIRouter(prefix="/v1/samples", tags=["samples"])
-
-MEDIA_TYPES = {".png": "image/png", ".mp4": "video/mp4"}
 
 MAX_RECEIPT_BYTES = 8 << 20
 """A receipt has some kilobytes."""
@@ -69,7 +68,7 @@ class Lora(FrozenModel):
     "/{id}/media",
     summary="Picture or video",
     response_class=FileResponse,
-    responses={**described("image/png", "video/mp4"), **documented(400, 401, 403, 404, 409, 416, 503)},
+    responses={**file_responses("image/png", "video/mp4"), **documented(400, 401, 403, 404, 409, 416, 503)},
 )
 def media(id: str, request: Request, context: InContext) -> Response:
     """The file of a sample that is done; parts of it by `Range`, nothing new by `If-None-Match`."""
@@ -82,7 +81,7 @@ def media(id: str, request: Request, context: InContext) -> Response:
     "/{id}/thumbnail",
     summary="Still",
     response_class=FileResponse,
-    responses={**described("image/webp"), **documented(400, 401, 403, 404, 409, 416, 422, 503)},
+    responses={**file_responses("image/webp"), **documented(400, 401, 403, 404, 409, 416, 422, 503)},
 )
 def thumbnail(
     id: str,

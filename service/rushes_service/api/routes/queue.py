@@ -7,13 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
+from rushes.client.lanes import lanes as read_lanes
 from rushes.families.table import ARCHITECTURES
 from rushes.wire import keys
 from rushes.wire.connection import reachable
 from rushes.wire.jobs import FrozenModel, JobState, ModelSpec
 from rushes_service.api.context import Queue
 from rushes_service.api.http.problems import documented
-from rushes_service.catalogue.lanes import EXAMPLE_JOB, EXAMPLE_LANE, Lane, Waiting, order, read_lane, read_models
+from rushes_service.catalogue.waiting import EXAMPLE_JOB, EXAMPLE_LANE, Lane, Waiting, head_of, read_models
 
 router = APIRouter(prefix="/v1", tags=["queue"])
 
@@ -92,14 +93,12 @@ def state(
     limit: Annotated[int, Query(ge=1, le=MAX_WAITING, description="Samples shown of each lane.")] = 50,
 ) -> QueueState:
     """Lanes with their lengths, workers, and the next samples of each lane in the order in which they will run."""
-    models = read_models(queue)
     found: list[Waiting] = []
     lanes: list[Lane] = []
-    for name, spec in sorted(models.items(), key=lambda item: order(item[0])):
-        lane, samples = read_lane(queue, name, spec, limit)
-        if lane.waiting or lane.running:
-            lanes.append(lane)
-        found += samples
+    for lane in read_lanes(queue):
+        if lane.queued or lane.running:
+            lanes.append(Lane(model=lane.model, priority=lane.priority, waiting=lane.queued, running=lane.running))
+            found += head_of(queue, lane.key, limit)
     with reachable(queue.url):
         delayed = queue.redis.zcard(keys.DELAYED)
     running = [sample for sample in found if sample.state is JobState.RUNNING]
@@ -112,9 +111,10 @@ def state(
 @router.get("/models", summary="Base models and families", responses=documented(401, 503))
 def models(queue: Queue) -> Models:
     """Base models that samples were asked of, and the families that this version knows."""
-    specs = {spec.fingerprint: spec for spec in read_models(queue).values()}
     families = [
         Family(name=name, sampled=spec.sampled, required=tuple(sorted(spec.requires)))
         for name, spec in sorted(ARCHITECTURES.items())
     ]
-    return Models(models=tuple(Model(label=spec.label, spec=spec) for spec in specs.values()), families=tuple(families))
+    return Models(
+        models=tuple(Model(label=spec.label, spec=spec) for spec in read_models(queue)), families=tuple(families)
+    )

@@ -17,7 +17,7 @@ from rushes.wire.connection import reachable
 from rushes.wire.jobs import FrozenModel, JobState
 from rushes_service.api.context import InContext, Queue
 from rushes_service.api.http.problems import documented
-from rushes_service.api.schemas import readable
+from rushes_service.api.schemas import unicode_only
 from rushes_service.catalogue import Grid, grid_of
 from rushes_service.catalogue.about import About, about, describe
 from rushes_service.catalogue.checkpoints import Known, checkpoints_of
@@ -81,7 +81,7 @@ class RunChanges(FrozenModel):
     @model_validator(mode="after")
     def refuse_broken_text(self) -> Self:
         """As in a request for a sample."""
-        return readable(self)
+        return unicode_only(self)
 
 
 class Checkpoints(FrozenModel):

@@ -16,7 +16,7 @@ from starlette.types import Message
 from rushes_service.api.context import context_of
 from rushes_service.api.http.problems import invalid
 from rushes_service.api.http.security import FORM
-from rushes_service.api.routes.uploads import PICTURES, keep_upload
+from rushes_service.api.services.uploads import PICTURES, keep_upload
 
 MAX_FIELDS = 100
 """Many times what any route of ours reads."""

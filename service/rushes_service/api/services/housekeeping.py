@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from rushes.errors import QueueUnavailable
 from rushes_service.api.context import Context
-from rushes_service.api.routes.uploads import UPLOAD_DIR, prune
+from rushes_service.api.services.uploads import UPLOAD_DIR, prune
 
 log = logging.getLogger(__name__)
 

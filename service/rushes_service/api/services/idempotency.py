@@ -55,20 +55,20 @@ def once(
         return accepted(make(), location)
     name = keys.answer(hashlib.sha256(f"{request.url.path}\0{key}".encode()).hexdigest())
     # A field that is null and one that is left out may ask for different things: a new seed, or the same.
-    print_ = hashlib.sha256(asked.model_dump_json(exclude_unset=True).encode()).hexdigest()
+    request_digest = hashlib.sha256(asked.model_dump_json(exclude_unset=True).encode()).hexdigest()
     redis = context.client.redis
     with reachable(context.client.url):
-        ours = redis.set(name, json.dumps([print_, PENDING]), nx=True, ex=UNFINISHED_S)
+        ours = redis.set(name, json.dumps([request_digest, PENDING]), nx=True, ex=UNFINISHED_S)
         before: Any = None if ours else redis.get(name)
     if before is not None:
-        return repeated(json.loads(before), print_)
+        return repeated(json.loads(before), request_digest)
     try:
         answer = accepted(make(), location)
     except BaseException:
         with reachable(context.client.url):
             redis.delete(name)
         raise
-    kept = [print_, bytes(answer.body).decode(), answer.headers.get("location")]
+    kept = [request_digest, bytes(answer.body).decode(), answer.headers.get("location")]
     with reachable(context.client.url):
         redis.set(name, json.dumps(kept), ex=keys.ANSWER_TTL_S)
     return answer

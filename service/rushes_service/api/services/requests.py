@@ -16,8 +16,8 @@ from rushes.training.flags import MODEL_FLAGS
 from rushes.wire.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt, SampleJob
 from rushes_service.api.http.paths import Roots
 from rushes_service.api.http.problems import invalid
-from rushes_service.api.routes.uploads import UPLOAD_DIR
 from rushes_service.api.schemas import RunFields, SampleRequest
+from rushes_service.api.services.uploads import UPLOAD_DIR
 
 BASE = "base"
 """Name of the base model where a checkpoint is named."""

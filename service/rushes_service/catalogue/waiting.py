@@ -1,4 +1,4 @@
-"""The lanes of the queue: how long they are, and what is at their heads."""
+"""The queue as people look at it: the lengths of its lanes, and the samples at their heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rushes.client.client import Client
 from rushes.wire import keys
 from rushes.wire.connection import reachable
 from rushes.wire.jobs import FrozenModel, JobState, ModelSpec
-from rushes_service.catalogue.reading import Entry, entries_of
+from rushes_service.catalogue.entries import Entry
+from rushes_service.catalogue.reading import entries_of
 
 EXAMPLE_LANE = {"model": "wan2.1-t2v (wan2.1-1.3b)", "priority": "training", "waiting": 12, "running": 1}
 EXAMPLE_JOB = {
@@ -27,7 +28,7 @@ EXAMPLE_JOB = {
 
 
 class Lane(FrozenModel):
-    """Samples that need one base model, at one priority."""
+    """Samples of one base model at one priority."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_LANE]})
 
@@ -57,38 +58,33 @@ class Waiting(FrozenModel):
     created_at: float = 0.0
 
 
-def order(lane: str) -> tuple[int, str]:
-    """Lanes that are served first come first."""
-    return keys.PRIORITIES.index(lane.rsplit(":", 1)[-1]), lane
+def read_models(client: Client) -> list[ModelSpec]:
+    """Every base model that has a lane; those written by another version are left out.
 
-
-def read_models(queue: Client) -> dict[str, ModelSpec]:
-    """Lanes and their base models; one that this version cannot read is left out."""
-    with reachable(queue.url):
-        lanes: Any = queue.redis.hgetall(keys.LANES)
+    Raises:
+        QueueUnavailable: Redis cannot be reached.
+    """
+    with reachable(client.url):
+        texts: Any = client.redis.hvals(keys.LANES)
     found: dict[str, ModelSpec] = {}
-    for name, text in lanes.items():
+    for text in texts:
         try:
-            found[name] = ModelSpec.model_validate_json(text)
+            spec = ModelSpec.model_validate_json(text)
         except ValidationError:
             continue
-    return found
+        found[spec.fingerprint] = spec
+    return list(found.values())
 
 
-def read_lane(queue: Client, name: str, spec: ModelSpec, limit: int) -> tuple[Lane, list[Waiting]]:
-    """The lane called `name` and its first samples."""
-    with reachable(queue.url):
-        length: Any = queue.redis.xlen(name)
-        groups: Any = queue.redis.xinfo_groups(name) if length else []
-        ids: Any = [fields["id"] for _, fields in queue.redis.xrange(name, count=limit)]
-    running = sum(group["pending"] for group in groups if group["name"] == keys.GROUP)
-    samples = [as_waiting(entry) for entry in entries_of(queue, ids) if entry.state in ("queued", "running")]
-    lane = Lane(model=spec.label, priority=name.rsplit(":", 1)[-1], waiting=max(0, length - running), running=running)
-    return lane, samples
+def head_of(client: Client, lane: str, limit: int) -> list[Waiting]:
+    """The first `limit` queued or running samples of a lane (the key of its stream)."""
+    with reachable(client.url):
+        ids: Any = [fields["id"] for _, fields in client.redis.xrange(lane, count=limit)]
+    return [as_waiting(entry) for entry in entries_of(client, ids) if entry.state in ("queued", "running")]
 
 
 def as_waiting(entry: Entry) -> Waiting:
-    """A record as the queue shows it."""
+    """An entry as the queue shows it."""
     job = entry.job
     return Waiting(
         id=entry.id,

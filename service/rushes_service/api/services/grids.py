@@ -1,0 +1,170 @@
+"""The samples of a grid: every checkpoint with every prompt, strength and seed; only what is missing is queued."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rushes.checkpoints.snapshots import read_header
+from rushes.errors import CheckpointError, CheckpointMissing
+from rushes.families.parameters import resolve
+from rushes.submission.build import SEED_LIMIT, Run, build_job, sampled_architecture
+from rushes.wire.jobs import BASE_MODEL, Checkpoint, JobState, Prompt, SampleJob, digest
+from rushes_service.api.context import Context
+from rushes_service.api.http.problems import invalid
+from rushes_service.api.schemas import GridAnswer, GridRequest
+from rushes_service.api.services.requests import checkpoint_of, fingerprinted, prompt_of, run_of
+from rushes_service.api.services.resubmit import kept, run_like
+from rushes_service.catalogue.checkpoints import checkpoints_of, on_disk
+from rushes_service.catalogue.entries import Entry
+from rushes_service.catalogue.grid import content_of
+from rushes_service.catalogue.reading import read_entries
+
+MAX_SAMPLES = 2000
+"""Samples that one request may queue; days of work on one GPU."""
+
+OPEN_OR_DONE = frozenset({JobState.QUEUED.value, JobState.RUNNING.value, JobState.DONE.value})
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one column samples: a checkpoint, or with None the base model."""
+
+    checkpoint: Checkpoint | None
+    step: int = 0
+    epoch: int | None = None
+
+
+def submit_missing(asked: GridRequest, context: Context) -> GridAnswer:
+    """Work out the grid and queue its missing samples.
+
+    Raises:
+        RequestValidationError: there is nothing to make it of, or it is too large.
+        InputError: a prompt or the family cannot be sampled.
+    """
+    entries = list(read_entries(context.client, asked.run))
+    run = template(asked, entries, context)
+    targets, skipped = targets_of(asked, entries, context)
+    jobs = list(combined(run, asked, prompts_of(asked, entries, context), targets))
+    there = {identity(entry.job) for entry in entries if entry.state in OPEN_OR_DONE}
+    missing = {identity(job.model_dump(mode="json")): job for job in jobs}
+    new = [job for place, job in missing.items() if place not in there]
+    if len(new) > MAX_SAMPLES:
+        raise invalid("checkpoints", f"the grid lacks {len(new)} samples; ask for at most {MAX_SAMPLES} at once")
+    context.client.submit(new)
+    return GridAnswer(
+        run=asked.run,
+        samples=tuple(job.id for job in new),
+        existing=len(missing) - len(new),
+        skipped=tuple(skipped),
+    )
+
+
+def template(asked: GridRequest, entries: list[Entry], context: Context) -> Run:
+    """Model and output of the run's newest sample, else of the request."""
+    newest = next((entry for entry in entries if entry.job), None)
+    if newest is None or asked.model is not None or asked.architecture is not None:
+        return run_of(asked, context.roots)
+    run = run_like(SampleJob.model_validate(newest.job))
+    loras = run_of(asked.model_copy(update={"model": run.model}), context.roots).loras if asked.loras else run.loras
+    return Run(**{**run.__dict__, "loras": loras})
+
+
+def prompts_of(asked: GridRequest, entries: list[Entry], context: Context) -> list[tuple[int, Prompt]]:
+    """The rows: index and prompt, each with a seed."""
+    known = {entry.id: entry.job for entry in entries if entry.job.get("prompt")}
+    missing = next((job_id for job_id in asked.samples if job_id not in known), None)
+    if missing is not None:
+        raise invalid("samples", f"the run {asked.run!r} has no sample {missing}")
+    chosen = [known[job_id] for job_id in asked.samples]
+    if not asked.samples and not asked.prompts:
+        chosen = list({digest(content_of(job)): job for job in known.values()}.values())
+    rows = [(job.get("prompt_index", 0), Prompt.model_validate(job["prompt"])) for job in chosen]
+    following = 1 + max((job.get("prompt_index", 0) for job in known.values()), default=-1)
+    own = [prompt_of(prompt, None, context.roots) for prompt in asked.prompts]
+    rows += [(index_of(prompt, known.values(), following + place), prompt) for place, prompt in enumerate(own)]
+    if not rows:
+        raise invalid("prompts", f"the run {asked.run!r} has no prompt yet: give one")
+    return rows
+
+
+def index_of(prompt: Prompt, jobs: Iterable[dict[str, object]], otherwise: int) -> int:
+    """The row that a prompt has already, so that it stays the same sample; else a new one."""
+    wanted = content_of({"prompt": prompt.model_dump(mode="json", exclude_defaults=True)})
+    return next((int(job.get("prompt_index", 0)) for job in jobs if content_of(job) == wanted), otherwise)  # type: ignore[call-overload]
+
+
+def targets_of(asked: GridRequest, entries: list[Entry], context: Context) -> tuple[list[Target], list[str]]:
+    """The columns, and the checkpoints that cannot be sampled any more with the reason."""
+    targets = [Target(None)] if asked.base else []
+    skipped: list[str] = []
+    sampled: dict[tuple[str, int], Target] = {}
+    for entry in entries:
+        if entry.job.get("checkpoint"):
+            checkpoint = Checkpoint.model_validate(entry.job["checkpoint"])
+            place = (checkpoint.fingerprint, entry.job.get("step", 0))
+            sampled.setdefault(place, Target(checkpoint, entry.job.get("step", 0), entry.job.get("epoch")))
+    if isinstance(asked.checkpoints, tuple):
+        return targets + named(asked.checkpoints, context), skipped
+    for target in sampled.values():
+        try:
+            targets.append(Target(kept(target.checkpoint), target.step, target.epoch))
+        except CheckpointMissing as error:
+            skipped.append(str(error))
+    if asked.checkpoints == "all":
+        targets += never_sampled(asked.run, context, skipped)
+    return targets, skipped
+
+
+def named(paths: tuple[str, ...], context: Context) -> list[Target]:
+    """Checkpoints that a request names by path; their steps by their metadata or names."""
+    found = []
+    for path in paths:
+        checkpoint = checkpoint_of(path, context.roots)
+        about = on_disk(Path(checkpoint.path)) if checkpoint else None
+        found.append(Target(checkpoint, about.step if about else 0, about.epoch if about else None))
+    return found
+
+
+def never_sampled(run: str, context: Context, skipped: list[str]) -> Iterator[Target]:
+    """Checkpoints that lie in the run's directories and have no sample."""
+    for known in checkpoints_of(context.client, run, context.roots.holds):
+        if known.samples:
+            continue
+        try:
+            read_header(known.path)
+            yield Target(fingerprinted(known.path), known.step, known.epoch)
+        except CheckpointError as error:
+            skipped.append(str(error))
+
+
+def combined(
+    run: Run, asked: GridRequest, rows: list[tuple[int, Prompt]], targets: list[Target]
+) -> Iterator[SampleJob]:
+    """Every sample of the grid. The base model has no strength: it is there once per prompt and seed."""
+    spec = sampled_architecture(run.model.architecture)
+    now = time.time()
+    for index, prompt in rows:
+        resolve(prompt, spec, run.model)
+        drawn = random.randrange(SEED_LIMIT) if prompt.seed is None else prompt.seed
+        for seed in asked.seeds or (drawn,):
+            for target in targets:
+                for strength in asked.strengths if target.checkpoint else (None,):
+                    changes = {"seed": seed, "lora_multiplier": strength if strength != 1.0 else None}
+                    asked_prompt = prompt.model_copy(update=changes)
+                    yield build_job(run, asked_prompt, index, target.checkpoint, target.step, target.epoch, now)
+
+
+def identity(job: dict[str, object]) -> str:
+    """What makes two samples the same picture: weights, strength, prompt and seed."""
+    prompt: dict[str, object] = job.get("prompt") or {}  # type: ignore[assignment]
+    checkpoint: dict[str, object] = job.get("checkpoint") or {}  # type: ignore[assignment]
+    strength = prompt.get("lora_multiplier")
+    strength = 1.0 if strength is None else strength
+    weights = checkpoint.get("fingerprint", BASE_MODEL) if strength else BASE_MODEL
+    content = {name: value for name, value in content_of(job).items() if value not in (None, [], ())}
+    loras = [[lora["fingerprint"], lora.get("strength", 1.0)] for lora in job.get("loras") or []]  # type: ignore[attr-defined,union-attr]
+    return digest([weights, strength if weights != BASE_MODEL else 0, content, prompt.get("seed"), loras])
