@@ -22,7 +22,8 @@ from rushes import Client
 from rushes.checkpoints.snapshots import fingerprint
 from rushes.wire.jobs import Checkpoint, JobRecord, JobState, ModelSpec, Prompt, SampleJob
 from rushes_service.engine.engine import Engine
-from rushes_service.media import read_receipt, write_media
+from rushes_service.media.receipts import read_receipt
+from rushes_service.media.writing import write_media
 
 END_S = 600.0
 POLL_S = 0.05

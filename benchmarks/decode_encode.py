@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.utils import export_to_video
 
 from harness import Report, Round, medians, new_round, parser, publish, ratios, rounds_of, timed
-from rushes_service.media import write_media
+from rushes_service.media.writing import write_media
 from rushes_service.models.wan.decode import stream_wan
 from rushes_service.runtime.pixels import to_uint8
 from wan_vae import build_vae, random_latents

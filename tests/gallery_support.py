@@ -15,7 +15,7 @@ from rushes.checkpoints.snapshots import fingerprint
 from rushes.client.client import Client
 from rushes.wire import keys
 from rushes.wire.jobs import Checkpoint, JobError, JobState, ModelSpec, Prompt, SampleJob, digest
-from rushes_service.media import write_media
+from rushes_service.media.writing import write_media
 
 MODEL = ModelSpec(architecture="wan2.1-t2v", model="/models/wan2.1-t2v-1.3b")
 

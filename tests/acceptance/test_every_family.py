@@ -14,7 +14,7 @@ from queue_support import make_job
 from rushes.client.client import Client
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import JobState, SampleJob, SampleResult
-from rushes_service.media import read_receipt
+from rushes_service.media.receipts import read_receipt
 from rushes_service.models.registry import SAMPLERS
 from rushes_service.models.tiny import BUILDERS
 

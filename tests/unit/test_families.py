@@ -17,7 +17,7 @@ from rushes.families.table import ARCHITECTURES
 from rushes.prompts.lines import OPTION_OF_FIELD, PATH_FIELDS
 from rushes.wire.jobs import ModelSpec
 from rushes_service.engine.engine import Engine
-from rushes_service.media import write_media
+from rushes_service.media.writing import write_media
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (ROOT / "client" / "rushes", ROOT / "service" / "rushes_service")

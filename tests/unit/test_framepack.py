@@ -17,7 +17,8 @@ from engine_support import Recorder
 from rushes.errors import ArchitectureError, ModelError, PromptError, SampleCancelled
 from rushes.wire.jobs import ModelSpec, Prompt, SampleJob
 from rushes_service.engine.engine import Engine
-from rushes_service.media import sample_path, write_media
+from rushes_service.media.naming import sample_path
+from rushes_service.media.writing import write_media
 from rushes_service.models.framepack import source
 from rushes_service.models.framepack.video import FramePack
 from rushes_service.models.tiny import build_tiny

@@ -18,7 +18,7 @@ from rushes.checkpoints.snapshots import fingerprint
 from rushes.errors import ArchitectureError, LoraValue, ModelError, PromptError
 from rushes.wire.jobs import Checkpoint, ModelSpec, SampleJob, VaeOptions
 from rushes_service.engine.engine import DenoisedSample, Engine
-from rushes_service.media import write_media
+from rushes_service.media.writing import write_media
 from rushes_service.models.hunyuan.tiny import build_tiny_hunyuan_i2v_33
 from rushes_service.models.tiny import build_tiny
 

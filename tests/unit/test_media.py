@@ -21,8 +21,10 @@ from rushes.families.parameters import resolve
 from rushes.families.table import WAN21_T2V
 from rushes.submission.build import Run, build_job
 from rushes.wire.jobs import ModelSpec, Prompt, SampleJob
-from rushes_service.media import Written, read_receipt, sample_path, write_media
+from rushes_service.media.naming import sample_path
+from rushes_service.media.receipts import read_receipt
 from rushes_service.media.temporary import private_prefix, this_host
+from rushes_service.media.writing import Written, write_media
 
 RECEIPT = {"prompt": 'a "red" ball = #1; \\ ünï 🎬\nsecond line', "seed": 5, "sigmas": [0.1] * 1000}
 JOB = "0123456789abcdef0123456789abcdef"
@@ -231,7 +233,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from rushes.errors import OutputError
-from rushes_service.media import write_media
+from rushes_service.media.writing import write_media
 
 target, count = Path(sys.argv[1]), int(sys.argv[2])
 noise = np.random.default_rng(0)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rushes_service.media import read_receipt, write_media
 from rushes_service.media.health import Health
+from rushes_service.media.receipts import read_receipt
+from rushes_service.media.writing import write_media
 
 NOISE = np.random.default_rng(0).integers(20, 235, (5, 64, 96, 3), dtype=np.uint8)
 

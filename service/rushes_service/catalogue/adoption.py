@@ -17,9 +17,8 @@ from rushes.wire import keys
 from rushes.wire.connection import reachable
 from rushes.wire.jobs import Checkpoint, JobState, ModelSpec, Prompt, SampleJob, SampleResult, digest, summary
 from rushes.wire.scripts import script
-from rushes_service.media.naming import SAMPLE_DIR
+from rushes_service.media.naming import MEDIA_TYPES, SAMPLE_DIR
 from rushes_service.media.receipts import read_receipt, receipt_path
-from rushes_service.media.writing import MEDIA_TYPES
 
 NAME = re.compile(
     r"(?:(?P<name>.+)_)?(?:e(?P<epoch>\d{6,})|(?P<step>\d{6,}))_(?P<index>\d{2,})_(?P<time>\d{14})(?:_(?P<seed>\d+))?(?:_[0-9a-f]{8})?"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from rushes.errors import ConfigError
 from rushes.families.parameters import SampleParameters
@@ -11,6 +13,11 @@ from rushes.submission.build import file_time
 from rushes.wire.jobs import SampleJob
 
 SAMPLE_DIR = "sample"
+
+MediaType = Literal["image/png", "video/mp4"]
+
+MEDIA_TYPES: Mapping[str, MediaType] = {".png": "image/png", ".mp4": "video/mp4"}
+"""Media types by suffix, in lower case."""
 
 
 def sample_path(job: SampleJob, parameters: SampleParameters) -> Path:

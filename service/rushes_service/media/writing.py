@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,14 +16,12 @@ from PIL import Image
 from rushes.errors import OutputError
 from rushes_service.media.ffmpeg import Encoder, finalise
 from rushes_service.media.health import Health
+from rushes_service.media.naming import MEDIA_TYPES, MediaType
 from rushes_service.media.receipts import png_info, receipt_path, to_text
 from rushes_service.media.temporary import clear, private_prefix
 
-MediaType = Literal["image/png", "video/mp4"]
 Frames = Iterator[np.ndarray]
 Receipt = Callable[[], Mapping[str, Any]]
-
-MEDIA_TYPES: Mapping[str, MediaType] = {".png": "image/png", ".mp4": "video/mp4"}
 
 
 @dataclass(frozen=True)

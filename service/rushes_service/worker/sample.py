@@ -10,7 +10,8 @@ import numpy as np
 
 from rushes.families.parameters import SampleParameters
 from rushes.wire.jobs import JobState, SampleJob, SampleResult
-from rushes_service.media import sample_path, write_media
+from rushes_service.media.naming import sample_path
+from rushes_service.media.writing import write_media
 from rushes_service.queue import Reservation
 from rushes_service.worker.lease import Lease
 from rushes_service.worker.path_map import PathMap

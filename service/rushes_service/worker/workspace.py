@@ -11,7 +11,7 @@ from typing import Any
 
 from rushes.checkpoints.store import is_url, store_of
 from rushes.wire.jobs import SampleJob
-from rushes_service.media import Written
+from rushes_service.media.writing import Written
 from rushes_service.storage.staged import StagedFiles
 from rushes_service.worker.path_map import PathMap, job_with
 

@@ -20,7 +20,7 @@ from rushes_service.api.context import InContext, Queue
 from rushes_service.api.http.files import file_response, file_responses
 from rushes_service.api.http.problems import documented
 from rushes_service.catalogue.checkpoints import existing
-from rushes_service.media.writing import MEDIA_TYPES
+from rushes_service.media.naming import MEDIA_TYPES
 from rushes_service.storage.staged import StagedFiles
 
 router = APIRouter(prefix="/v1/samples", tags=["samples"])
