@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (ROOT / "client", ROOT / "service")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("rushes.errors", "rushes._paths"),
+    ("rushes.errors", "rushes._paths", "rushes._terminal"),
     ("rushes.wire",),
     ("rushes.families",),
     ("rushes.prompts", "rushes.checkpoints"),

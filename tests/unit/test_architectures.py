@@ -9,6 +9,7 @@ import pytest
 
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.parameters import SampleParameters, resolve
+from rushes.families.prompt_options import OPTION_OF_FIELD
 from rushes.families.table import (
     ARCHITECTURES,
     IMAGE_INPUTS,
@@ -17,7 +18,6 @@ from rushes.families.table import (
     ArchitectureSpec,
     architecture,
 )
-from rushes.prompts.lines import OPTION_OF_FIELD
 from rushes.wire.jobs import Prompt
 
 

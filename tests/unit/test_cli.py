@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rushes._terminal import printable
 from rushes.cli import main as cli
 
 COMMANDS = [[name] for name in (*cli.LIGHT, *cli.HEAVY)] + [["jobs", a] for a in ("list", "show", "cancel", "retry")]
@@ -64,6 +65,33 @@ def test_lenient_makes_it_a_warning(prompts: Path, capsys: pytest.CaptureFixture
     prompts.write_text("bad --nope 1\n")
     assert cli.main(["prompts", str(prompts), "--lenient"]) == 0
     assert "warning: column 5: unknown option --nope" in capsys.readouterr().out
+
+
+def test_prompts_shows_dashes_that_are_none_and_lines_without_a_prompt(
+    prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts.write_text("a cat \u2014w 512\n--w 64\nrock -n roll\n", encoding="utf-8")
+    assert cli.main(["prompts", str(prompts)]) == 1
+    out, err = capsys.readouterr()
+    told = "'\u2014w' is not read as an option: em dash (U+2014) is no hyphen; write a blank and --w"
+    assert f"{prompts}:1:7: {told}" in err
+    assert f"{prompts}:2:1: options without a prompt" in err
+    assert "warning: column 6: '-n' is not read as an option" in out
+
+
+def test_what_a_prompt_holds_does_not_steer_the_terminal(prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steering = "red \x1b[31m \x07 bell \x9b2J clear \u202egnp.tac \u2028 line"
+    lines = [steering, "b --w \x1b[2J", "c --i \x1b]0;title\x07.png", "d \u2014n \x1b[5m"]
+    prompts.write_text("\n".join(lines), encoding="utf-8")
+    assert cli.main(["prompts", str(prompts)]) == 1
+    out, err = capsys.readouterr()
+    assert r"red \x1b[31m \x07 bell \x9b2J clear \u202egnp.tac \u2028 line" in out
+    assert all(character.isprintable() or character == "\n" for character in out + err)
+
+
+@pytest.mark.parametrize("text", ["a cat", "großer Bär 🐻", "\U0001f468\u200d\U0001f469", "नमस्ते", ""])
+def test_text_that_steers_nothing_is_printed_as_it_is(text: str) -> None:
+    assert printable(text) == text
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from engine_support import Recorder
 from family_support import CLIP_FRAMES, FAMILIES, makes_clips, tiny_model_spec, tiny_options
 from queue_support import make_job
 from rushes.errors import ArchitectureError, PromptError
+from rushes.families.prompt_options import OPTION_OF_FIELD, PATH_FIELDS
 from rushes.families.table import ARCHITECTURES
-from rushes.prompts.lines import OPTION_OF_FIELD, PATH_FIELDS
 from rushes.wire.jobs import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.media.writing import write_media

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from rushes import Prompt, parse_line
 from rushes.errors import PromptError
-from rushes.prompts.lines import OPTION, OPTION_OF_FIELD, PATH_FIELDS, parse_with_warnings
+from rushes.families.prompt_options import OPTION_OF_FIELD, PATH_FIELDS
+from rushes.prompts.lines import OPTION, parse_with_warnings
+from rushes.prompts.mistakes import find_mistakes
 
 
 def asked(line: str) -> dict[str, object]:
@@ -121,6 +124,17 @@ def test_a_line_may_have_options_alone() -> None:
         ("a cat --w 64 --w 64", 14, "--w is given twice"),
         ("a cat --width 64", 7, "unknown option --width; did you mean --w?"),
         ("a cat --steps 3", 7, "did you mean --s?"),
+        ("a cat --cfg 3", 7, "did you mean --l?"),
+        ("a cat --frames 81", 7, "did you mean --f?"),
+        ("a cat --num-inference-steps 30", 7, "did you mean --s?"),
+        ("a cat --flow_shift 3", 7, "did you mean --fs?"),
+        ("a cat --negative ugly", 7, "did you mean --n?"),
+        ("a cat --guidnace_scale 3", 7, "did you mean --g?"),
+        ("a cat --fps 16", 7, "unknown option --fps; known:"),
+        ("a cat --ar 16:9", 7, "unknown option --ar; known:"),
+        ("a cat --seeds 7", 7, "did you mean --d?"),
+        ("a c\0at", 4, "NUL"),
+        ("a cat \ufeffor two", 7, "byte order mark"),
         ("a cat --w 99999", 7, "--w: Input should be less than or equal to 16384 (got 99999)"),
         ("a cat --f " + "9" * 5000, 7, "--f: Input should be less"),
         ("a cat --g " + "9" * 400, 7, "--g: Input should be a finite number"),
@@ -134,6 +148,87 @@ def test_a_mistake_names_its_column_and_what_is_wrong(line: str, column: int, to
     assert str(caught.value).startswith(f"{column}: ")
 
 
+NO_OPTIONS = {
+    "\u2014w 512": "em dash",
+    "\u2013h 512": "en dash",
+    "\uff0d\uff0dd 42": "fullwidth hyphen-minus",
+    "\u2212s 20": "minus sign",
+    "\u2015f 81": "horizontal bar",
+    "\u2010\u2010g 6": "hyphen (U+2010)",
+    "-\u2013w 512": "en dash",
+    "-w 512": "one hyphen",
+    "-W 512": "one hyphen",
+    "-fs 3.0": "one hyphen",
+    "-m -0.5": "one hyphen",
+    "---w 512": "3 hyphens",
+    "\u2014w=512": "em dash",
+    "\u2014w512": "em dash",
+    "\u2014width 512": "em dash",
+    "-steps 20": "one hyphen",
+    "-i cat.png": "one hyphen",
+    "\u2014cn depth/clip": "em dash",
+    '\u2014ci "my cat.png"': "em dash",
+    "\u200b--w 512": "invisible",
+    "--\u200bw 512": "invisible",
+    "-\u2060-w 512": "invisible",
+    "\ufeff--w 512": "byte order mark",
+    "-- w 512": "a blank is between",
+}
+
+
+@pytest.mark.parametrize(("option", "told"), NO_OPTIONS.items())
+@pytest.mark.parametrize("behind", ["", " --h 64", " --n ugly"])
+def test_an_option_with_a_wrong_dash_is_a_mistake_wherever_it_stands(option: str, told: str, behind: str) -> None:
+    for line in (f"a cat {option}{behind}", f"a cat{behind} {option}"):
+        with pytest.raises(PromptError, match=re.escape(told)) as caught:
+            parse_line(line)
+        assert caught.value.column == line.index(option) + 1
+    prompt, warnings = parse_with_warnings(f"a cat {option}", lenient=True, base=None)
+    assert (prompt.prompt, len(warnings) > 0) == (f"a cat {option}", True)
+
+
+@pytest.mark.parametrize(
+    "line", ["a cat--w 512", "a cat--n=ugly --w 3", "a cat\u2014d 42", "a cat\u200b--h 64", "a\u00a0cat--d -1"]
+)
+def test_an_option_that_touches_the_text_is_a_mistake_or_a_warning(line: str) -> None:
+    try:
+        _, warnings = parse_with_warnings(line, lenient=False, base=None)
+    except PromptError as error:
+        warnings = (error.message,)
+    assert any("no blank" in warning or "invisible" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("line", ["he said \u2014i am here", "rock -n roll", "a cat \u2014n blurry", "24-h 7 days"])
+def test_text_that_may_be_an_option_is_a_warning(line: str) -> None:
+    prompt, (warning,) = parse_with_warnings(line, lenient=False, base=None)
+    assert prompt == Prompt(prompt=line)
+    assert warning.endswith("(taken as text)")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a cat \u2014 three of them",
+        "a well\u2014known place",
+        "a \u2014I see\u2014 moment",
+        "pages 3\u20135",
+        "a t-shirt, x-ray, 16-bit, f-16, a-w, high-d sound",
+        "minus -5 degrees",
+        "a family \U0001f468\u200d\U0001f469\u200d\U0001f467 at home",
+        "the stairs\u2014steps 3 and 4",
+        "x-w512 and r2-d2",
+    ],
+)
+def test_dashes_of_prose_are_text(line: str) -> None:
+    assert parse_with_warnings(line, lenient=False, base=None) == (Prompt(prompt=line), ())
+
+
+@pytest.mark.parametrize("quoted", ['"my cat.png"', "'my cat.png'", "\u201cmy cat.png\u201d", ' "my cat.png" '])
+def test_quotation_marks_around_a_path_are_taken_off(tmp_path: Path, quoted: str) -> None:
+    assert parse_line(f"x --i {quoted}", base=tmp_path).image_path == str(tmp_path / "my cat.png")
+    assert parse_line(f"x --ci {quoted} --ci b", base=tmp_path).control_image_path[0] == str(tmp_path / "my cat.png")
+
+
 @pytest.mark.parametrize(
     "option", ["--w 512px", "--nope 3", "--w 99999", "--g " + "9" * 400, "--d -7", "--ci", "--w64"]
 )
@@ -145,7 +240,7 @@ def test_lenient_leaves_a_mistake_out_and_says_so(option: str) -> None:
     assert warnings[0].endswith("(left out)")
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.png", "x" * 5000, "a\0b", "\N{SNOWMAN}.png"])
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x.png", "x" * 5000, "\N{SNOWMAN}.png"])
 def test_a_path_that_cannot_exist_is_kept_for_the_worker_to_refuse(tmp_path: Path, path: str) -> None:
     assert parse_line(f"x --i {path}", base=tmp_path).image_path == str(tmp_path / path)
 
@@ -163,7 +258,7 @@ def test_half_a_character_is_a_prompt_error() -> None:
 # Any prompt, written as a line, reads back as itself.
 
 clean = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=40)
-texts = clean.filter(lambda text: not OPTION.search(text))
+texts = clean.filter(lambda text: not OPTION.search(text) and not find_mistakes(text))
 negatives = texts.filter(lambda text: text.strip() != "")
 paths = (
     st.text("abc /.ü-", min_size=1, max_size=20)
@@ -219,6 +314,6 @@ def test_arbitrary_text_gives_a_prompt_or_a_prompt_error(text: str) -> None:
         strict = None
         assert error.column is not None
     lenient, warnings = parse_with_warnings(text, lenient=True, base=None)
-    assert bool(warnings) == (strict is None)
+    assert warnings or strict is not None
     assert strict in (None, lenient)
     assert all(getattr(lenient, field) is None or lenient.prompt is not None for field in PATH_FIELDS)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rushes import Prompt, load_prompts, read_prompts
 from rushes.errors import PromptError
+from rushes.prompts.files import warning_lines
 
 
 def write(directory: Path, name: str, content: str | bytes) -> Path:
@@ -194,6 +195,91 @@ def test_images_lie_beside_the_prompt_file(tmp_path: Path) -> None:
     (tmp_path / "cat.png").touch()
     content = json.dumps([{"prompt": "x", "image_path": "cat.png"}, "y --i cat.png"])
     assert [p.image_path for p in load_prompts(write(tmp_path, "p.json", content))] == [str(tmp_path / "cat.png")] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "column", "told"),
+    [
+        ("p.txt", "Close up portrait of zorp.\n --w 384 --h 384 --d 9\n", 2, 2, "options without a prompt"),
+        ("p.txt", "--w 384\na cat\n", 1, 1, "options without a prompt"),
+        ("p.txt", "a cat \\\n--w 64\n", 1, 7, "backslash"),
+        ("p.txt", "a cat\\\nand a dog\n", 1, 6, "backslash"),
+        ("p.txt", "a cat --n ugly \\\n", 1, 16, "backslash"),
+        ("p.txt", "a cat --n ugly\\\n", 1, 15, "backslash"),
+        ("p.txt", "a\nb \u2014w 512\n", 2, 3, "em dash"),
+        ("p.txt", "a\n  b \u2014w 512\n", 2, 5, "em dash"),
+        ("p.txt", "a\nb\0c\n", 2, 2, "NUL"),
+        ("p.txt", "a cat\n\ufeff# comment of a second file\n", 2, 1, "byte order mark"),
+        ("p.json", '["a cat", "--w 64"]', 1, 12, "options without a prompt"),
+        ("p.json", '[{"width": 3,\n "prompt": "a cat --w 512 --h 512"}]', 2, 2, "prompt: --w in the text"),
+        ("p.json", '[{"negative_prompt": "ugly --W=5", "prompt": "x"}]', 1, 3, "negative_prompt: --W=5 in the text"),
+        ("p.json", '[{"prompt": "a cat \u2014w 512"}]', 1, 3, "em dash"),
+        ("p.json", r'[{"prompt": "a\u0000b"}]', 1, 3, "NUL"),
+        ("p.json", r'["a\u0000b"]', 1, 4, "NUL"),
+        ("p.json", '[{"prompt": "x", "steps": 3}]', 1, 18, "did you mean 'sample_steps'?"),
+        ("p.json", '[{"prompt": "x", "cfg": 3}]', 1, 18, "did you mean 'cfg_scale'?"),
+        ("p.json", '[{"prompt": "x", "fps": 3}]', 1, 18, "unknown key 'fps'; known"),
+        ("p.json", '[{"promt": "x"}]', 1, 3, "did you mean 'prompt'?"),
+        ("p.toml", '[prompt]\n[[prompt.subset]]\nprompt = "a cat --d 4"\n', 3, 1, "prompt: --d in the text"),
+    ],
+)
+def test_what_would_be_taken_for_text_without_a_word_is_a_mistake(
+    tmp_path: Path, name: str, content: str, line: int, column: int, told: str
+) -> None:
+    path = write(tmp_path, name, content)
+    message, *found = place(path)
+    assert found == [line, column]
+    assert told in message
+    entries = read_prompts(path, lenient=True)
+    assert any(entry.warnings or entry.error for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.json", '[{"prompt": ""}]'),
+        ("p.json", '[{"width": 64}]'),
+        ("p.json", '[" "]'),
+        ("p.json", r'[{"prompt": "\u200b\n"}]'),
+        ("p.toml", "[prompt]\n[[prompt.subset]]\nwidth = 64\n"),
+    ],
+)
+def test_an_empty_prompt_is_a_warning(tmp_path: Path, name: str, content: str) -> None:
+    [entry] = read_prompts(write(tmp_path, name, content))
+    assert entry.prompt is not None
+    assert "the prompt is empty" in entry.warnings[0]
+    assert list(warning_lines([entry])) == [f"{tmp_path / name}:{entry.line}: {entry.warnings[0]}"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32-le"])
+@pytest.mark.parametrize("name", ["p.txt", "p.json", "p.toml"])
+def test_a_file_in_another_unicode_encoding_is_named(tmp_path: Path, name: str, encoding: str) -> None:
+    content = TXT if name == "p.txt" else '["a"]' if name == "p.json" else TOML
+    message = place(write(tmp_path, name, content.encode(encoding)))[0]
+    assert "save the file as UTF-8" in message
+
+
+def test_a_second_byte_order_mark_is_named(tmp_path: Path) -> None:
+    assert "two byte order marks" in place(write(tmp_path, "p.txt", "\ufeff\ufeffa cat"))[0]
+
+
+def test_the_path_of_a_directory_may_end_in_a_backslash(tmp_path: Path) -> None:
+    [prompt] = load_prompts(write(tmp_path, "p.txt", "a cat --cn C:\\depth\\\n"))
+    assert prompt.control_video_path == str(tmp_path / "C:\\depth\\")
+
+
+@pytest.mark.parametrize("field", ["image_path", "end_image_path", "control_video_path", "control_image_path"])
+@pytest.mark.parametrize("empty", ["", "  ", '""'])
+def test_an_empty_path_is_none(tmp_path: Path, field: str, empty: str) -> None:
+    content = json.dumps([{"prompt": "x", field: empty}])
+    assert load_prompts(write(tmp_path, "p.json", content)) == [Prompt(prompt="x")]
+
+
+def test_empty_and_quoted_paths_in_a_list(tmp_path: Path) -> None:
+    content = json.dumps([{"prompt": "x", "control_image_path": ["", "'a.png'"], "image_path": '"b.png"'}])
+    [prompt] = load_prompts(write(tmp_path, "p.json", content))
+    assert prompt.control_image_path == (str(tmp_path / "a.png"),)
+    assert prompt.image_path == str(tmp_path / "b.png")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
+from rushes._terminal import printable
 from rushes.cli.main import redis_argument
 from rushes.client.client import Client
 from rushes.client.control import cancel_all, purge
@@ -126,7 +127,7 @@ def retry_jobs(args: argparse.Namespace, client: Client) -> int:
             client.retry(job_id)
             print(f"{job_id[:SHOWN_ID]}  {client.get(job_id).state.value}")
         except InputError as error:
-            print(f"{job_id[:SHOWN_ID]}  {error}")
+            print(f"{job_id[:SHOWN_ID]}  {printable(str(error))}")
             code = 1
     return code
 
@@ -157,5 +158,6 @@ def table(records: Iterable[JobRecord]) -> list[str]:
         text = record.job.prompt.prompt if record.job else "(payload cannot be read)"
         if record.result and record.result.error:
             text = f"{text[:30]}  <- {record.result.error.message}"
-        lines.append(f"{record.id[:SHOWN_ID]}  {state:10}  {when}  {step:>7}  {record.run[:24]:24}  {text[:90]}")
+        run = printable(record.run[:24])
+        lines.append(f"{record.id[:SHOWN_ID]}  {state:10}  {when}  {step:>7}  {run:24}  {printable(text[:90])}")
     return lines

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import rushes
+from rushes._terminal import printable, printable_lines
 from rushes.errors import ConfigError, RushesError
 
 DESCRIPTION = """\
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rushes: {needs(error)}", file=sys.stderr)
         return EXIT_USAGE
     except RushesError as error:
-        print(f"rushes: {error}", file=sys.stderr)
+        print(f"rushes: {printable_lines(str(error))}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Of files that no command has a sentence of its own for: a directory that may not be read, a full disk.
         log.info("where it happened:", exc_info=True)
         place = f"{error.filename}: " if error.filename else ""
-        print(f"rushes: {place}{error.strerror or error}", file=sys.stderr)
+        print(f"rushes: {printable(place)}{error.strerror or error}", file=sys.stderr)
         end_output()
         return EXIT_FAILED
 

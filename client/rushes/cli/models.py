@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from rushes.families.parameters import resolve
+from rushes.families.prompt_options import OPTION_OF_FIELD
 from rushes.families.table import ARCHITECTURES, ArchitectureSpec, CfgRule, architecture
-from rushes.prompts.lines import OPTION_OF_FIELD
 from rushes.wire.jobs import Prompt
 
 DEFAULTS = ("width", "height", "frame_count", "sample_steps", "guidance_scale", "discrete_flow_shift")

@@ -24,10 +24,11 @@ import json
 import sys
 from typing import Any
 
+from rushes._terminal import printable
 from rushes.families.parameters import resolve
+from rushes.families.prompt_options import OPTION_OF_FIELD
 from rushes.families.table import ARCHITECTURES, ArchitectureSpec, architecture
 from rushes.prompts.files import PromptLine, read_prompts
-from rushes.prompts.lines import OPTION_OF_FIELD
 from rushes.submission.build import problem
 
 
@@ -73,13 +74,14 @@ def describe(line: PromptLine, spec: ArchitectureSpec | None) -> dict[str, Any]:
 def show(entry: dict[str, Any]) -> None:
     """Print one entry for people."""
     if "error" in entry:
-        print(f"{entry['index']:3d}  {entry['text']}\n     error: {entry['error']}", file=sys.stderr)
+        print(f"{entry['index']:3d}  {printable(entry['text'])}", file=sys.stderr)
+        print(f"     error: {printable(entry['error'])}", file=sys.stderr)
         return
-    print(f"{entry['index']:3d}  {entry['prompt'] or '(no text)'}")
+    print(f"{entry['index']:3d}  {printable(entry['prompt']) or '(no text)'}")
     options = [
         f"{OPTION_OF_FIELD[name]} {entry[name]}" for name in OPTION_OF_FIELD if entry.get(name) not in (None, [])
     ]
     if options:
-        print(f"     {'  '.join(options)}")
+        print(f"     {printable('  '.join(options))}")
     for warning in entry["warnings"]:
-        print(f"     warning: {warning}")
+        print(f"     warning: {printable(warning)}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rushes._terminal import printable
 from rushes.checkpoints.snapshots import SPOOL_DIR, release
 from rushes.checkpoints.staging import uploaded
 from rushes.cli.main import redis_argument
@@ -47,7 +48,7 @@ def show(args: argparse.Namespace) -> int:
             code = code if parcel else 1
             if parcel and parcel.all:
                 first = parcel.all[0]
-                print(f"{path}: {first.run}, step {first.step}, {len(parcel.all)} samples")
+                print(printable(f"{path}: {first.run}, step {first.step}, {len(parcel.all)} samples"))
     return code
 
 
@@ -89,5 +90,5 @@ def read(spool: Spool, path: Path) -> Submission | None:
     try:
         return spool.read(path)
     except WireError as error:
-        print(f"{path}: {error}")
+        print(printable(f"{path}: {error}"))
         return None

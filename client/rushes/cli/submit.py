@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from rushes._terminal import printable
 from rushes.cli.main import redis_argument
 from rushes.client.client import Client
 from rushes.errors import ConfigError, SampleFailed
@@ -70,7 +71,7 @@ def wait(client: Client, ids: list[str], timeout: float | None) -> int:
             results = [result for result in error.results if result is not None]
             code = 1
     for result in results:
-        print(result.path or f"{result.state.value}: {result.error.message if result.error else ''}")
+        print(printable(result.path or f"{result.state.value}: {result.error.message if result.error else ''}"))
     return code
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rushes._paths import absolute
+from rushes._terminal import printable
 from rushes.cli.main import EXIT_FAILED, redis_argument
 from rushes.client.client import Client
 from rushes.errors import ConfigError
@@ -96,4 +97,4 @@ def trackers(args: argparse.Namespace, name: str) -> Iterator[tuple[str, str, Ca
 
 def say(text: str) -> None:
     """Print a line with the time of day."""
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+    print(f"{time.strftime('%H:%M:%S')}  {printable(text)}", flush=True)

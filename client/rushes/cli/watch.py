@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rushes._paths import absolute
+from rushes._terminal import printable
 from rushes.checkpoints.snapshots import PRIVATE_DIR
 from rushes.cli.main import EXIT_FAILED, redis_argument
 from rushes.client.client import Client
@@ -139,4 +140,4 @@ def watch_once(watcher: CheckpointWatcher, sleep: Callable[[float], None] = time
 
 def say(text: str) -> None:
     """Print a line with the time of day."""
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+    print(f"{time.strftime('%H:%M:%S')}  {printable(text)}", flush=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.one_frame import parse_one_frame
+from rushes.families.prompt_options import OPTION_OF_FIELD
 from rushes.families.table import DEFAULT_FRAMES, DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, ArchitectureSpec
-from rushes.prompts.lines import OPTION_OF_FIELD
 from rushes.wire.jobs import FrozenModel, ModelSpec, Prompt
 
 

@@ -1,34 +1,41 @@
-"""Prompt files, in the three formats that musubi-tuner and its relatives use.
+"""Prompt files, in the three formats that musubi-tuner and its relatives use (see `formats`).
 
-    .txt    one prompt a line, options behind it: `a red ball --w 480 --h 832 --f 81 --d 42`; `#` in column 1 comments
-    .toml   `[prompt]` holds defaults, each `[[prompt.subset]]` one prompt
-    .json   a list of prompt lines or of objects
-
-Every mistake is an error that names file, line and column (see `prompt_lines` for what counts as one); with
-`lenient=True` it is a warning and the option is left out.
+Every mistake is an error that names file, line and column (see `lines` for what counts as one); with `lenient=True` it
+is a warning and the option is left out.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rushes._paths import expanded
+from rushes._terminal import printable
 from rushes.errors import PromptError
-from rushes.prompts.lines import MAX_STEPS, RANDOM_SEED, build, build_lenient, parse_line, parse_with_warnings
+from rushes.families.prompt_options import PATH_FIELDS
+from rushes.prompts.fields import build, build_lenient, let_pass
+from rushes.prompts.formats import READERS, PromptText, RawEntry
+from rushes.prompts.lines import checked, first_option, parse_line, parse_with_warnings
+from rushes.prompts.mistakes import INVISIBLE
+from rushes.prompts.options import FIELD_OF_OPTION, MAX_STEPS, RANDOM_SEED
 from rushes.wire.jobs import Prompt
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 __all__ = ["PromptLine", "load_prompts", "parse_line", "read_prompts"]
+
+EMPTY = "the prompt is empty: the sample shows what the model makes of no text at all"
+CONTINUED = "ends in a backslash: a prompt does not go on in the next line; write it on one line"
+OPTIONS_ALONE = (
+    "options without a prompt: put them behind their prompt, on the same line "
+    '(an empty prompt is written {"prompt": "", ...} in a .json file)'
+)
+
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+NULS_OF_UTF16 = 4
+"""A file of which more than every fourth byte is NUL is UTF-16 or UTF-32."""
 
 
 @dataclass(frozen=True)
@@ -73,183 +80,109 @@ def read_prompts(path: str | Path, *, lenient: bool = False) -> list[PromptLine]
     except KeyError:
         message = f"a prompt file ends in {', '.join(READERS)}; this one ends in {path.suffix or 'nothing'}"
         raise PromptError(message, file=str(path)) from None
-    source = Source(path, read_text(path), lenient)
-    entries = [source.entry(index, raw) for index, raw in enumerate(reader(source))]
+    source = PromptText(path, read_text(path))
+    entries = [entry(source, index, raw, lenient) for index, raw in enumerate(reader(source))]
     if not entries:
         raise PromptError("no prompts in this file", file=str(path))
     return entries
 
 
-Place = tuple[int, int]
-"""Line and column, both from 1."""
+def warning_lines(lines: Iterable[PromptLine]) -> Iterator[str]:
+    """Every warning of a file with its place, for a terminal or a log."""
+    for line in lines:
+        yield from (printable(f"{line.file}:{line.line}: {warning}") for warning in line.warnings)
 
 
-@dataclass(frozen=True)
-class RawEntry:
-    """An entry as it stands in the file: a prompt line or a table, and where it starts.
+def entry(source: PromptText, index: int, raw: RawEntry, lenient: bool) -> PromptLine:
+    """Parse one raw entry; a problem becomes part of the entry."""
+    text = raw.value if isinstance(raw.value, str) else json.dumps(raw.value, ensure_ascii=False, default=str)
+    text = text.encode("utf-8", "replace").decode()  # a JSON escape can hold half a character, which no record can
+    base, file = source.path.parent, str(source.path)
+    read = from_line if isinstance(raw.value, str) else from_table
+    try:
+        prompt, warnings = read(raw.value, base, lenient)  # type: ignore[operator]  # pyright: ignore[reportArgumentType]
+    except PromptError as error:
+        return PromptLine(file, index, raw.line, text, error=source.error(error.message, *raw.place(error)))
+    if not re.sub(rf"[\s{INVISIBLE}]", "", prompt.prompt):
+        warnings = (*warnings, EMPTY)
+    return PromptLine(file, index, raw.line, text, prompt=prompt, warnings=warnings)
 
-    `columns` holds, of a prompt line, the file's column of each of its characters; `keys`, of a table, the place of
-    each key.
+
+def from_line(line: str, base: Path, lenient: bool) -> tuple[Prompt, tuple[str, ...]]:
+    """A prompt from a line of a file, and warnings about it."""
+    broken = ending_mistake(line)
+    if broken is None and first_option(line) == 0:
+        broken = PromptError(OPTIONS_ALONE, column=1)
+    if broken and not lenient:
+        raise broken
+    prompt, warnings = parse_with_warnings(line, lenient=lenient, base=base)
+    return prompt, ((let_pass(broken, "read as it stands"), *warnings) if broken else warnings)
+
+
+def ending_mistake(line: str) -> PromptError | None:
+    """What is wrong with a line that ends in a backslash; a directory's path may end so."""
+    if not line.endswith("\\"):
+        return None
+    last_word = line.split()[-1]
+    last_option = re.findall(r"--([A-Za-z]+)(?=[\s=])", line)[-1:]
+    a_path = last_word != "\\" and FIELD_OF_OPTION.get("".join(last_option).lower()) in PATH_FIELDS
+    return None if a_path else PromptError(CONTINUED, column=len(line))
+
+
+def from_table(values: Mapping[str, Any], base: Path, lenient: bool) -> tuple[Prompt, tuple[str, ...]]:
+    """A prompt from a `.toml` table or `.json` object, whose keys are the fields of `Prompt`; warnings about it."""
+    known = {"prompt": "", **{name: value for name, value in values.items() if name != "enum"}}
+    if known.get("seed") == int(RANDOM_SEED):
+        del known["seed"]
+    if isinstance(known.get("sample_steps"), int):
+        known["sample_steps"] = max(1, min(MAX_STEPS, known["sample_steps"]))
+    if isinstance(known.get("control_image_path"), str):
+        known["control_image_path"] = (known["control_image_path"],)
+    warnings = [
+        warning
+        for name in ("prompt", "negative_prompt")
+        if isinstance(text := known.get(name), str)
+        for warning in text_warnings(name, text, lenient)
+    ]
+    prompt = build_lenient(known, base, warnings) if lenient else build(known, base)
+    return prompt, tuple(warnings)
+
+
+def text_warnings(key: str, text: str, lenient: bool) -> list[str]:
+    """Warnings about the text of a table's key: options belong into keys of their own.
+
+    Raises:
+        PromptError: there is a mistake in it, unless `lenient`.
     """
-
-    value: str | Mapping[str, Any]
-    line: int
-    column: int = 1
-    columns: Sequence[int] = ()
-    keys: Mapping[str, Place] = field(default_factory=dict[str, Place])
-
-    def place(self, error: PromptError) -> tuple[int, int | None]:
-        """Line and column of an error in this entry; a table without a better place is named by its first line."""
-        if error.key is not None and error.key in self.keys:
-            return self.keys[error.key]
-        if error.column is None:
-            return self.line, None
-        at = error.column - 1
-        return self.line, self.columns[at] if at < len(self.columns) else self.column + at
-
-
-@dataclass(frozen=True)
-class Source:
-    """A prompt file that has been read."""
-
-    path: Path
-    text: str
-    lenient: bool
-
-    def error(self, message: str, line: int | None = None, column: int | None = None) -> PromptError:
-        """A `PromptError` at a place in this file."""
-        return PromptError(message, file=str(self.path), line=line, column=column)
-
-    def place(self, at: int) -> Place:
-        """Line and column of a character of the text."""
-        return self.text.count("\n", 0, at) + 1, at - self.text.rfind("\n", 0, at)
-
-    def entry(self, index: int, raw: RawEntry) -> PromptLine:
-        """Parse one raw entry; a problem becomes part of the entry."""
-        text = raw.value if isinstance(raw.value, str) else json.dumps(raw.value, ensure_ascii=False, default=str)
-        text = text.encode("utf-8", "replace").decode()  # a JSON escape can hold half a character, which no record can
-        base = self.path.parent
-        try:
-            if isinstance(raw.value, str):
-                prompt, warnings = parse_with_warnings(raw.value, lenient=self.lenient, base=base)
-            else:
-                prompt, warnings = self.table(raw.value, base)
-        except PromptError as error:
-            wrong = self.error(error.message, *raw.place(error))
-            return PromptLine(str(self.path), index, raw.line, text, error=wrong)
-        return PromptLine(str(self.path), index, raw.line, text, prompt=prompt, warnings=warnings)
-
-    def table(self, values: Mapping[str, Any], base: Path) -> tuple[Prompt, tuple[str, ...]]:
-        """A prompt from a `.toml` table or `.json` object, whose keys are the fields of `Prompt`."""
-        known = {"prompt": "", **{name: value for name, value in values.items() if name != "enum"}}
-        warnings: list[str] = []
-        if known.get("seed") == int(RANDOM_SEED):
-            del known["seed"]
-        if isinstance(known.get("sample_steps"), int):
-            known["sample_steps"] = max(1, min(MAX_STEPS, known["sample_steps"]))
-        if isinstance(known.get("control_image_path"), str):
-            known["control_image_path"] = (known["control_image_path"],)
-        prompt = build_lenient(known, base, warnings) if self.lenient else build(known, base)
-        return prompt, tuple(warnings)
+    at = first_option(text)
+    if at is None:
+        return [f"{key}: {warning}" for warning in checked(text, lenient, key)]
+    option = text[at:].split()[0]
+    error = PromptError(f"{key}: {option} in the text is not read as an option; write a key of its own", key=key)
+    if not lenient:
+        raise error
+    return [let_pass(error, "taken as text")]
 
 
 def read_text(path: Path) -> str:
-    """The file's text: UTF-8, without a byte order mark, lines ended by `\\n` whatever the file has."""
+    """The file's text: UTF-8, without a byte order mark, lines ended by `\\n` whatever the file has.
+
+    Raises:
+        PromptError: it cannot be read, or is in another encoding.
+    """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise PromptError("there is no such prompt file", file=str(path)) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise PromptError("not UTF-8 text; save the file as UTF-8", file=str(path), line=line) from None
+        encoding = "UTF-16 and not UTF-8" if error.object.startswith(UTF16_MARKS) else "not UTF-8"
+        raise PromptError(f"{encoding} text; save the file as UTF-8", file=str(path), line=line) from None
     except OSError as error:
         raise PromptError(f"cannot be read: {error.strerror or error}", file=str(path)) from None
+    if content.count(0) * NULS_OF_UTF16 > len(content):
+        raise PromptError("every other byte is NUL: this is UTF-16; save the file as UTF-8", file=str(path), line=1)
+    if text.startswith("\ufeff"):
+        raise PromptError("begins with two byte order marks; save it anew as UTF-8", file=str(path), line=1)
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def read_txt(source: Source) -> Iterator[RawEntry]:
-    """Prompt lines; blank lines and lines with `#` in column 1 do not count."""
-    for number_, line in enumerate(source.text.split("\n"), start=1):
-        if line.strip() and not line.startswith("#"):
-            indent = len(line) - len(line.lstrip())
-            yield RawEntry(line.strip(), number_, indent + 1)
-
-
-def read_json(source: Source) -> Iterator[RawEntry]:
-    """Entries of a JSON list, each with the place where it starts."""
-    decoder = json.JSONDecoder()
-    text = source.text
-    try:
-        if not isinstance(json.loads(text), list):
-            raise source.error("must be a list of prompt lines or objects", 1)
-    except json.JSONDecodeError as error:
-        raise source.error(f"not JSON: {error.msg}", error.lineno, error.colno) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-        raise source.error(f"not a list of prompts: {error}") from None
-    at = text.index("[") + 1
-    while True:
-        at = re.compile(r"[\s,]*").match(text, at).end()  # type: ignore[union-attr]  # matches the empty string
-        if text[at] == "]":
-            return
-        value, end = decoder.raw_decode(text, at)
-        line, column = source.place(at)
-        if isinstance(value, str):
-            yield RawEntry(value, line, column, columns=json_columns(text[at + 1 : end - 1], column + 1))
-        elif isinstance(value, dict):
-            keys = {match[1]: source.place(match.start()) for match in re.compile(JSON_KEY).finditer(text, at, end)}
-            yield RawEntry(value, line, column, keys=keys)  # pyright: ignore[reportUnknownArgumentType]
-        else:
-            raise source.error(f"an entry must be a prompt line or an object, not {value!r}", line, column)
-        at = end
-
-
-JSON_KEY = r'"(\w+)"\s*:'
-JSON_CHARACTER = r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|."
-"""One character of a JSON string as it is written: two escapes for one outside the basic plane, one escape, itself."""
-
-
-def json_columns(written: str, first: int) -> list[int]:
-    """Column of each character of a JSON string, from the text between its quotes, whose first column is `first`."""
-    return [first + match.start() for match in re.finditer(JSON_CHARACTER, written)]
-
-
-def read_toml(source: Source) -> Iterator[RawEntry]:
-    """Each `[[prompt.subset]]` over the defaults in `[prompt]`."""
-    try:
-        data = tomllib.loads(source.text)
-    except (ValueError, RecursionError) as error:  # a TOMLDecodeError is a ValueError; so is a number far too long
-        place = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-        message = re.sub(r"\s*\(at .*\)$", "", str(error))
-        where = (int(place[1]), int(place[2])) if place else (source.text.count("\n") + 1, None)
-        raise source.error(f"not TOML: {message}", *where) from None
-    defaults: Any = data.get("prompt")
-    subsets: Any = defaults.get("subset") if isinstance(defaults, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):  # pyright: ignore[reportUnknownVariableType]
-        raise source.error("needs a [[prompt.subset]] table for each prompt", 1)
-    shared: dict[str, Any] = {**defaults}
-    del shared["subset"]
-    keys, starts = toml_places(source.text)
-    inline = keys.get(0, {}).get("subset", (1, 1))[0]
-    for number_, subset in enumerate(subsets):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        line = starts[number_] if number_ < len(starts) else inline
-        places = {**keys.get(0, {}), **keys.get(number_ + 1, {})}
-        yield RawEntry({**shared, **subset}, line, keys=places)
-
-
-def toml_places(text: str) -> tuple[dict[int, dict[str, Place]], list[int]]:
-    """Place of each key, by table (0 is `[prompt]`, n the n-th subset), and the line where each subset starts."""
-    keys: dict[int, dict[str, Place]] = {}
-    starts: list[int] = []
-    for number_, line in enumerate(text.split("\n"), start=1):
-        if re.match(r"\s*\[\[\s*prompt\s*\.\s*subset\s*\]\]", line):
-            starts.append(number_)
-        elif match := re.match(r"""\s*["']?([A-Za-z0-9_-]+)["']?\s*=""", line):
-            keys.setdefault(len(starts), {})[match[1]] = number_, match.start(1) + 1
-    return keys, starts
-
-
-READERS: Mapping[str, Callable[[Source], Iterator[RawEntry]]] = {
-    ".txt": read_txt,
-    ".toml": read_toml,
-    ".json": read_json,
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -16,7 +17,7 @@ from rushes.checkpoints.store import check_url
 from rushes.errors import ArchitectureError, CheckpointError, CheckpointMissing, ConfigError, PromptError
 from rushes.families.parameters import resolve
 from rushes.families.table import ArchitectureSpec, architecture
-from rushes.prompts.files import PromptLine
+from rushes.prompts.files import PromptLine, warning_lines
 from rushes.wire.jobs import (
     BASE_MODEL,
     Checkpoint,
@@ -32,6 +33,8 @@ from rushes.wire.jobs import (
     job_id,
     readable,
 )
+
+logger = logging.getLogger("rushes")
 
 SEED_LIMIT = 2**32
 """Drawn seeds are below this: short enough to be typed again, and what other tools draw from."""
@@ -144,7 +147,7 @@ def problem(
 
 
 def check_prompts(run: Run, lines: Iterable[PromptLine]) -> list[Prompt]:
-    """The prompts of a file, all of which can be sampled.
+    """The prompts of a file, all of which can be sampled. What may have been meant otherwise is logged.
 
     Raises:
         ArchitectureError, PromptError: what is wrong with the first that cannot, or with the family.
@@ -154,6 +157,8 @@ def check_prompts(run: Run, lines: Iterable[PromptLine]) -> list[Prompt]:
     for line in lines:
         if error := problem(line, spec, run.model):
             raise error
+        for warning in warning_lines([line]):
+            logger.warning("%s", warning)
         prompts.append(line.prompt or Prompt(prompt=line.text))
     return prompts
 

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from rushes._terminal import printable
 from rushes.errors import LeaseLost, QueueUnavailable, WireError
 from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
@@ -162,7 +163,7 @@ class Worker:
 
     def _serve(self, reservation: Reservation, job: SampleJob) -> None:
         """Attempt one sample. Decoding and writing go on in the background if settings and engine allow."""
-        logger.info("step %d, prompt %d: %s", job.step, job.prompt_index, job.prompt.prompt[:60])
+        logger.info("step %d, prompt %d: %s", job.step, job.prompt_index, printable(job.prompt.prompt[:60]))
         self._label = job.model.label
         local = self.paths.job_to_local(job).model.fingerprint
         self._lane_models[local] = job.model.fingerprint

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from rushes.checkpoints.snapshots import read_header
+from rushes.families.prompt_options import PATH_FIELDS
 from rushes.prompts.files import parse_line
-from rushes.prompts.lines import PATH_FIELDS
 from rushes.submission.build import SEED_LIMIT, Run, build_jobs, checkpoint_at, extra_loras
 from rushes.training.flags import MODEL_FLAGS
 from rushes.wire.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt, SampleJob

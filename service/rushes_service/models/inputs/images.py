@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from rushes.errors import PromptError
-from rushes.prompts.lines import OPTION_OF_FIELD
+from rushes.families.prompt_options import OPTION_OF_FIELD
 
 MAX_PIXELS = 100_000_000
 """Pixels a picture may have. A few kilobytes of PNG can unfold to gigabytes; 10000 x 10000 is ample."""
