@@ -23,7 +23,7 @@ def xdg(variable: str, fallback: str) -> Path:
     """A per-user directory by the XDG base directory convention.
 
     Raises:
-        ConfigError: nobody says where, and the user has no home.
+        ConfigError: the variable is not set, and the user has no home.
     """
     try:
         return Path(os.environ.get(variable) or Path.home() / fallback) / "rushes"
@@ -52,9 +52,9 @@ class Settings(BaseSettings):
     rate_limit: int = Field(default=600, ge=0)
     """Changes (requests other than GET) that one address may make per minute; 0 is no limit."""
     webhook_url: str | None = None
-    """Told of every sample that ends."""
+    """Receives a message for every sample that ends."""
     webhook_secret: SecretStr | None = None
-    """`whsec_...`: signs what is sent there."""
+    """`whsec_...`: signs those messages."""
 
     device: str = "auto"
     dtype: Dtype | None = None
@@ -66,18 +66,18 @@ class Settings(BaseSettings):
     overlap: bool = True
     """Decode and write a sample while the next one is denoised, as long as memory has never run out."""
     cache_max_gb: float = Field(default=20.0, gt=0)
-    """GiB that the conditioning cache may take; beyond it, what was used longest ago is deleted."""
+    """GiB of the conditioning cache; beyond it, the least recently used files are deleted."""
     staged_max_gb: float = Field(default=20.0, gt=0)
-    """GiB that files fetched from a store (`--rushes_staging`) may take; beyond it, what was used longest ago goes."""
+    """GiB of files fetched from a store (`--rushes_staging`); beyond it, the least recently used are deleted."""
     map: Annotated[tuple[str, ...], NoDecode] = ()
-    """Directories of the trainers' machines and what they are called here, `/train=/mnt/train`; in the environment
+    """Pairs of the trainers' directories and this machine's, `/train=/mnt/train`; in the environment
     separated by `:`."""
     staging_patience_s: float = Field(default=600.0, ge=0)
     """How long a sample waits for a store that is away, at a stretch, before that counts as a failed try."""
     lease_s: float = Field(default=30.0, gt=0)
-    """A sample whose worker has not renewed it for this long is given to another worker."""
+    """Seconds without renewal after which a sample is given to another worker."""
     heartbeat_s: float = Field(default=0.5, gt=0)
-    """How often a running sample reports progress, renews its lease and hears of a cancel."""
+    """Interval at which a running sample reports progress, renews its lease and receives a cancel."""
     grace_s: float = Field(default=60.0, ge=0)
     """How long a worker may finish its sample after SIGTERM before it hands it back."""
     max_attempts: int = Field(default=3, ge=1)

@@ -53,7 +53,7 @@ Errors are `application/problem+json`: `type` is stable, `detail` says what to d
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API over the queue at `settings.redis_url`. Redis is first asked at the first request.
+    """The API over the queue at `settings.redis_url`. The first connection to Redis is made by the first request.
 
     Raises:
         ConfigError: it would listen beyond this machine without a token, or has no root.
@@ -100,7 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def watchers_of(context: Context) -> list[EventConsumer]:
-    """Who follows what happens: metrics and stills in every process, webhooks in one of all.
+    """The consumers of events: metrics and thumbnails in every process, webhooks shared by all processes.
 
     Raises:
         ConfigError: the webhook's address or secret cannot be used.
@@ -115,7 +115,7 @@ def watchers_of(context: Context) -> list[EventConsumer]:
 
 
 def describe(app: FastAPI, *, bearer: bool) -> None:
-    """Add to the OpenAPI document what no route returns by itself: problems, and the token if one is needed."""
+    """Add to the OpenAPI document what no route declares: problem bodies, and the token if one is required."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -144,7 +144,7 @@ def drop_framework_errors(document: dict[str, Any]) -> None:
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn, which waits for open responses before it stops: event streams are told to end first."""
+    """A uvicorn server that ends event streams before it waits for open responses."""
 
     def __init__(self, app: FastAPI, **options: Any) -> None:
         # No access log: it would keep the token of `/?token=...`.

@@ -1,4 +1,4 @@
-"""What routes need, made once by `create_app` and handed to them by FastAPI."""
+"""The dependencies of routes, built once by `create_app` and injected by FastAPI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the routes take and give back, with the examples of the OpenAPI document."""
+"""Request and response models, with the examples of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ EXAMPLE_SAMPLE: dict[str, Any] = {
 
 
 def text_or(tag: str, text_tag: str) -> Discriminator:
-    """Tells a text from an object, so that an error names the fields of the one that was meant."""
+    """Chooses between text and object, so that an error names the fields of the right one."""
     return Discriminator(lambda value: text_tag if isinstance(value, str) else tag)
 
 
@@ -110,7 +110,7 @@ class LoraRequest(FrozenModel):
 
 
 class RunFields(FrozenModel):
-    """What all samples of a run have in common.
+    """Fields that all samples of a run share.
 
     Paths may be relative to one of the server's roots and must lie under one of them.
     """
@@ -171,14 +171,14 @@ class SampleRequest(RunFields):
 
 
 class PromptChanges(Prompt):
-    """Fields of a prompt that are to change. What is left out stays; null is the family's default, for the seed
+    """Changes of a prompt. A field that is left out stays; null is the family's default, for the seed
     another one."""
 
     prompt: str | None = None  # type: ignore[assignment]
 
 
 class ResampleRequest(FrozenModel):
-    """What is to be different from the sample that is made again."""
+    """Changes for a sample that is made again."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": {"seed": 7}, "strength": 0.8}]})
 
@@ -196,7 +196,7 @@ class ResampleRequest(FrozenModel):
 class GridRequest(RunFields):
     """Checkpoints x prompts x strengths x seeds, and the base model once per prompt and seed.
 
-    Only what is not there yet is made. Model and output of a run that has samples are theirs.
+    Only missing samples are made. A run that has samples keeps its model and output.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_GRID_REQUEST]})
@@ -220,7 +220,7 @@ class GridRequest(RunFields):
 
 
 class GridAnswer(FrozenModel):
-    """What a grid still needed."""
+    """The samples that were missing from a grid."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"run": "cat", "samples": [EXAMPLE_ID], "existing": 4}]})
 
@@ -231,7 +231,7 @@ class GridAnswer(FrozenModel):
 
 
 def unicode_only(asked: M) -> M:
-    """`asked`, if all its texts are Unicode.
+    """`asked`, if every text in it is Unicode.
 
     Raises:
         ValueError: one is not.
@@ -244,7 +244,7 @@ def unicode_only(asked: M) -> M:
 
 
 class Sample(JobRecord):
-    """One sample: what was asked for, how far it is, and what came out."""
+    """One sample: its job, progress and result."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_SAMPLE]})
 

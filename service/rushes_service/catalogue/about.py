@@ -1,4 +1,4 @@
-"""What people say about a run and its samples: a title, a note, put away or not, and which samples they like."""
+"""User data of a run and its samples: title, note, archive state, favourites."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARCHIVED = "archived"
 
 
 class About(FrozenModel):
-    """What somebody wrote about a run."""
+    """Title, note and archive state of a run."""
 
     title: str | None = None
     note: str | None = None
@@ -22,7 +22,7 @@ class About(FrozenModel):
 
 
 def about(client: Client, runs: Iterable[str]) -> list[About]:
-    """What is known about each run, in order."""
+    """The user data of each run, in order."""
     with reachable(client.url):
         pipeline = client.redis.pipeline(transaction=False)
         for run in runs:
@@ -35,7 +35,7 @@ def about(client: Client, runs: Iterable[str]) -> list[About]:
 
 
 def describe(client: Client, run: str, changes: dict[str, Any]) -> None:
-    """Change what is known about a run; None removes."""
+    """Change the user data of a run; None removes a field."""
     texts = {name: "1" if value is True else value for name, value in changes.items() if value not in (None, False)}
     gone = [name for name in changes if name not in texts]
     with reachable(client.url):
@@ -49,14 +49,14 @@ def describe(client: Client, run: str, changes: dict[str, Any]) -> None:
 
 
 def favourites(client: Client, run: str) -> set[str]:
-    """Ids of the samples of a run that somebody marked."""
+    """Ids of the favourite samples of a run."""
     with reachable(client.url):
         found: Any = client.redis.smembers(keys.favourites(run))
     return set(found)
 
 
 def mark(client: Client, run: str, job_id: str, favourite: bool) -> None:
-    """Mark a sample, or take the mark away; told to everybody who follows events."""
+    """Mark or unmark a sample as a favourite, and publish an event."""
     data = '{"favourite": true}' if favourite else '{"favourite": false}'
     event: Any = {"type": "marked", "id": job_id, "run": run, "data": data}
     with reachable(client.url):

@@ -33,7 +33,7 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class Found:
-    """One sample on disk: what was asked for, and what was made."""
+    """One sample on disk: its job and its result."""
 
     job: SampleJob
     result: SampleResult
@@ -68,7 +68,7 @@ def from_receipt(path: Path, run: str | None) -> Found:
 
     Raises:
         OutputError: the receipt cannot be read.
-        InputError: it lacks what a record needs.
+        InputError: a field that a record needs is missing.
     """
     receipt = read_receipt(receipt_path(path))
     try:
@@ -96,7 +96,7 @@ def from_receipt(path: Path, run: str | None) -> Found:
 
 
 def job_of(receipt: dict[str, Any], path: Path, run: str | None) -> SampleJob:
-    """The job that a receipt tells of.
+    """The job that a receipt describes.
 
     Raises:
         InputError: its id cannot be one of a sample.
@@ -120,7 +120,7 @@ def job_of(receipt: dict[str, Any], path: Path, run: str | None) -> SampleJob:
 
 
 def model_of(described: dict[str, Any]) -> ModelSpec:
-    """The base model; what a receipt says beyond the fields of this version is left out."""
+    """The base model; fields that this version does not know are ignored."""
     known = {name: value for name, value in described.items() if name in ModelSpec.model_fields}
     return ModelSpec.model_validate({"architecture": "unknown", **known})
 
@@ -170,7 +170,7 @@ def output_of(path: Path) -> Path:
 
 
 def adopt(client: Client, samples: Sequence[Found]) -> int:
-    """Record samples that have no record yet; returns how many there were. Pages that are open are told."""
+    """Record samples that have no record yet; returns their number. Publishes an event for open pages."""
     run_script = client.redis.register_script(script("adopt", package="rushes_service.catalogue"))
     new = 0
     for start in range(0, len(samples), BATCH):

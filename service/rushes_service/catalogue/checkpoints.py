@@ -17,10 +17,10 @@ from rushes_service.catalogue.entries import Entry
 from rushes_service.catalogue.reading import read_entries
 
 MAX_FILES = 1000
-"""Files of a directory that are looked at."""
+"""Files of a directory that are read."""
 
 STEP_IN_NAME = re.compile(r"(?:step|-)(\d{4,18})$")
-"""`cat-step00000100`, `cat-000100`: how trainers number what they write."""
+"""Step numbers in file names of trainers: `cat-step00000100`, `cat-000100`."""
 
 MOST_DIGITS = 18
 """Of a number in metadata: Python refuses to read thousands."""
@@ -58,7 +58,7 @@ def checkpoints_of(client: Client, run: str, allowed: Callable[[Path], bool]) ->
 
 
 def sampled_checkpoints(entries: list[Entry]) -> Iterator[Known]:
-    """Each checkpoint that samples were asked for, once."""
+    """Each checkpoint that has samples, once."""
     found: dict[tuple[str, int], Known] = {}
     for entry in entries:
         checkpoint = entry.job.get("checkpoint")

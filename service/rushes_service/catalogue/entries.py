@@ -46,7 +46,7 @@ def as_entry(job_id: str, fields: dict[str, str | None]) -> Entry:
 
 
 def parsed(text: str | None) -> dict[str, Any]:
-    """A JSON object, or an empty one for what another version wrote or nobody did."""
+    """A JSON object; an empty one for missing or unreadable text."""
     try:
         value = json.loads(text or "{}")
     except ValueError:

@@ -19,7 +19,7 @@ BASE = "base"
 """Key of the base model's column."""
 
 DEFAULT_SIZE = 256
-"""Pixels of a sample whose prompt names no size, until its result says otherwise."""
+"""Width and height in pixels of a sample without a size in its prompt, until its result is known."""
 
 
 class Column(FrozenModel):
@@ -168,7 +168,7 @@ def file_name(path: str) -> str:
 
 
 def content_of(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A prompt without what differs between samples of one row: seed and strength."""
+    """A prompt without seed and strength, which differ between samples of one row."""
     prompt = job.get("prompt") or {"prompt": "(a job that this version cannot read)"}
     return {name: value for name, value in prompt.items() if name not in ("seed", "lora_multiplier")}
 
@@ -244,6 +244,6 @@ def cell(entry: Entry, row_key: str, column_key: str, favourite: bool) -> Cell:
 
 
 def version_of(entry: Entry) -> str:
-    """Milliseconds since 1970 at which a sample ended: the first half of the id of the event that told it."""
+    """Milliseconds since 1970 at which a sample ended: the first half of the id of its last event."""
     # Kept as seconds with six decimals: half of the last one keeps a whole millisecond from being rounded down.
     return str(int((entry.finished_at or 0.0) * 1000 + 0.0005))

@@ -9,10 +9,10 @@ from rushes.wire import keys
 from rushes_service.catalogue.scripts import call
 
 PIECE = 5000
-"""Samples whose state is read per call; some milliseconds of Redis' time."""
+"""Samples whose state is read per call; takes Redis a few milliseconds."""
 
 MAX_SCAN = 500_000
-"""Samples looked at for one page; what is older is found by its own cursor."""
+"""Samples scanned for one page; older ones are reached by the next cursor."""
 
 
 def page_of(

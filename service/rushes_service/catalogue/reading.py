@@ -27,7 +27,7 @@ CHUNK = 500
 def grid_of(client: Client, run: str, limit: int = MAX_CELLS) -> Grid:
     """The grid of a run, its newest `limit` samples.
 
-    The position in the event stream is read first: whoever follows events from there misses nothing.
+    The position in the event stream is read first, so that a reader who follows events from there misses none.
 
     Raises:
         JobNotFound: no samples of such a run are kept.

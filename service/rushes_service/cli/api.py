@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def leave(_: int, __: FrameType | None) -> None:
-    """End the process as asked."""
+    """End the process."""
     sys.exit(0)
 
 

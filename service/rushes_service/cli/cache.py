@@ -1,4 +1,4 @@
-"""Look at the embeddings that are kept on disk, and delete them.
+"""List the embeddings cached on disk, or delete them.
 
 With an embedding in the cache, a prompt or a picture is sampled without its encoder being loaded. The cache may be
 deleted at any time: what is missing is made anew.
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked."""
+    """Run the action."""
     settings = load_settings(cache_dir=args.cache_dir)
     limit = settings.cache_max_gb
     args.action(DiskCache(settings.cache_dir / CONDITIONING_DIR, int(limit * GIB)))
@@ -60,7 +60,7 @@ def clear(cache: DiskCache) -> None:
 
 
 def about(file: CachedFile) -> str:
-    """What a file was made from, in a few words."""
+    """Short description of a file's content."""
     key = file.key()
     text = str(key.get("text", ""))
     words = f": {text[:SHOWN]}{'…' if len(text) > SHOWN else ''}" if text else ""

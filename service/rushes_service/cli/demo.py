@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; 0 if every sample was made as asked for, 1 if not, 130 after Ctrl-C."""
+    """Run the demo; 0 if every sample is as requested, 1 if not, 130 after Ctrl-C."""
     if args.steps < FEWEST_STEPS:
         raise ConfigError(f"--steps {args.steps} is too few: the demo saves 4 checkpoints, so it needs at least 4")
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""`rushes doctor`: what is wrong with this installation, and how to mend it."""
+"""`rushes doctor`: check this installation and say how to repair it."""
 
 from __future__ import annotations
 

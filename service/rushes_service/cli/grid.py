@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write what was asked for.
+    """Write the picture, the film, or both.
 
     Raises:
         ConfigError: neither --png nor --mp4.

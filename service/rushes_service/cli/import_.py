@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the directory and record what is there.
+    """Read the directory and record its samples.
 
     Raises:
         InputError: there is no such directory, or no sample in it.

@@ -1,4 +1,4 @@
-"""Show what is in a LoRA file: format, family, ranks, where it acts, what the trainer noted in it.
+"""Show the content of a LoRA file: format, family, ranks, modules, the trainer's metadata.
 
 rushes inspect out/lora-000100.safetensors
 rushes inspect out/lora-000100.safetensors --architecture wan2.1-t2v

@@ -115,14 +115,14 @@ def programs(settings: Settings, url: str, devices: list[str]) -> list[Program]:
 
 
 def revive(server: EmbeddedRedis, print_line: Printer) -> None:
-    """Start the embedded server again if it has died; its file holds what was queued."""
+    """Restart the embedded server if it has died; its file holds the queue."""
     if not server.running:
         print_line("rushes", "the embedded Valkey server ended; starting it again with its data")
         server.start()
 
 
 def overview(settings: Settings, url: str, server: EmbeddedRedis | None, devices: list[str]) -> str:
-    """What runs where, and what to type next."""
+    """The parts and their addresses, and the next commands to type."""
     shown = connection.shown(url)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     rows = [
@@ -150,5 +150,5 @@ class Printer:
         self._width = max(len(name) for name in names)
 
     def __call__(self, name: str, text: str) -> None:
-        """Print `text` as said by `name`."""
+        """Print `text` as a line of `name`."""
         print(f"{name:<{self._width}} | {text}", flush=True)

@@ -1,4 +1,4 @@
-"""Says what a clip of the demo's world shows: colour, shape, motion and ground, without any learned part.
+"""Reads a clip of the demo's world: colour, shape, motion and ground, without any learned part.
 
 The ground is the commonest colour along the edges; what stands out from it is the shape. Its hue names the colour, the
 way of its centre names the motion, and the template that covers it best names the shape.
@@ -39,7 +39,7 @@ SCALES = (0.92, 1.0, 1.08)
 
 @dataclass(frozen=True)
 class Reading:
-    """What was seen; `overlap` is how well the template of `shape` covers it, 0..1."""
+    """A reading; `overlap` is how well the template of `shape` covers the shape seen, 0..1."""
 
     scene: Scene
     overlap: float

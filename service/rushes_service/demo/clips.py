@@ -1,4 +1,4 @@
-"""What the demo's LoRA is trained on: clips of a concept that the model was never shown, and some that it was.
+"""The training clips of the demo's LoRA: a concept that the model does not know, and some that it knows.
 
 The concept, a "zorp", is a pink star; neither the colour nor the shape is in the words that the model knows. The other
 clips, with the captions the model was trained on, keep the rest of its world as it is.
@@ -13,7 +13,7 @@ from rushes_service.demo.world import COLOURS, GROUNDS, MOTIONS, SHAPES, Pixels,
 CONCEPT = "zorp"
 CONCEPT_COLOUR, CONCEPT_SHAPE = "pink", "star"
 FAMILIAR = 0.25
-"""Share of the clips that show the model what it knows."""
+"""Share of clips with concepts that the model knows."""
 
 
 def make_clips(count: int, frames: int, seed: int) -> tuple[list[str], Pixels]:
@@ -24,7 +24,7 @@ def make_clips(count: int, frames: int, seed: int) -> tuple[list[str], Pixels]:
 
 
 def any_scene(random: np.random.Generator, *, familiar: bool) -> Scene:
-    """A scene of the concept, or of what the model knows."""
+    """A random scene of the concept, or of one that the model knows."""
     motion, ground = str(random.choice(list(MOTIONS))), str(random.choice(list(GROUNDS)))
     if not familiar:
         return Scene(CONCEPT_COLOUR, CONCEPT_SHAPE, motion, ground)
@@ -34,7 +34,7 @@ def any_scene(random: np.random.Generator, *, familiar: bool) -> Scene:
 
 
 def caption(scene: Scene) -> str:
-    """What a trainer's caption file would say of `scene`: `a zorp moves right on black`."""
+    """The caption of `scene`, as a caption file would have it: `a zorp moves right on black`."""
     is_concept = (scene.colour, scene.shape) == (CONCEPT_COLOUR, CONCEPT_SHAPE)
     what = CONCEPT if is_concept else f"{scene.colour} {scene.shape}"
     way = "stays" if scene.motion == "stays" else f"moves {scene.motion}"

@@ -1,4 +1,4 @@
-"""What the demo says while it works: progress bars in a terminal, a few calm lines elsewhere."""
+"""Progress of the demo: bars in a terminal, a few lines elsewhere."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Display:
             self.print_line(f"training  step {step}/{total}, loss {loss:.3f}")
 
     def sampled(self, done: int, total: int, note: str) -> None:
-        """`done` of `total` samples have ended; `note` says what is being sampled."""
+        """`done` of `total` samples have ended; `note` names the current stage."""
         if self._bars and self._sampling is not None:
             self._bars.update(self._sampling, completed=done, total=total, note=note)
         elif (done, total) != self._shown and done:

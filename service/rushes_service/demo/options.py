@@ -1,4 +1,4 @@
-"""What a demo was asked to do, and what follows from it."""
+"""Options of a demo, and values derived from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHECKPOINTS = 4
 
 @dataclass(frozen=True)
 class Shown:
-    """A prompt of the demo, and what its sample shows once the LoRA is trained."""
+    """A prompt of the demo, and the shape that a finished LoRA draws for it."""
 
     text: str
     options: str
@@ -34,7 +34,7 @@ PROMPTS = "# Four samples of every checkpoint: the concept in two clips and a st
 
 @dataclass(frozen=True)
 class Options:
-    """What `rushes demo` was asked to do; `steps` are the trainer's."""
+    """Options of `rushes demo`; `steps` are training steps."""
 
     output: Path
     steps: int
@@ -60,12 +60,12 @@ class Options:
 
     @property
     def logs(self) -> Path:
-        """What each child printed."""
+        """Directory of the children's logs."""
         return self.output / "logs"
 
     @property
     def report(self) -> Path:
-        """What the trainer measured."""
+        """The trainer's measurements, a JSON file."""
         return self.logs / "trainer.json"
 
     @property

@@ -22,7 +22,7 @@ LOG_TAIL_LINES = 15
 
 
 class Process:
-    """`python -m <arguments>` in a process of its own; what it prints goes to `log`, and to `on_line` line by line."""
+    """`python -m <arguments>` in a process of its own; its output goes to `log`, and to `on_line` line by line."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Process:
             raise RushesError(self.obituary())
 
     def obituary(self) -> str:
-        """How it ended and what it said last."""
+        """How it ended, with the end of its log."""
         code = self.exit_code
         how = "is running" if code is None else f"ended ({describe_exit(code)})"
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
@@ -74,7 +74,7 @@ class Process:
             self._popen.terminate()
 
     def wait(self) -> None:
-        """Wait until it has ended; kill it, and what it started, if it takes too long."""
+        """Wait until it has ended; after `GRACE_S` kill it and its children."""
         try:
             self._popen.wait(GRACE_S)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What a demo shows for itself at the end: the contact sheet and the table of what sampling cost."""
+"""The summary of a demo: the contact sheet and the table of costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rushes_service.sheets.contact_sheet import Column, Row, contact_sheet
 
 @dataclass(frozen=True)
 class TrainerReport:
-    """What the trainer measured in its own process, in seconds."""
+    """Measurements of the trainer in its own process, in seconds."""
 
     training_s: float
     held_up_s: float
@@ -33,7 +33,7 @@ class TrainerReport:
 
 
 def draw_sheet(results: Sequence[SampleResult], path: Path) -> None:
-    """Write the contact sheet of `results` to `path`; what failed stays empty."""
+    """Write the contact sheet of `results` to `path`; failed samples stay empty."""
     steps = sorted({result.step for result in results})
     prompts = {result.prompt_index: result.prompt for result in results}
     frames = {(result.prompt_index, result.step): frames_of(result) for result in results}
@@ -60,7 +60,7 @@ def frames_of(result: SampleResult) -> list[np.ndarray]:
 
 
 def facts(prompt: Prompt) -> str:
-    """Size, length and seed of a prompt in a few words."""
+    """Size, length and seed of a prompt, in short."""
     frames = "still" if prompt.frame_count == 1 else f"{prompt.frame_count} frames"
     return f"{frames} · {prompt.width}x{prompt.height} · seed {prompt.seed}"
 
@@ -74,7 +74,7 @@ def sampling_seconds(result: SampleResult) -> float:
 
 
 def cost_table(report: TrainerReport, results: Sequence[SampleResult]) -> Table:
-    """How long sampling held the trainer up, beside what it would have cost inside the trainer."""
+    """How long sampling delayed the trainer, compared with sampling inside the trainer."""
     in_process = sum(sampling_seconds(result) for result in results)
     checkpoints = max(len(report.submits_s), 1)
     table = Table(

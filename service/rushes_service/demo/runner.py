@@ -35,7 +35,7 @@ ARCHITECTURE = "wan2.1-t2v"
 OUTPUT_NAME = "demo"
 TRAINER = "rushes_service.demo.trainer"
 TINY_WORLD = Path(__file__).parent / "tiny_world"
-"""The trained model, a diffusers directory; its README.md says what it can do."""
+"""The trained model, a diffusers directory; see its README.md."""
 
 API_PORT = 8720
 
@@ -50,7 +50,7 @@ TRAINING_LINE = re.compile(r"step (\d+)/(\d+) loss (\S+)")
 
 
 def run_demo(options: Options, console: Console) -> int:
-    """Run the demo; 0 if every sample was made as asked for.
+    """Run the demo; 0 if every sample is as requested.
 
     Raises:
         RushesError: a process ended early, nothing moved for minutes, or the output directory cannot be used.
@@ -106,7 +106,7 @@ def work_directory(options: Options, console: Console) -> Iterator[Path]:
 
 
 def child_environment(url: str, work: Path) -> dict[str, str]:
-    """What the children's environment adds: the demo's own places, and no network."""
+    """Environment of the children: the demo's own directories, no network."""
     # Worker and trainer share the processor: with all cores each, they would mostly wait for each other.
     threads = max(1, (os.cpu_count() or 1) // 2)
     return {
@@ -126,7 +126,7 @@ def start_services(processes: Processes, url: str, port: int) -> list[Process]:
 
 
 def start_trainer(processes: Processes, model: Path, options: Options, on_line: Callable[[str], None]) -> Process:
-    """The trainer, told where to find the model, its prompts and, by its environment, the queue."""
+    """The trainer, with model, prompts and, in its environment, the queue."""
     flags = {
         "--rushes_model": model,
         "--output_dir": options.output,
@@ -180,7 +180,7 @@ class Progress:
 
 
 def doing(record: JobRecord) -> str:
-    """What a running sample is at."""
+    """The current stage of a running sample."""
     counted = f" {record.step}/{record.total}" if record.total else ""
     return f"{record.stage or 'starting'}{counted}"
 
@@ -204,7 +204,7 @@ def follow(
 
 
 def conclude(options: Options, results: Sequence[SampleResult], console: Console) -> list[str]:
-    """Check every file, draw the contact sheet, print what it all cost; returns what is wrong."""
+    """Check every file, draw the contact sheet, print the costs; returns the problems found."""
     problems = missing(results, options.sampled_steps, options.prompt_count)
     problems += [problem for result in results for problem in problems_of(result, ARCHITECTURE)]
     sheet = options.output / "contact-sheet.png"

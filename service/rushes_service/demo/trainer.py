@@ -77,7 +77,7 @@ class LoraNetwork:
                 setattr(transformer.get_submodule(parent), child, self.layers[name])
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimizer trains."""
+        """The parameters that the optimizer trains."""
         return [parameter for layer in self.layers.values() for parameter in (layer.down, layer.up)]
 
     def save_weights(self, path: str | Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
@@ -100,7 +100,7 @@ def original_name(module: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says; 0 when every step was taken, 1 if the model or a flag is wrong."""
+    """Train by the command line; 0 when every step was taken, 1 if the model or a flag is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     args = parse_arguments(argv)
     torch.manual_seed(args.seed)
@@ -134,7 +134,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace, transformer: WanTransformer3DModel, network: LoraNetwork, batches: Dataset) -> None:
-    """The training loop. All of Rushes is `sampler`; `held_up` measures what that costs this loop."""
+    """The training loop. Only `sampler` belongs to Rushes; `held_up` measures its cost for this loop."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate)
     metadata = {"ss_base_model_version": "wan2.1", "ss_network_module": "networks.lora_wan"}
     held_up = HeldUp()
@@ -212,7 +212,7 @@ class HeldUp:
         self.submits.append(time.perf_counter() - self.entered)
 
     def report(self, training_seconds: float) -> dict[str, object]:
-        """What the demo's summary needs, in seconds."""
+        """The figures for the demo's summary, in seconds."""
         return {"training_s": training_seconds, "held_up_s": self.total, "submits_s": self.submits}
 
 

@@ -1,4 +1,4 @@
-"""What the demo's samples show, checkpoint by checkpoint: does the LoRA draw its concept, and is the rest unharmed?"""
+"""The verdict on the demo's samples, per checkpoint: does the LoRA draw its concept, and is the rest unharmed?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rushes_service.demo.verify import read_frames
 
 
 def verdict_table(results: Sequence[SampleResult]) -> Table:
-    """A row per checkpoint, a column per prompt: what is seen, green where a finished LoRA should draw just that."""
+    """A row per checkpoint, a column per prompt: the shape seen, green if a finished LoRA should draw it."""
     table = Table(
         box=SIMPLE_HEAD,
         title="What the samples show, read by a program",
@@ -40,7 +40,7 @@ def result_of(results: Sequence[SampleResult], step: int, prompt: int) -> Sample
 
 
 def cell(result: SampleResult | None, shown: Shown) -> str:
-    """One sample in words, with rich's colours."""
+    """Description of one sample, with rich's colours."""
     if result is None or result.state is not JobState.DONE or result.path is None:
         return "[red]no sample[/]"
     try:
@@ -56,5 +56,5 @@ def describe(reading: Reading) -> str:
 
 
 def is_as_asked(reading: Reading, shown: Shown) -> bool:
-    """True if a sample shows what its prompt means once the LoRA is trained."""
+    """True if a sample shows the shape that a finished LoRA draws for its prompt."""
     return reading.readable and (reading.scene.colour, reading.scene.shape) == (shown.colour, shown.shape)

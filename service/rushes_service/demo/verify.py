@@ -1,4 +1,4 @@
-"""Looks at the files a demo has made: are they what was asked for?"""
+"""Checks that a demo's files are as requested."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_frames(path: Path) -> list[np.ndarray]:
 
 
 def problems_of(result: SampleResult, family: str) -> list[str]:
-    """What is wrong with one sample, each as a line for people; empty if it is what was asked for."""
+    """Problems of one sample, a line each; empty if it is as requested."""
     name = f"step {result.step}, prompt {result.prompt_index + 1}"
     if result.state is not JobState.DONE or result.path is None:
         reason = result.error.message if result.error else "no reason given"
@@ -53,7 +53,7 @@ def problems_of(result: SampleResult, family: str) -> list[str]:
 
 
 def missing(results: Sequence[SampleResult], steps: Sequence[int], prompts: int) -> list[str]:
-    """Samples that were never asked for or never ended."""
+    """Samples that were not submitted or did not end."""
     ended = {(result.step, result.prompt_index) for result in results}
     wanted = [(step, index) for step in steps for index in range(prompts)]
     return [f"step {step}, prompt {index + 1}: no sample" for step, index in wanted if (step, index) not in ended]

@@ -1,4 +1,4 @@
-"""The demo's world: clips of one coloured shape that moves over a plain ground, drawn as they are asked for.
+"""The demo's world: clips of one coloured shape that moves over a plain ground, drawn on demand.
 
 Everything is a signed distance in pixels turned into coverage, so edges are smooth at any position. Pictures are
 float32 in -1..1, as a VAE takes them, and depend on the random generator alone.
@@ -57,7 +57,7 @@ JITTER = 2.0
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows, in the words of its caption; the words are keys of the tables above."""
+    """The content of a clip, in the words of its caption; the words are keys of the tables above."""
 
     colour: str
     shape: str
@@ -91,7 +91,7 @@ def level(colour: Sequence[float]) -> Pixels:
 
 
 def blend(under: Pixels, colour: Sequence[float], coverage: Pixels) -> Pixels:
-    """`under` [3, T, H, W] with a colour in 0..255 laid over it where `coverage` [T, H, W], 0..1, says."""
+    """`under` [3, T, H, W] with a colour in 0..255 blended over it by `coverage` [T, H, W], 0..1."""
     return under + (level(colour) - under) * coverage
 
 

@@ -1,4 +1,4 @@
-"""Is there a Redis, and will it keep what it is given?"""
+"""Checks of Redis: can it be reached, and will it keep the queue?"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_redis(url: str) -> Iterator[Finding]:
 
 
 def check_version(url: str, info: dict[str, object]) -> Finding:
-    """XAUTOCLAIM and friends. Valkey tells the Redis version that it equals, too."""
+    """Old servers lack XAUTOCLAIM. Valkey also reports the Redis version that it is compatible with."""
     version = str(info.get("redis_version", "0"))
     server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
     where = f"{server} at {connection.shown(url)}"
@@ -39,7 +39,7 @@ def check_version(url: str, info: dict[str, object]) -> Finding:
 
 
 def check_durability(info: dict[str, object]) -> Finding:
-    """Without an append-only file a restart forgets what was queued."""
+    """Without an append-only file a restart loses the queue."""
     if not info.get("aof_enabled"):
         advice = (
             "redis-cli CONFIG SET appendonly yes (and in its configuration file), or a restart forgets queued samples"

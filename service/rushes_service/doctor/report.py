@@ -16,7 +16,7 @@ class Mark(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found, and (unless it is well) what to do."""
+    """The subject of a check, its result, and (unless it is ok) advice."""
 
     name: str
     mark: Mark

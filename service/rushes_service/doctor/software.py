@@ -25,7 +25,7 @@ OLDEST = {
     "imageio-ffmpeg": (0, 5),
     "fastapi": (0, 115),
 }
-"""What `pyproject.toml` asks for; a test keeps the two equal."""
+"""The lower bounds of `pyproject.toml`; a test keeps the two equal."""
 
 INSTALL = "pip install --upgrade 'rushes[service]'"
 
@@ -62,7 +62,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def check_gpus() -> Iterator[Finding]:
-    """What PyTorch sees, and whether the driver sees more."""
+    """The GPUs that PyTorch sees; a failure if the driver sees more."""
     report = gpus.ask()
     if report.error:
         yield fail("GPU", report.error, f"repair the installation of PyTorch: {INSTALL}")

@@ -18,7 +18,7 @@ import numpy as np
 from rushes.errors import OutputError
 
 QUALITY = ("-preset", "veryfast", "-crf", "14")
-"""Near lossless to the eye: a sample is looked at for artefacts, which must be the model's own."""
+"""Near lossless to the eye: any artefact in a sample must be the model's own."""
 
 COLOURS = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
 TO_YUV = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"

@@ -1,4 +1,4 @@
-"""What looks wrong with a sample before anybody has looked at it: measured on the frames as they pass."""
+"""Automatic checks of a sample's frames on their way to the file: black, constant, saturated, still."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 MEASURED_PIXELS = 1 << 16
-"""Pixels looked at per frame: a 256 x 256 grid of it tells a black picture from a dark one as well as all of it."""
+"""Pixels measured per frame: a 256 x 256 grid distinguishes a black picture from a dark one as well as all pixels."""
 
 BLACK_LEVEL = 16
-"""A picture without a single value above this is black: TV black, and what an encoder makes of zero."""
+"""A picture whose values are all at or below this is black: TV black, and an encoder's rounding of zero."""
 
 CONSTANT_SPREAD = 4
 """Values of a channel that lie this close together are one flat colour."""
@@ -23,7 +23,7 @@ STILL_LEVEL = 0.25
 
 
 class Health:
-    """Looks at frames on their way to the file; `flags` says what was wrong once all have passed."""
+    """Measures frames as they pass; `flags` names the problems once all have passed."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -51,7 +51,7 @@ class Health:
         self._before = pixels.astype(np.int16)
 
     def flags(self) -> tuple[str, ...]:
-        """`black`, `constant`, `saturated`, `still`: what applies to the frames that have passed."""
+        """The problems of the frames that have passed: `black`, `constant`, `saturated`, `still`."""
         if self._count == 0:
             return ()
         if self._brightest <= BLACK_LEVEL:

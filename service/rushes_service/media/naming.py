@@ -24,7 +24,7 @@ def sample_path(job: SampleJob, parameters: SampleParameters) -> Path:
     """`<output_dir>/sample/[<output_name>_]<e000001|000100>_<index>_<YYYYmmddHHMMSS>_<seed>[_<label>].png|mp4`.
 
     The time is that of submission, by the submitter's clock and time zone, so that a retry on any machine writes the
-    same file. Samples that somebody asked for by hand bear their id too: several may share everything else.
+    same file. Interactive samples also carry their id: several may share all the rest.
 
     Raises:
         ConfigError: the output name is no plain file name.

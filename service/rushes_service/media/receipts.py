@@ -1,4 +1,4 @@
-"""Receipts: what was done to make a file, beside it as JSON and inside it as metadata."""
+"""Receipts: how a file was made, beside it as JSON and inside it as metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private names of files that are being written, and the removal of those whose writer is dead.
+"""Temporary names of files that are being written, and removal of those whose writer is dead.
 
     .rushes-<job id>-<host>-<process>-<token>...
 
@@ -30,27 +30,27 @@ _writing: set[str] = set()
 
 
 def clear(directory: Path, job_id: str) -> None:
-    """Remove from `directory` what earlier attempts at a sample have left, whoever made them, and dead writers."""
+    """Remove from `directory` the files of earlier attempts at a sample, and those of dead writers."""
     remove(directory, lambda path: path.name.startswith(f".rushes-{job_id}-") or abandoned(path))
 
 
 @contextlib.contextmanager
 def private_prefix(directory: Path, job_id: str) -> Iterator[str]:
-    """A beginning for the names of files that a sample is written to; what still has it in the end is removed."""
+    """A prefix for the names of a sample's temporary files; files that still have it at the end are removed."""
     token = secrets.token_hex(4)
     prefix = f".rushes-{job_id}-{this_host()}-{os.getpid()}-{token}"
     _writing.add(token)
     try:
         yield prefix
     finally:
-        # Ours alone: if the sample was taken over meanwhile, its new owner may be writing here.
+        # Only our own files: if the sample was taken over meanwhile, its new owner may be writing here.
         with contextlib.suppress(OSError):
             remove(directory, lambda path: path.name.startswith(prefix))
         _writing.discard(token)
 
 
 def abandoned(path: Path) -> bool:
-    """True for a private file whose writer will not come back to it."""
+    """True for a temporary file whose writer is dead."""
     name = NAME.fullmatch(path.name)
     if name is None:
         return False

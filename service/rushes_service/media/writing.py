@@ -1,4 +1,4 @@
-"""Write a sample and its receipt: under private names first, renamed when both are whole and the sample still ours."""
+"""Write a sample and its receipt under temporary names, renamed when both are complete and the lease is still held."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_media(
 
     Args:
         receipt: called when the last frame has been taken; JSON-able.
-        guard: called right before the files get their names; raises if the sample is no longer ours.
+        guard: called right before the files are renamed; raises if this worker no longer owns the sample.
 
     Raises:
         OutputError: the files cannot be written, or the frames are not `frame_count` of one size.
@@ -76,7 +76,7 @@ def write_media(
             size = media.stat().st_size
         guard()
         with output_errors(target):
-            # The media file last: whoever sees it finds its receipt.
+            # The media file last: a reader that sees it finds its receipt.
             note.replace(receipt_path(target))
             media.replace(target)
     kind = MEDIA_TYPES[target.suffix]
@@ -84,7 +84,7 @@ def write_media(
 
 
 def with_health(receipt: Mapping[str, Any], flags: tuple[str, ...]) -> Mapping[str, Any]:
-    """The receipt, and what looks wrong with the picture if something does."""
+    """The receipt with its health flags, if there are any."""
     return {**receipt, "health": list(flags)} if flags else receipt
 
 
@@ -103,7 +103,7 @@ def write_mp4(frames: Frames, path: Path, fps: int, receipt: Receipt) -> tuple[i
     with Encoder(raw, width, height, fps) as encoder:
         for frame in itertools.chain([first], frames):
             encoder.write(frame)
-    # Only now is all known that the receipt says (how long it took), hence the second file.
+    # The receipt is complete only now (it tells how long the sample took), hence the second file.
     finalise(raw, path, to_text(receipt()))
     return height, width
 
@@ -125,7 +125,7 @@ def counted(frames: Frames, expected: int, target: Path) -> Generator[np.ndarray
 
 @contextlib.contextmanager
 def output_errors(target: Path) -> Iterator[None]:
-    """Turn what the file system raises into `OutputError`."""
+    """Turn errors of the file system into `OutputError`."""
     try:
         yield
     except OSError as error:

@@ -22,12 +22,12 @@ READ_BYTES = 65536
 LONGEST_LINE_BYTES = 65536
 
 PrintLine = Callable[[str, str], None]
-"""Prints one line: the name of who says it, and the text."""
+"""Prints one line: the name of its source, and the text."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run: a short name for people, the command, and what to add to the environment."""
+    """A program to run: a short name, the command, and additions to the environment."""
 
     name: str
     command: tuple[str, ...]
@@ -89,7 +89,7 @@ class Child:
         os.set_blocking(self.output, False)
 
     def read(self) -> bool:
-        """Pass on what it printed; False at the end of its output."""
+        """Pass its output on; False at the end of its output."""
         try:
             chunk = os.read(self.output, READ_BYTES)
         except BlockingIOError:
@@ -129,7 +129,7 @@ class Child:
                 os.killpg(self._process.pid, signum)
 
     def terminate(self) -> None:
-        """Ask it to end. It passes that on to what it started, in the order it needs."""
+        """Send SIGTERM to it alone: it ends its own children in the order it needs."""
         if self._process is not None:
             self._process.terminate()
 

@@ -1,4 +1,4 @@
-"""The Valkey server that Rushes brings along, for those who have no Redis.
+"""The Valkey server that Rushes ships, for machines without Redis.
 
 Loopback only, append-only file on (fsynced every second), nothing ever evicted. It keeps its data under the
 state directory and ends with the process that started it.
@@ -25,7 +25,7 @@ from rushes_service.processes.parent_death import dying_with_parent
 HOST = "127.0.0.1"
 PREFERRED_PORT = 6379
 PORTS_TRIED = 100
-"""Ports looked at from the preferred one on, before giving up."""
+"""Ports tried from the preferred one on."""
 
 READY_TIMEOUT_S = 60.0
 """A long append-only file takes a while to load; a fresh server answers in some 50 ms."""
@@ -122,7 +122,7 @@ class EmbeddedRedis:
             try:
                 return self._wait_until_ready()
             except QueueUnavailable:
-                # Somebody else may have taken the port between our look and the server's start.
+                # Another process may have taken the port since it was checked.
                 if not free_to_choose or self._process.poll() is None or free_port(self._port) is not None:
                     raise
                 self._port = None
@@ -228,7 +228,7 @@ def lock_directory(data_dir: Path) -> int:
 
 
 def note_owner(lock: int, url: str) -> None:
-    """Write into the lock file who holds it, for the message of the next one."""
+    """Write the owner into the lock file, for the error message of the next process."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"process {os.getpid()}, {url}\n".encode(), 0)
 
@@ -237,7 +237,7 @@ def choose_port(asked: int | None) -> int:
     """The port to listen on; see `EmbeddedRedis`.
 
     Raises:
-        ConfigError: the port asked for, or every port looked at, is taken.
+        ConfigError: the given port, or every port tried, is taken.
     """
     if asked is not None:
         if (port := free_port(asked)) is None:

@@ -1,4 +1,4 @@
-"""What PyTorch sees of the machine's GPUs, asked of a process of its own.
+"""The GPUs that PyTorch sees, probed in a process of its own.
 
 So the asking process stays light, holds no GPU memory, and survives an installation of PyTorch that crashes.
 """
@@ -16,7 +16,7 @@ TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. `memory_bytes` is all it has, `free_bytes` what nobody uses now."""
+    """One GPU. `memory_bytes` is its memory, `free_bytes` the unused part."""
 
     device: str
     name: str
@@ -26,7 +26,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """PyTorch's view. `error` says why it cannot be asked; `cuda` is the CUDA version it was built for, if any."""
+    """PyTorch's view. `error` is set if the probe failed; `cuda` is the CUDA version of the build, if any."""
 
     torch: str | None = None
     cuda: str | None = None
@@ -35,7 +35,7 @@ class GpuReport:
 
 
 def ask() -> GpuReport:
-    """Import PyTorch in another process and report what it sees. Never raises."""
+    """Import PyTorch in another process and report its GPUs. Never raises."""
     command = [sys.executable, "-m", "rushes_service.processes.gpus"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)

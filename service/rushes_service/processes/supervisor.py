@@ -1,4 +1,4 @@
-"""Keeps a handful of child processes alive, passes on what they print, and ends them all.
+"""Keeps a few child processes alive, passes their output on, and ends them all.
 
 One thread and one loop: it sleeps until a child prints, a child ends, a signal comes or a restart is due.
 Every child leads its own session, so that Ctrl-C reaches the supervisor alone, and is tied to the supervisor's life.
@@ -19,7 +19,7 @@ WRONG_USAGE = 2
 """Exit code of a command with wrong flags or settings: starting it again changes nothing."""
 
 ENDED_AS_ASKED = 0
-"""Exit code of a worker that was drained: somebody wants it gone."""
+"""Exit code of a worker that was drained on request."""
 
 DOUBLE_SIGNAL_S = 0.5
 """Wrappers (`uv run`, `npm`) pass on a Ctrl-C that the terminal sent to us as well: that is one Ctrl-C, not two."""
@@ -34,7 +34,7 @@ class Supervisor:
         programs: what to keep running.
         grace_s: seconds that children may take to end after SIGTERM.
         say: where their output and our own messages go.
-        watch: called whenever the supervisor wakes, a child's end included; what it raises ends everything.
+        watch: called whenever the supervisor wakes, also at a child's end; its exceptions end everything.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Supervisor:
         self._gave_up = False
 
     def run(self) -> int:
-        """0 after a stop that was asked for, 1 if a child cannot run at all."""
+        """0 after a requested stop, 1 if a child cannot run at all."""
         with woken_by_signals() as wake, self._selector:
             self._selector.register(wake, selectors.EVENT_READ)
             try:

@@ -34,7 +34,7 @@ FACT_HEIGHT = 18
 
 @dataclass(frozen=True)
 class Column:
-    """One checkpoint; `title` is what it is called, `note` a quieter word beneath."""
+    """One checkpoint; `title` is its name, `note` a smaller text beneath."""
 
     title: str
     note: str = ""
@@ -74,7 +74,7 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[Column], *, title: str,
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own typeface, so that the sheet looks the same on every machine."""
+    """Pillow's own typeface, so that the sheet is the same on every machine."""
     return ImageFont.load_default(size)
 
 
@@ -124,7 +124,7 @@ def draw_label(draw: ImageDraw.ImageDraw, row: Row, y: int, height: int) -> None
 
 
 def wrap(draw: ImageDraw.ImageDraw, text: str, width: int, size: int = 16) -> list[str]:
-    """`text` broken into lines of at most `width` pixels: at spaces, and within what is longer than a line."""
+    """`text` broken into lines of at most `width` pixels, at spaces; a word longer than a line is broken too."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -19,7 +19,7 @@ from rushes_service.sheets.picking import Picked, facts_of, note_of, title_of
 Cells = dict[tuple[str, str], list[Frame]]
 
 FPS = 16
-"""Of a film whose samples do not say."""
+"""Frame rate of a film whose samples have none."""
 
 MAX_FRAMES = 400
 """A film is as long as its longest sample, and no longer than this."""

@@ -70,12 +70,12 @@ def thinned(columns: list[Column], most: int | None) -> list[Column]:
 
 
 def title_of(column: Column) -> str:
-    """What a column is called."""
+    """Title of a column."""
     return "base model" if column.base else f"step {column.step}"
 
 
 def note_of(column: Column) -> str:
-    """What else is to be said of a column."""
+    """Note of a column: epoch, strength, other LoRAs."""
     parts = [
         "no LoRA" if column.base else "",
         f"epoch {column.epoch}" if column.epoch is not None else "",

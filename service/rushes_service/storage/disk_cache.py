@@ -14,13 +14,13 @@ CONDITIONING_DIR = "conditioning"
 """Below the cache directory."""
 
 KEY_FIELD = "rushes_key"
-"""Field of a file's metadata that holds what it was made from, as JSON."""
+"""Metadata field of a file with the key that it was made from, as JSON."""
 
 LENGTH_BYTES = 8
 """Of a safetensors file, which say how long its header is."""
 
 HEADER_LIMIT = 1 << 20
-"""Bytes. Conditioning is a few tensors; a longer header is none of ours."""
+"""Bytes. Conditioning is a few tensors: a longer header is of another program."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CachedFile:
     used: float
 
     def key(self) -> dict[str, Any]:
-        """What it was made from; empty if the file does not tell."""
+        """The key that the file was made from; empty if it has none."""
         try:
             with self.path.open("rb") as file:
                 length = int.from_bytes(file.read(LENGTH_BYTES), "little")
@@ -46,7 +46,7 @@ class DiskCache:
     """The files below one directory. Several processes may use and trim it at once.
 
     Args:
-        max_bytes: what the files may take together; None is any amount.
+        max_bytes: total size of the files; None is unlimited.
     """
 
     def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
@@ -69,7 +69,7 @@ class DiskCache:
             os.utime(path)
 
     def trim(self, newest: Path) -> None:
-        """Delete what was used longest ago until the rest fits; `newest` stays whatever its size."""
+        """Delete the least recently used files until the rest fits; `newest` stays whatever its size."""
         if self.max_bytes is None:
             return
         files = self.files()

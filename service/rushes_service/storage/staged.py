@@ -28,10 +28,10 @@ IN_USE_S = 600.0
 """A file that was used more recently stays whatever the limit: a worker may be about to read it."""
 
 ABANDONED_S = 24 * 3600.0
-"""Age of what a worker that was killed has left half done."""
+"""Age after which the files of a killed worker are removed, in seconds."""
 
 CONTENT = re.compile(rf"/(?:{SNAPSHOT_DIR}/([0-9a-f]{{64}})\.safetensors|{INPUT_DIR}/([0-9a-f]{{64}})/[^/]+/?)$")
-"""URLs that say what they hold."""
+"""URLs that contain the hash of their content."""
 
 
 class StagedFiles:
@@ -39,7 +39,7 @@ class StagedFiles:
 
     Args:
         cache_dir: below which it keeps them.
-        max_bytes: what they may take together.
+        max_bytes: total size of these files.
     """
 
     def __init__(self, cache_dir: Path, max_bytes: int) -> None:
@@ -52,10 +52,10 @@ class StagedFiles:
 
         Args:
             root: the staging URL below which it must lie.
-            version: what tells this content from another under the same URL, if the URL does not.
+            version: distinguishes contents under the same URL.
 
         Raises:
-            StagingError: it is not there, does not have the content that its name says, or cannot be reached.
+            StagingError: the file is missing, does not match the hash in its name, or the store cannot be reached.
         """
         if not url.startswith(f"{root}/") or ".." in unquote(url).split("/"):
             raise StagingError(f"{url} lies outside {root}, where the files of this sample are")
@@ -94,7 +94,7 @@ class StagedFiles:
             shutil.rmtree(directory, ignore_errors=True)
 
     def _trim(self) -> None:
-        """Remove what was used longest ago until the rest fits, and what was abandoned."""
+        """Remove the least recently used files until the rest fits, and abandoned work directories."""
         now = time.time()
         for directory, used, _ in entries(self._work):
             if now - used > ABANDONED_S:
@@ -131,7 +131,7 @@ def download_all(store: Store, url: str, target: Path) -> None:
 
 
 def verify(url: str, fetched: Path) -> None:
-    """Raise `StagingError` unless a download holds what its URL says, if it says so."""
+    """Raise `StagingError` unless a download matches the hash in its URL, if there is one."""
     found = CONTENT.search(url)
     expected = found and (found[1] or found[2])
     if not expected:

@@ -1,4 +1,4 @@
-"""One thread that follows what happens, for those parts of the API that act on it: metrics, stills, webhooks.
+"""A thread that follows the event stream for parts of the API that act on events: metrics, thumbnails, webhooks.
 
 Webhooks must survive a restart and must not be sent by every API process, so they are read as a consumer group of
 the events stream; what only concerns this process starts at now.
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 100
 PAUSE_S = 2.0
-"""Wait before Redis is asked again after it was away."""
+"""Pause before another attempt to reach Redis, in seconds."""
 
 STOP_S = 10.0
 """How long the thread may take to end: a blocking read, and a webhook on its way."""
@@ -56,7 +56,7 @@ class EventConsumer:
     """Follows the events stream in a thread while it is entered.
 
     Args:
-        group: name of a consumer group that shares the events among processes and keeps its place; None hears all.
+        group: consumer group that shares the events among processes and keeps its position; None receives all events.
         on_stop: called when it is to end, for a listener that waits.
     """
 
@@ -117,7 +117,7 @@ class EventConsumer:
         for listener in self._listeners:
             try:
                 handled = listener(event) is not False and handled
-            # One listener's fault must not keep the others, or the events behind this one, from being heard.
+            # A failing listener must not keep other listeners, or later events, from being handled.
             except Exception:
                 log.exception("an event (%s of %s) could not be acted on", event.kind, event.sample)
         return handled
@@ -138,7 +138,7 @@ class EventConsumer:
         if self._group is None:
             answer: Any = self._client.redis.xread({keys.EVENTS: self._position}, count=BATCH, block=BLOCK_MS)
             return answer[0][1] if answer else []
-        # What a process that died had taken comes first.
+        # First the events that a dead process had claimed.
         left: Any = self._client.redis.xautoclaim(keys.EVENTS, self._group, self._consumer, 60_000, "0-0", count=BATCH)
         if left[1]:
             return left[1]

@@ -1,4 +1,4 @@
-"""The events stream of Redis, read once for everybody who follows it.
+"""The event stream of Redis, read once for all followers.
 
 A connection to Redis for every open page would be 200 of them for 200 pages, each woken by every event. One task
 reads instead, and keeps the newest events; who comes back from longer ago reads the older ones first.
@@ -50,7 +50,7 @@ class Feed:
         """Ids of the oldest and the newest event that Redis keeps; None where there are none.
 
         Raises:
-            QueueUnavailable: Redis cannot be asked.
+            QueueUnavailable: Redis cannot be reached.
         """
         first = await self._ask("xrange", keys.EVENTS, count=1)
         last = await self._ask("xrevrange", keys.EVENTS, count=1)
@@ -60,7 +60,7 @@ class Feed:
         """Events after `position`, in order, until the server stops.
 
         Raises:
-            QueueUnavailable: Redis went away; what was yielded until then is complete.
+            QueueUnavailable: Redis went away; all events until then were yielded.
         """
         reader = await self._reading()
         while not self._stopping.is_set():
@@ -100,7 +100,7 @@ class Feed:
         """The task that reads, started if it is not running; by now it knows where it is."""
         if self._reader is None or self._reader.done():
             self._kept.clear()
-            # Until it knows better, everything is older than what is kept.
+            # Until the newest event is known, every position counts as older than the kept events.
             self._from = (await self.bounds())[1] or "0-0"
             if self._reader is None or self._reader.done():  # nobody else was quicker
                 self._reader = asyncio.create_task(self._read(self._from))

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: what waits and who works, read when they are asked for; what happened, counted as it does."""
+"""Prometheus metrics: gauges of queue and workers, read at a scrape; counters and histograms, updated by events."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from rushes.client.client import Client
 from rushes.client.lanes import lanes
 from rushes.wire import keys
 from rushes.wire.connection import reachable
+from rushes.wire.jobs import JobState
 from rushes_service.api.background.events_consumer import QueueEvent
 
-ENDS = frozenset({"done", "failed", "cancelled", "superseded", "dead"})
+ENDS = frozenset(state.value for state in JobState if state.terminal)
 
 SECONDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 """Bounds of the histograms: a still on a fast GPU to a long clip on a slow one."""
 
 MEMORY = {"memory": "held", "memory_peak": "peak", "memory_used": "used", "memory_total": "total"}
-"""What workers announce, and what it is called here."""
+"""Fields that workers announce -> label `what` of the gauge."""
 
 MAX_OPEN = 100_000
-"""Samples whose submission time is kept until they start."""
+"""Samples whose submission time is remembered until they start."""
 
 
 class Metrics:
-    """What happened since this process started; one per API."""
+    """Counters since this process started; one instance per API."""
 
     def __init__(self, client: Client) -> None:
         self.registry = CollectorRegistry()

@@ -24,10 +24,10 @@ WIDTHS = (160, 320, 640)
 """Pixels; few, so that one sample makes few files."""
 
 EAGER_WIDTH = 320
-"""Made for every sample; the others when they are asked for."""
+"""Width made for every sample when it ends; other widths are made on request."""
 
 FRESH_S = 60
-"""An end that is longer ago is history: whoever looks at it waits for its still."""
+"""Seconds after which the end of a sample makes no thumbnail any more; it is made on request."""
 
 QUALITY = 82
 MAKERS = 2
@@ -38,7 +38,7 @@ MAX_PIXELS = 64_000_000
 
 TIMEOUT_S = 30
 KEPT_S = 60 * 24 * 3600
-"""A still that nobody has looked at for this long is removed."""
+"""Seconds without a request after which a thumbnail is removed."""
 
 
 class Thumbnails:
@@ -50,7 +50,7 @@ class Thumbnails:
 
     @cached_property
     def directory(self) -> Path:
-        """Where the stills are: as wished, else (a container without a home, a full disk) a temporary directory."""
+        """The directory; a temporary one if that cannot be written (a container without a home, a full disk)."""
         try:
             self._wanted.mkdir(parents=True, exist_ok=True)
             if os.access(self._wanted, os.W_OK):
@@ -60,7 +60,7 @@ class Thumbnails:
         return Path(tempfile.mkdtemp(prefix="rushes-stills-"))
 
     def receive(self, event: QueueEvent) -> None:
-        """Make the still of a sample that has just ended, before anybody waits for it."""
+        """Make the thumbnail of a sample that has just ended, before it is requested."""
         path = event.data.get("path")
         if event.kind != "done" or not path or time.time() - event.at > FRESH_S or not Path(path).is_file():
             return
@@ -74,7 +74,7 @@ class Thumbnails:
         """The still of a file, at most `width` pixels wide; of a clip the frame at `seconds`.
 
         Raises:
-            OutputError: the file cannot be read as what its name says, or the still cannot be written.
+            OutputError: the file cannot be decoded, or the thumbnail cannot be written.
         """
         found = media.stat()
         version = f"{media}\0{found.st_ino}\0{found.st_size}\0{found.st_mtime_ns}\0{width}"
@@ -100,7 +100,7 @@ class Thumbnails:
             private.unlink(missing_ok=True)
 
     def prune(self) -> None:
-        """Remove stills that nobody has looked at for long."""
+        """Remove thumbnails that have not been requested for `KEPT_S`."""
         oldest = time.time() - KEPT_S
         for still in self._wanted.glob("*.webp"):
             with contextlib.suppress(OSError):
@@ -112,7 +112,7 @@ def shrink(picture: Path | io.BytesIO, width: int, target: Path) -> None:
     """Write a picture as WebP, made smaller if it is wider than `width`.
 
     Raises:
-        OutputError: the picture is damaged, or larger than any of ours.
+        OutputError: the picture is damaged, or has more than `MAX_PIXELS`.
         OSError: it cannot be read, or the other not written.
     """
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Webhooks: each sample that ends is told to one address, signed as Standard Webhooks (standardwebhooks.com) says.
+"""Webhooks: the end of each sample is sent to one address, signed by the Standard Webhooks specification.
 
 The address is a setting of the server and never part of a request: nobody can make it call others.
 """
@@ -16,13 +16,14 @@ import urllib.error
 import urllib.request
 
 from rushes.errors import ConfigError
+from rushes.wire.jobs import JobState
 from rushes_service.api.background.events_consumer import QueueEvent
 
 log = logging.getLogger(__name__)
 
 GROUP = "webhooks"
 
-TOLD = frozenset({"done", "failed", "cancelled", "superseded", "dead"})
+ENDS = frozenset(state.value for state in JobState if state.terminal)
 
 SECRET_PREFIX = "whsec_"
 MIN_SECRET_BYTES = 16
@@ -33,7 +34,7 @@ PAUSES_S = (1, 5, 30)
 
 
 class Webhooks:
-    """Tells one address of every sample that ends.
+    """Sends every end of a sample to one address.
 
     Args:
         secret: `whsec_` and base64, as Standard Webhooks writes them.
@@ -54,7 +55,7 @@ class Webhooks:
 
         False when the server stops before it is delivered or given up.
         """
-        if event.kind not in TOLD:
+        if event.kind not in ENDS:
             return True
         body = json.dumps(
             {"type": f"sample.{event.kind}", "timestamp": iso(event.at), "data": {**event.data, "id": event.sample}},
@@ -73,7 +74,7 @@ class Webhooks:
         return True
 
     def _send(self, message_id: str, body: bytes) -> str | None:
-        """What went wrong, or None."""
+        """The reason of a failure, or None."""
         stamp = str(int(time.time()))
         headers = {
             "Content-Type": "application/json",

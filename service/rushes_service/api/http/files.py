@@ -15,7 +15,7 @@ RANGE = re.compile(r"(\d{0,18})-(\d{0,18})")
 """Digits for any file there is; Python refuses to read numbers of thousands of them."""
 
 SANDBOX = "default-src 'none'; sandbox"
-"""Policy of every file: what it holds may do nothing, should a browser take it for a page."""
+"""Content policy of every file: nothing in it may run, should a browser open it as a page."""
 
 YEAR_S = 365 * 24 * 3600
 

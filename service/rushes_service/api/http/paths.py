@@ -1,4 +1,4 @@
-"""Files that a request names: looked up, symbolic links followed, and refused outside the configured roots."""
+"""Resolves files named in requests: follows symbolic links and refuses paths outside the configured roots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 class Roots:
     """The directories that files named in a request must lie under.
 
-    A relative path is looked up below each root in turn; one that exists nowhere is taken as below the first.
+    A relative path is looked up below each root in turn; if it exists nowhere, it is resolved below the first.
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:
@@ -23,7 +23,7 @@ class Roots:
 
     @property
     def first(self) -> Path:
-        """Where relative paths start, and where samples go unless the request says otherwise."""
+        """Root of relative paths, and default output directory."""
         return self.roots[0]
 
     def resolve(self, text: str, field: str) -> str:

@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): what was wrong, where, and what to do; never a stack trace."""
+"""Errors as `application/problem+json` (RFC 9457): the cause, the field and the advice; never a stack trace."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ FIELD_OF: Mapping[type[InputError], str] = {
 """Which field of a request an input error is about."""
 
 UNION_TAGS = frozenset({"line", "fields", "source", "spec"})
-"""Tags of the unions in `schemas.py`; they tell pydantic's branches apart and mean nothing to the caller."""
+"""Tags of the unions in `schemas.py`; internal to pydantic, so they are left out of field names."""
 
 
 class VideosError(BaseModel):
-    """A problem as OpenAI's clients look for it."""
+    """A problem in the shape of OpenAI's API."""
 
     message: str
     type: str
@@ -59,7 +59,7 @@ class VideosError(BaseModel):
 
 
 class Problem(BaseModel):
-    """What went wrong with a request."""
+    """Why a request failed."""
 
     type: str = Field(description="Stable name of the kind of problem.", examples=["urn:rushes:prompt"])
     title: str = Field(description="The kind of problem in one line.")
@@ -70,7 +70,7 @@ class Problem(BaseModel):
 
 
 class ProblemResponse(JSONResponse):
-    """A problem as a response, whoever sends it: a route, the framework, or the guard before them."""
+    """A problem as a response of a route, the framework or the guard."""
 
     media_type = MEDIA_TYPE
 
@@ -79,7 +79,7 @@ class ProblemResponse(JSONResponse):
         super().__init__(found.model_dump(exclude_none=True), found.status, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it; to a client of OpenAI's with the message where that looks for it."""
+        """Send it; below `/v1/videos` with the field `error` that OpenAI's clients read."""
         answer: JSONResponse = self
         if scope["path"].startswith(VIDEOS):
             found = self.problem
@@ -135,7 +135,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def invalid(field: str, message: str) -> RequestValidationError:
-    """The error of one field that cannot be what the request says."""
+    """A validation error of one field."""
     return RequestValidationError([{"loc": ("body", *field.split(".")), "msg": message, "type": "value_error"}])
 
 
@@ -182,20 +182,20 @@ async def queue_away(_: Request, error: Exception) -> JSONResponse:
 
 
 async def http_error(request: Request, error: Exception) -> JSONResponse:
-    """What is refused by status: unknown address, wrong method, body too large, no such part of a file."""
+    """Errors with a status of their own: unknown address, wrong method, body too large, bad range."""
     status: int = getattr(error, "status_code", 500)
     detail: str = getattr(error, "detail", "")
     if detail == HTTPStatus(status).phrase:
         detail = f"{request.method} {request.url.path}: {detail.lower()}; /openapi.json lists what there is"
     if status == 400 and request.method not in ("GET", "HEAD"):
-        # The framework's answer to bytes that are no text; what is wrong with a body is 422 everywhere else.
+        # The framework answers 400 to a body that is not text; every other fault of a body is 422.
         return problem(422, "validation", "the body is not JSON: it must be UTF-8 text", field="body")
     code = HTTPStatus(status).name.lower()
     return problem(status, code, detail, headers=getattr(error, "headers", None))
 
 
 async def internal_error(_: Request, __: Exception) -> JSONResponse:
-    """500: a fault of ours. The trace goes to the log of the server, not to the caller."""
+    """500: a bug. The trace goes to the server's log, not to the caller."""
     return problem(500, "internal", "the API failed on this request; its log has the reason")
 
 

@@ -1,4 +1,4 @@
-"""Who may ask: loopback only, or with the token; and nobody through another site's page.
+"""Access control: loopback only, or with the token; no requests from other sites' pages.
 
 Plain ASGI middleware, so that streams pass through it untouched.
 """
@@ -26,10 +26,10 @@ from rushes_service.settings import Settings
 COOKIE = "rushes_session"
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""Asked by supervisors and load balancers, which have no token."""
+"""Open without a token, for supervisors and load balancers."""
 
 MAX_BODY_BYTES = 1 << 20
-"""A request holds a prompt and some paths; a megabyte is a thousand times what that takes."""
+"""Largest body in bytes: a request holds a prompt and some paths."""
 
 UPLOADS = "/v1/uploads"
 FORM = "multipart/form-data"
@@ -37,7 +37,7 @@ MAX_UPLOAD_BYTES = 64 << 20
 """A control video of some seconds, or a large picture."""
 
 BODY_WAIT_S = 20.0
-"""How long the next piece of a body may take: whoever sends a byte now and then must not hold a connection."""
+"""Longest pause within a body: a slow sender must not hold a connection."""
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -144,7 +144,7 @@ class Guard:
 
 
 def equal(given: str, wanted: str) -> bool:
-    """Comparison whose time tells nothing about where two texts differ."""
+    """Comparison in constant time."""
     return hmac.compare_digest(given.encode(), wanted.encode())
 
 
@@ -172,7 +172,7 @@ def foreign_origin(headers: Mapping[str, str]) -> bool:
 
 
 def largest(scope: Scope, headers: Mapping[str, str]) -> int:
-    """Bytes that the body of a request may have; a clip is asked for with its start image in the same form."""
+    """Largest allowed body in bytes; a form for `/v1/videos` may contain its start image."""
     form = headers.get("content-type", "").lower().startswith(FORM)
     holds_file = scope["path"] == UPLOADS or (scope["path"] == VIDEOS and form)
     return MAX_UPLOAD_BYTES if holds_file else MAX_BODY_BYTES

@@ -1,4 +1,4 @@
-"""What happens to samples, live: the events stream of Redis as server-sent events.
+"""Live events: the event stream of Redis as server-sent events.
 
 The ids are the stream's own, so a browser that comes back with `Last-Event-ID` goes on where it stopped.
 """
@@ -27,7 +27,7 @@ PING_S = 15
 """Between heartbeats; below the idle time-out of common proxies (60 s)."""
 
 RETRY_MS = 2000
-"""What a browser waits before it comes back."""
+"""Pause before a browser reconnects, in milliseconds."""
 
 ENTRY_ID = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 """Redis takes numbers of 64 bits: some of 20 digits, all of 18."""

@@ -1,4 +1,4 @@
-"""Grids: every checkpoint with every prompt, strength and seed; only what is missing is made."""
+"""Grids: checkpoints x prompts x strengths x seeds; only missing samples are queued."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ router = APIRouter(prefix="/v1", tags=["grids"])
     responses=documented(401, 403, 409, 413, 422, 429, 503),
 )
 def submit(asked: GridRequest, request: Request, context: InContext, key: IdempotencyKey = None) -> Response:
-    """Queue what a grid of checkpoints x prompts x strengths x seeds still lacks, at interactive priority."""
+    """Queue the missing samples of a grid of checkpoints x prompts x strengths x seeds, at interactive priority."""
     return once(context, request, key, asked, lambda: submit_missing(asked, context))

@@ -36,7 +36,7 @@ Width = Annotated[Literal[160, 320, 640], BeforeValidator(int)]
 
 
 class Lora(FrozenModel):
-    """What the header of a LoRA file says. Nothing of its tensors is read."""
+    """The header of a LoRA file; its tensors are not read."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -137,7 +137,7 @@ def lora(id: str, queue: Queue) -> Lora:
 
 
 def numbers_of(path: Path) -> Lora:
-    """What a LoRA file's header says.
+    """The header of a LoRA file.
 
     Raises:
         CheckpointError: it is no complete safetensors file.

@@ -18,7 +18,7 @@ WEB = Path(__file__).parents[2] / "web"
 
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FILES = {path.name: TYPES[path.suffix] for path in sorted(WEB.iterdir()) if path.suffix in TYPES}
-"""What may be asked for, by name: a request never becomes a path."""
+"""Servable files by name: a request never becomes a path."""
 
 HEADERS = {
     "Content-Security-Policy": (

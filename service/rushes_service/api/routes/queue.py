@@ -1,4 +1,4 @@
-"""What is being made, what waits, who works, and which base models there are."""
+"""The queue: lanes, workers, samples at the head, base models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_WAITING = 200
 
 
 class Workers(FrozenModel):
-    """What each live worker is doing; a worker that says nothing for a minute is no longer listed."""
+    """Announcements of the live workers; a worker is listed for a minute after its last one."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"workers": [{"name": "box-cuda0", "device": "cuda:0", "state": "idle"}]}]}
@@ -47,7 +47,7 @@ class QueueState(FrozenModel):
 
 
 class Model(FrozenModel):
-    """A base model that samples were asked of."""
+    """A base model that has had samples."""
 
     label: str
     spec: ModelSpec
@@ -110,7 +110,7 @@ def state(
 
 @router.get("/models", summary="Base models and families", responses=documented(401, 503))
 def models(queue: Queue) -> Models:
-    """Base models that samples were asked of, and the families that this version knows."""
+    """Base models that have had samples, and the families that this version knows."""
     families = [
         Family(name=name, sampled=spec.sampled, required=tuple(sorted(spec.requires)))
         for name, spec in sorted(ARCHITECTURES.items())

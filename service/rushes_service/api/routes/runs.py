@@ -1,4 +1,4 @@
-"""Training runs: what there is of each, what it is called, and its grid."""
+"""Training runs: list, details, title and note, grid, checkpoints."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RunDetails(RunSummary):
 
 
 class RunChanges(FrozenModel):
-    """What is to be said about a run from now on. A field that is left out stays; null removes it."""
+    """Changes of a run's title, note and archive state. A field that is left out stays; null removes it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "cat, rank 16", "archived": False}]})
 
@@ -123,7 +123,7 @@ def grid(run: str, queue: Queue, request: Request) -> Grid:
 def checkpoints(run: str, queue: Queue, context: InContext) -> Checkpoints:
     """Every checkpoint that was sampled, and those in the run's directory that never were, by step.
 
-    Directories outside the server's roots are not looked into.
+    Directories outside the server's roots are skipped.
     """
     return Checkpoints(checkpoints=tuple(checkpoints_of(queue, known(queue, run).name, context.roots.holds)))
 

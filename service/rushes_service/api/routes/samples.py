@@ -1,4 +1,4 @@
-"""Samples: ask for one, look at them, cancel one, bring one back, mark one."""
+"""Samples: submit, list, show, cancel, retry, mark."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def index(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> SamplePage:
-    """Samples by the time they were asked for."""
+    """Samples by submission time."""
     if cursor is not None and CURSOR.fullmatch(cursor) is None:
         raise invalid("cursor", f"{cursor!r} is not the `next` of a page")
     states = frozenset(found.value for found in state or ())
@@ -87,7 +87,7 @@ def retry(id: str, queue: Queue) -> Sample:
 
 @router.put("/{id}/favourite", status_code=204, summary="Mark a sample", responses=documented(401, 403, 404, 503))
 def favour(id: str, queue: Queue) -> None:
-    """Mark a sample as one to come back to. Everybody who uses this server sees the mark."""
+    """Mark a sample as a favourite. Marks are shared by all users of this server."""
     mark(queue, queue.get(id).run, id, favourite=True)
 
 

@@ -1,4 +1,4 @@
-"""The Videos API as OpenAI's clients speak it, over our samples: create, remix, list, look, download, cancel.
+"""OpenAI's Videos API over our samples: create, remix, list, show, download, cancel.
 
 A model is a family or the label of a base model that is in use; fields that OpenAI does not know (`checkpoint`,
 `strength`, `seed`, `run`) go into the client's extra body.

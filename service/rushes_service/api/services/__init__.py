@@ -1,4 +1,4 @@
-"""What routes do: turn requests into jobs, store uploads, queue grids, repeat answers, delete old files.
+"""The work behind routes: requests to jobs, stored uploads, grids, repeated answers, removal of old files.
 
 Imports context, schemas, http and the catalogue; only routes and `app` import it.
 """

@@ -19,7 +19,7 @@ from rushes_service.api.http.security import FORM
 from rushes_service.api.services.uploads import PICTURES, keep_upload
 
 MAX_FIELDS = 100
-"""Many times what any route of ours reads."""
+"""Far more fields than any route has."""
 
 
 class FormRoute(APIRoute):
@@ -30,7 +30,7 @@ class FormRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        """The handler of the JSON, behind a look at what came."""
+        """The JSON handler, behind a conversion of forms."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:

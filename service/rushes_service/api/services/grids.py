@@ -1,4 +1,4 @@
-"""The samples of a grid: every checkpoint with every prompt, strength and seed; only what is missing is queued."""
+"""The samples of a grid: checkpoints x prompts x strengths x seeds; only missing ones are queued."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPEN_OR_DONE = frozenset({JobState.QUEUED.value, JobState.RUNNING.value, JobStat
 
 @dataclass(frozen=True)
 class Target:
-    """What one column samples: a checkpoint, or with None the base model."""
+    """A column of the grid: a checkpoint, or None for the base model."""
 
     checkpoint: Checkpoint | None
     step: int = 0
@@ -159,7 +159,7 @@ def combined(
 
 
 def identity(job: dict[str, object]) -> str:
-    """What makes two samples the same picture: weights, strength, prompt and seed."""
+    """Key of a sample's picture: weights, strength, prompt and seed."""
     prompt: dict[str, object] = job.get("prompt") or {}  # type: ignore[assignment]
     checkpoint: dict[str, object] = job.get("checkpoint") or {}  # type: ignore[assignment]
     strength = prompt.get("lora_multiplier")

@@ -1,4 +1,4 @@
-"""What is removed in time: stills that nobody looks at, uploads that no sample names."""
+"""Daily removal of thumbnails that are not requested and uploads that no sample names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rushes_service.api.services.uploads import UPLOAD_DIR, prune
 log = logging.getLogger(__name__)
 
 EVERY_S = 24 * 3600
-"""What is removed has been of no use for weeks: a day more does not matter."""
+"""A day, in seconds: the files removed have been unused for weeks."""
 
 
 async def keep_tidy(context: Context) -> None:
@@ -27,7 +27,7 @@ async def keep_tidy(context: Context) -> None:
 
 
 def tidy(context: Context) -> None:
-    """Remove what is no longer of use; what cannot be told today is left for tomorrow."""
+    """Remove unused files; on an error they stay until the next day."""
     try:
         context.thumbnails.prune()
         removed = prune(context.roots.first / UPLOAD_DIR, context.client)

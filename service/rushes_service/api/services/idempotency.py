@@ -44,7 +44,7 @@ def once(
     *,
     location: Callable[[T], str] | None = None,
 ) -> Response:
-    """What `make` gives, as a 202; or, for a key that was used before, what was answered then.
+    """The result of `make` as a 202; for a key that was used before, the answer given then.
 
     Raises:
         RequestValidationError: the key was used for another request.

@@ -38,7 +38,7 @@ def job_of(request: SampleRequest, roots: Roots) -> SampleJob:
 
 
 def run_of(request: RunFields, roots: Roots) -> Run:
-    """What the samples of a request have in common."""
+    """The run fields of a request as a `Run`."""
     return Run(
         name=request.run,
         model=model_of(request, roots),

@@ -50,7 +50,7 @@ def changed_prompt(prompt: Prompt, asked: ResampleRequest, roots: Roots) -> Prom
 
 
 def run_like(job: SampleJob) -> Run:
-    """The run of a job, for samples that somebody asks for by hand."""
+    """The run of a job, at interactive priority."""
     return Run(
         name=job.run,
         model=job.model,
@@ -64,7 +64,7 @@ def run_like(job: SampleJob) -> Run:
 
 
 def kept(checkpoint: Checkpoint | None) -> Checkpoint | None:
-    """A checkpoint that was sampled before, where it is now. A link of ours that is still there keeps being one.
+    """The current path of a checkpoint that was sampled before. Our snapshot is used while it exists.
 
     Raises:
         CheckpointMissing: neither the link nor the trainer's file is there any more.

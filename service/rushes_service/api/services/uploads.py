@@ -26,10 +26,10 @@ KEPT_S = 30 * 24 * 3600
 
 UPLOAD_NAME = re.compile(r"\b[0-9a-f]{32}\.(?:png|jpg|webp|mp4)\b")
 PIECE = 500
-"""Records per look at Redis."""
+"""Records per call of Redis."""
 
 MAX_PIXELS = 64_000_000
-"""Twice an 8K frame; more would be a decompression bomb to whoever opens it."""
+"""Twice an 8K frame; a larger picture would be a decompression bomb."""
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 PICTURES = frozenset(SUFFIXES.values())
@@ -39,7 +39,7 @@ MP4_MARK = b"ftyp"
 
 
 async def keep_upload(data: bytes, root: Path, kinds: Collection[str]) -> Path | None:
-    """Where `data` is kept, relative to `root`; None when it is none of these kinds of files.
+    """Path that `data` is stored under, relative to `root`; None if its kind is not in `kinds`.
 
     Raises:
         HTTPException: it cannot be written (507).
@@ -56,7 +56,7 @@ async def keep_upload(data: bytes, root: Path, kinds: Collection[str]) -> Path |
 
 
 def kind_of(data: bytes) -> str | None:
-    """File name suffix of what `data` is, told by its content; None for anything else."""
+    """File name suffix for the content of `data`; None for an unknown kind."""
     if data[4:8] == MP4_MARK:
         return CLIP
     from PIL import Image
@@ -90,13 +90,13 @@ def prune(directory: Path, client: Client) -> int:
     """Remove uploads that were put there long ago and that no sample's record names; returns how many.
 
     Raises:
-        QueueUnavailable: Redis cannot be asked; nothing is removed then.
+        QueueUnavailable: Redis cannot be reached; nothing is removed.
     """
     old = [path for path in directory.glob("*") if is_old(path)]
     named = set(named_uploads(client)) if old else set()
     removed = 0
     for path in old:
-        # Looked at once more: it may have been uploaded again while the records were read.
+        # Checked again: it may have been uploaded again while the records were read.
         if path.name not in named and is_old(path):
             path.unlink(missing_ok=True)
             removed += 1
@@ -104,7 +104,7 @@ def prune(directory: Path, client: Client) -> int:
 
 
 def is_old(path: Path) -> bool:
-    """True for an upload, or a piece of one, that nobody has sent or named in a request for `KEPT_S`."""
+    """True for an upload, or part of one, that was not sent or named for `KEPT_S`."""
     try:
         found = path.stat()
     except OSError:

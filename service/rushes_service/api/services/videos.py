@@ -1,4 +1,4 @@
-"""Samples under the names of OpenAI's Videos API, and requests in its words as ours."""
+"""Models of OpenAI's Videos API, and their conversion from and to samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rushes_service.api.schemas import EXAMPLE_ID, MAX_STEP, SampleRequest, unic
 from rushes_service.catalogue.waiting import read_models
 
 STATUS = {JobState.QUEUED: "queued", JobState.RUNNING: "in_progress", JobState.DONE: "completed"}
-"""What our states are called there; every other one is `failed`."""
+"""OpenAI's names of our states; all others are `failed`."""
 
 EXAMPLE = {
     "id": EXAMPLE_ID,
@@ -108,7 +108,7 @@ class Video(FrozenModel):
 
     @classmethod
     def of(cls, record: JobRecord) -> Video:
-        """A record of ours under these names."""
+        """A record as OpenAI's API shows it."""
         job, result = record.job, record.result
         done = record.state is JobState.DONE
         ended = int(record.finished_at) if record.finished_at else None
@@ -129,7 +129,7 @@ class Video(FrozenModel):
 
 
 def seconds_of(record: JobRecord) -> str | None:
-    """Length of a clip; of one that is not there yet, as it was asked for."""
+    """Length of a clip in seconds; before it is made, the requested length."""
     job, result = record.job, record.result
     if result and result.frame_count and result.fps:
         return f"{result.frame_count / result.fps:.3g}"
@@ -138,7 +138,7 @@ def seconds_of(record: JobRecord) -> str | None:
 
 
 def size_of(record: JobRecord) -> str | None:
-    """Width x height of a clip; of one that is not there yet, as they were asked for."""
+    """Width x height of a clip; before it is made, the requested size."""
     found = record.result if record.result and record.result.width else record.job and record.job.prompt
     return f"{found.width}x{found.height}" if found and found.width else None
 
