@@ -60,5 +60,5 @@ def read_json(path: Path) -> str:
 
 def read_png(path: Path) -> str | None:
     """Receipt in a PNG's metadata, or None."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:
         return getattr(image, "text", {}).get(PNG_KEY)

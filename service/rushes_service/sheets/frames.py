@@ -23,7 +23,7 @@ def read_frames(path: Path, width: int) -> list[Frame]:
     """
     try:
         if path.suffix.lower() == ".png":
-            with Image.open(path) as image:
+            with Image.open(path, formats=("PNG",)) as image:
                 return [shrunk(np.asarray(image.convert("RGB")), width)]
         if not path.is_file():
             raise FileNotFoundError(f"{path} is gone")

@@ -118,7 +118,7 @@ def shrink(picture: Path | io.BytesIO, width: int, target: Path) -> None:
     from PIL import Image
 
     try:
-        with Image.open(picture) as image:
+        with Image.open(picture, formats=("PNG", "JPEG", "WEBP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise OutputError(f"a picture of {image.width}x{image.height} is too large for a thumbnail")
             image.thumbnail((width, 4 * width))

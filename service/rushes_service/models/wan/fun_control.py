@@ -12,12 +12,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from rushes.checkpoints.snapshots import fingerprint
 from rushes.families.parameters import SampleParameters
 from rushes.families.table import WAN21_FUN_CONTROL, ArchitectureSpec
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.inputs.control import control_files, control_frames
-from rushes_service.models.inputs.images import to_signed
+from rushes_service.models.inputs.images import picture_fingerprint, to_signed
 from rushes_service.models.wan.i2v import WanWithStartImage
 from rushes_service.models.wan.inputs import IMAGE_TOKENS, LATENTS, encoded, text_as_image
 
@@ -46,7 +45,7 @@ class WanFunControl(WanWithStartImage):
     def control_latents(self, parameters: SampleParameters, cache: ConditioningCache) -> torch.Tensor:
         """Latents [1, 16, T, h, w] of the control video."""
         files = control_files(str(parameters.control_video_path), parameters.frame_count)
-        hashes = [fingerprint(file) for file in files]
+        hashes = [picture_fingerprint(file) for file in files]
         key = self.vae_key("wan-control", parameters, frames=parameters.frame_count, control=hashes)
         found = cache.get(key, lambda: {"latents": encoded(self.vae, to_signed(frames_of(parameters)))})
         return found["latents"].to(self.device)

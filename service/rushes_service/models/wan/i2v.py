@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from rushes.checkpoints.snapshots import fingerprint
 from rushes.errors import ModelError
 from rushes.families.parameters import SampleParameters
 from rushes.families.table import WAN21_I2V, ArchitectureSpec
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.clip_vision import COMPONENT, image_tokens
-from rushes_service.models.inputs.images import check_images, fit, open_image, to_signed
+from rushes_service.models.inputs.images import check_images, fit, open_image, picture_fingerprint, to_signed
 from rushes_service.models.wan.inputs import IMAGE_TOKENS, LATENTS, encoded
 from rushes_service.models.wan.t2v import Wan
 from rushes_service.runtime.devices import name_of
@@ -62,7 +61,7 @@ class WanWithStartImage(Wan):
         """Cache key of an image's tokens: tensor `image_embeds` [1, 257, image_dim]."""
         if self._clip_files is None:
             self._clip_files = self.source.fingerprint((COMPONENT,))
-        return {"kind": "clip-vision", "files": self._clip_files, "image": fingerprint(image)}
+        return {"kind": "clip-vision", "files": self._clip_files, "image": picture_fingerprint(image)}
 
     def tokens(self, image: str, cache: ConditioningCache) -> Conditioning:
         """CLIP's tokens of the picture at `image`, by their key in a `Conditioning`."""
@@ -81,7 +80,7 @@ class WanWithStartImage(Wan):
             clip[:, 0] = to_signed(fit(open_image(image, FIELD), parameters.width, parameters.height))
             return {"latents": encoded(self.vae, clip)}
 
-        key = self.vae_key("wan-start-image", parameters, frames=frames, image=fingerprint(image))
+        key = self.vae_key("wan-start-image", parameters, frames=frames, image=picture_fingerprint(image))
         return cache.get(key, compute)["latents"].to(self.device)
 
 
