@@ -1,6 +1,8 @@
 # One command each. The environment in .venv is made when it is missing or its inputs have changed.
 
 PYTHON ?= python3
+# Tests wait more than they compute: two processes a core.
+PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(8, 2 * (os.cpu_count() or 1)))")
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -17,7 +19,7 @@ demo: $(STAMP) ## train a tiny LoRA and sample every checkpoint beside it; pictu
 	$(BIN)/rushes demo --once
 
 test: $(STAMP) ## run the tests (ARGS="-k name" for some of them)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --durations 20 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --durations 20 $(ARGS)
 
 chaos: $(STAMP) ## five minutes of killed workers, stopped workers and a crashing Redis; is anything lost?
 	PYTHONPATH=tests $(BIN)/python tests/acceptance/chaos.py --seconds 300
@@ -31,7 +33,7 @@ check: $(STAMP) ## lint, formatting, types, the order of the rooms
 check-latest: ## the fast half of the tests with the newest versions of every dependency (WITH="torch==2.13.0" pins some)
 	test -x .venv-latest/bin/python || $(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]' $(WITH)
-	.venv-latest/bin/python -m pytest tests/unit tests/house --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+	.venv-latest/bin/python -m pytest tests/unit tests/house --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 bench: $(BENCH_STAMP) ## run the benchmarks one after the other; results in benchmarks/results/
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
