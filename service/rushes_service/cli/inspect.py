@@ -11,9 +11,7 @@ import json
 from dataclasses import asdict
 
 from rushes._paths import absolute
-from rushes.checkpoints.snapshots import read_header
 from rushes.families.table import ARCHITECTURES, architecture
-from rushes_service.inspection.report import inspect_file, lines
 
 HELP = "show what is in a LoRA file: format, family, ranks, where it acts"
 
@@ -28,19 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the file; 1 if it holds NaN, infinity or halves apart, or names that the family does not have."""
+    """Show the file; 1 if sampling would refuse it: its kind is not read, NaN, halves apart, another family."""
     if args.architecture:
         architecture(args.architecture)
     place = absolute(args.file)
+    from rushes_service.inspection.report import inspect_file, lines  # torch takes a second to load
+
     found = inspect_file(place)
     if args.architecture:
-        from rushes_service.inspection.outline import unmatched_modules
+        from rushes_service.inspection.outline import other_family_of, unmatched_modules
 
-        keys = read_header(place / "adapter_model.safetensors" if place.is_dir() else place)
-        found.unmatched = unmatched_modules(args.architecture, keys)
+        found.refused = found.refused or other_family_of(args.architecture, place)
+        found.unmatched = unmatched_modules(args.architecture, place)
         found.matched = found.modules - len(found.unmatched)
     if args.json:
         print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
     else:
         print("\n".join(lines(found)))
-    return 1 if found.non_finite or found.misfits or found.unmatched else 0
+    return 1 if found.broken else 0

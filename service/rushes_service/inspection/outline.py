@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from rushes.wire.jobs import ModelSpec
-from rushes_service.lora.reading.keys import split
+from rushes_service.lora.reading.files import open_file
+from rushes_service.lora.reading.grouping import keys_of
+from rushes_service.lora.reading.read import other_family
 from rushes_service.models.loading.from_repo import quiet_loading_bars
 from rushes_service.models.registry import find
 from rushes_service.models.tiny import build_tiny
@@ -18,13 +19,14 @@ from rushes_service.models.tiny import build_tiny
 NUMBER = re.compile(r"(blocks[._])\d+(?=[._]|$)")
 
 
-def unmatched_modules(architecture: str, keys: Iterable[str]) -> list[str]:
+def unmatched_modules(architecture: str, place: Path) -> list[str]:
     """Modules of a file that no model of `architecture` has.
 
     Names only: the family's tiny model has every kind of block, and all blocks of a kind have the same modules.
 
     Raises:
         ArchitectureError: the family is unknown, or has no tiny model.
+        CheckpointError: the file cannot be read.
     """
     quiet_loading_bars()
     with tempfile.TemporaryDirectory() as scratch:
@@ -33,7 +35,7 @@ def unmatched_modules(architecture: str, keys: Iterable[str]) -> list[str]:
         base.load()
         names = base.lora_names()
         flat = {NUMBER.sub(r"\g<1>0", name) for name in names.flat}
-    found = dict.fromkeys((key.name, key.part) for key in map(split, keys) if key.part)
+    found = dict.fromkeys((key.name, key.part) for key in keys_of(open_file(place)).values() if key.part)
     unknown = (
         name
         for name, part in found
@@ -41,3 +43,8 @@ def unmatched_modules(architecture: str, keys: Iterable[str]) -> list[str]:
         and not names.bare(NUMBER.sub(r"\g<1>0", name), part)
     )
     return list(dict.fromkeys(unknown))
+
+
+def other_family_of(architecture: str, place: Path) -> str | None:
+    """Says which family a file is of, if it is not `architecture`."""
+    return other_family(open_file(place), architecture)

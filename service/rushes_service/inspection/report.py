@@ -1,4 +1,7 @@
-"""What is in a LoRA file, without a model and without torch: for people who wonder what they have."""
+"""What is in a file of weights, without a base model: for people who wonder what they have.
+
+It is read as for sampling: the same names, kinds and scales, and the same refusals.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from rushes.checkpoints.adapters import CONFIG_KEY, WEIGHTS_NAME, adapter_config
-from rushes.checkpoints.snapshots import HEADER_LENGTH_BYTES, read_header
-from rushes_service.inspection.norms import alpha_of, arrays_of, fit, norm_of, rank_of
-from rushes_service.lora.reading.families import guess_family
-from rushes_service.lora.reading.keys import TEXT_ENCODER, split, unwrapped
-from rushes_service.lora.reading.scales import Config, configuration
-
-KIND_SIGNS = (("hada_w", "LoHa"), ("lokr_w", "LoKr"), ("down", "LoRA"), ("up", "LoRA"), ("diff", "difference"))
-"""Parts of a module that give its kind away."""
+from rushes.errors import RushesError
+from rushes_service.inspection.norms import norm_of
+from rushes_service.lora.changes import Change
+from rushes_service.lora.reading.families import family_of
+from rushes_service.lora.reading.files import WeightsFile, open_file
+from rushes_service.lora.reading.finite import non_finite_keys
+from rushes_service.lora.reading.full_checkpoint import is_whole
+from rushes_service.lora.reading.grouping import Module, by_module, keys_of
+from rushes_service.lora.reading.keys import TEXT_ENCODER, Key
+from rushes_service.lora.reading.kinds import Named, alpha, weight_change
+from rushes_service.lora.reading.messages import shapes_of
+from rushes_service.lora.reading.refused import check_readable
+from rushes_service.lora.reading.scales import Scales
 
 BLOCK = re.compile(r"(\w*?)_?blocks?[._](\d+)[._]")
 
@@ -29,7 +33,8 @@ BLOCK = re.compile(r"(\w*?)_?blocks?[._](\d+)[._]")
 class Inspection:
     """What a file turned out to be. Norms are those of the deltas at strength 1, by block, and over all.
 
-    `non_finite` are keys, `misfits` modules whose factors cannot be multiplied.
+    `refused` is why sampling would refuse the file whatever the model, `non_finite` are keys, `misfits` modules whose
+    factors cannot be multiplied, `scale` says where the scale of its modules is from.
     """
 
     path: str
@@ -44,6 +49,9 @@ class Inspection:
     alphas: dict[str, int] = field(default_factory=dict)
     blocks: dict[str, float] = field(default_factory=dict)
     norm: float | None = None
+    scale: str = ""
+    experts: dict[str, int] = field(default_factory=dict)
+    refused: str | None = None
     non_finite: list[str] = field(default_factory=list)
     misfits: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -52,84 +60,106 @@ class Inspection:
     matched: int | None = None
     unmatched: list[str] | None = None
 
+    @property
+    def broken(self) -> bool:
+        """True if no model can be sampled with the file as it is."""
+        return bool(self.refused or self.non_finite or self.misfits or self.unmatched)
+
 
 def inspect_file(place: Path) -> Inspection:
-    """Look into a safetensors file, or a PEFT adapter's directory.
+    """Look into a safetensors file, or an adapter's directory.
 
     Raises:
         CheckpointError: it is not there, cut short, or no safetensors file.
     """
-    told = {CONFIG_KEY: adapter_config(place)} if place.is_dir() else {}
-    path = place / WEIGHTS_NAME if place.is_dir() else place
-    header = read_header(path)
-    metadata = {key: str(value) for key, value in (header.pop("__metadata__", None) or {}).items()} | told
-    modules = by_module(header)
-    shapes = {unwrapped(key): tuple(entry["shape"]) for key, entry in header.items()}
-    styles = Counter(split(key).style for key in header if split(key).part)
+    file = open_file(place)
+    keys = keys_of(file)
+    styles = Counter(key.style for key in keys.values() if key.part)
     found = Inspection(
         path=str(place),
-        bytes=path.stat().st_size,
+        bytes=file.bytes,
         format=styles.most_common(1)[0][0] if styles else "whole weights, no adapter",
-        kinds=dict(Counter(kind_of(parts) for parts in modules.values())),
-        family=str(guess) if (guess := guess_family(shapes)) else None,
-        keys=len(header),
-        modules=len(modules),
-        dtypes=dict(Counter(entry["dtype"] for entry in header.values())),
-        unknown=[key for key in header if not split(key).part] if styles else [],
-        text_encoder=sum(bool(TEXT_ENCODER.match(key)) for key in header),
-        metadata=metadata,
+        kinds={},
+        family=str(family) if (family := family_of(shapes_of(file), file.metadata)) else None,
+        keys=len(file.tensors),
+        modules=0,
+        dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in file.tensors.values())),
+        unknown=[key for key, parts in keys.items() if not parts.part] if styles else [],
+        text_encoder=sum(bool(TEXT_ENCODER.match(key)) for key in keys),
+        metadata=dict(file.metadata),
+        experts=dict(Counter(str(key.expert) for key in keys.values() if key.expert)),
     )
-    measure(found, path, header, modules, configuration(place, metadata))
+    try:
+        check_readable(place, file.tensors, file.metadata, file.statements)
+        found.non_finite = non_finite_keys(file)
+        if not is_whole(file, keys):
+            measure(found, file, keys)
+    except RushesError as error:
+        found.refused = str(error)
     return found
 
 
-def by_module(header: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Keys of each module, by part."""
-    modules: dict[str, dict[str, str]] = {}
-    for key in header:
-        name, part, _ = split(key)
-        if part:
-            modules.setdefault(name, {})[part] = key
-    return modules
+def measure(found: Inspection, file: WeightsFile, keys: Mapping[str, Key]) -> None:
+    """Fill in kinds, ranks, alphas, norms and what does not fit, a module at a time.
 
-
-def kind_of(parts: Mapping[str, str]) -> str:
-    """The kind of a module's change."""
-    kind = next((kind for sign, kind in KIND_SIGNS if any(part.startswith(sign) for part in parts)), "unknown")
-    return f"{kind} with DoRA scale" if "magnitude" in parts else kind
-
-
-def measure(
-    found: Inspection,
-    path: Path,
-    header: Mapping[str, Any],
-    modules: Mapping[str, Mapping[str, str]],
-    config: Config | None,
-) -> None:
-    """Fill in ranks, alphas, norms and what is not finite. Reads the file once, a module at a time."""
+    Raises:
+        LoraValue: what the file states of its scales contradicts itself, or a module is there twice.
+    """
+    modules = by_module(file, keys)
+    scales = Scales(file.path, file.statements, file.metadata, file.tensors)
     squares: Counter[str] = Counter()
     ranks: Counter[str] = Counter()
     alphas: Counter[str] = Counter()
-    with path.open("rb") as file:
-        start = HEADER_LENGTH_BYTES + int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-    raw = np.memmap(path, np.uint8, "r", offset=start) if path.stat().st_size > start else np.empty(0, np.uint8)
-    for name, parts in modules.items():
-        arrays = arrays_of(path, raw, {part: (key, header[key]) for part, key in parts.items()})
-        found.non_finite += [parts[part] for part, values in arrays.items() if not np.isfinite(values).all()]
-        rank = rank_of(arrays)
-        alpha = alpha_of(arrays, name, config)
-        if rank:
-            ranks[str(rank)] += 1
-            alphas["none" if alpha is None else f"{alpha:g}"] += 1
-        if not fit(arrays):
-            found.misfits.append(name)
+    kinds: Counter[str] = Counter()
+    for module in modules:
+        change = change_of(found, module, scales)
+        kinds["unknown" if change is None else kind_of(change)] += 1
+        if change is None:
             continue
-        norm = norm_of(arrays, name, config)
+        if change.rank:
+            ranks[str(change.rank)] += 1
+            stated = alpha(module.parts) or scales.stated_alpha(module.name, module.expert)
+            alphas["none" if stated is None else f"{stated:g}"] += 1
+        norm = norm_of(change)
         if norm is not None and math.isfinite(norm):
-            squares[block_of(name)] += norm**2
-    found.ranks, found.alphas = sorted_counts(ranks), sorted_counts(alphas)
+            squares[block_of(module.name)] += norm**2
+    found.modules, found.kinds = len(modules), dict(kinds)
+    found.ranks, found.alphas = dict(ranks.most_common()), dict(alphas.most_common())
     found.blocks = {block: math.sqrt(squares[block]) for block in sorted(squares, key=natural)}
     found.norm = math.sqrt(sum(squares.values())) if squares else None
+    scales.check()
+    found.scale = scales.source
+
+
+def change_of(found: Inspection, module: Module, scales: Scales) -> Change | None:
+    """What becomes of a module's weight; None where the file has a bias alone, or is broken, which is noted."""
+    named = Named(module.name, scales, module.expert, pieces_of(module))
+    if module.parts.keys() == {"modulation"}:
+        return weight_change(named, {"diff": module.parts["modulation"]})
+    try:
+        change = weight_change(named, module.parts)
+    except ValueError as error:
+        found.misfits.append(f"{module.name} {error}")
+        return None
+    if change is None and "diff_b" in module.parts:
+        return weight_change(named, {"diff": module.parts["diff_b"]})
+    return change
+
+
+def pieces_of(module: Module) -> tuple[int, ...]:
+    """Rows of the pieces of a fused module, going by its name: q, k, v, and in FLUX's single blocks the MLP."""
+    if not {"down", "up"} <= module.parts.keys() or module.parts["down"].dim() < 2:
+        return ()
+    rows, width = len(module.parts["up"]), module.parts["down"].shape[1]
+    if module.name.endswith("qkv") and rows % 3 == 0:
+        return (rows // 3,) * 3
+    return (width, width, width, rows - 3 * width) if module.name.endswith("linear1") and rows > 3 * width else ()
+
+
+def kind_of(change: Change) -> str:
+    """The kind of a module's change."""
+    inner = getattr(change, "inner", None)
+    return change.kind if inner is None else f"{inner.kind} with DoRA scale"
 
 
 def block_of(name: str) -> str:
@@ -147,11 +177,6 @@ def natural(label: str) -> tuple[bool, str, int]:
     return label == "other", kind, int(number or 0)
 
 
-def sorted_counts(counts: Counter[str]) -> dict[str, int]:
-    """Counts, the most frequent first."""
-    return dict(counts.most_common())
-
-
 def lines(found: Inspection) -> Iterator[str]:
     """The inspection for people."""
     yield f"{found.path}  ({found.bytes / 1e6:.2f} MB, {found.keys} tensors, {joined(found.dtypes)})"
@@ -160,6 +185,10 @@ def lines(found: Inspection) -> Iterator[str]:
     if found.ranks:
         yield f"  rank     {joined(found.ranks)}"
         yield f"  alpha    {joined(found.alphas)}"
+    if found.scale:
+        yield f"  scale    {found.scale}"
+    if found.experts:
+        yield f"  experts  {joined(found.experts)} keys"
     if found.matched is not None:
         yield f"  matched  {found.matched} of {found.modules} modules"
         yield from (f"           not: {name}" for name in (found.unmatched or [])[:10])
@@ -167,8 +196,9 @@ def lines(found: Inspection) -> Iterator[str]:
         yield f"  note     {found.text_encoder} keys train a text encoder; they are not merged"
     if found.unknown:
         yield f"  unknown  {len(found.unknown)} keys: {', '.join(found.unknown[:3])}"
-    for name in found.misfits:
-        yield f"  BROKEN   {name} has factors that do not fit each other, or not all of them"
+    if found.refused:
+        yield f"  REFUSED  {found.refused}"
+    yield from (f"  BROKEN   {misfit}" for misfit in found.misfits)
     for key in found.non_finite:
         yield f"  BROKEN   {key} holds NaN or infinity"
     yield from bars(found)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from rushes.wire.jobs import Expert
+
 PART = "#"
 """Between the name of a fused module and the number of its part; no module's name holds it."""
 
@@ -46,11 +48,13 @@ class NameTable:
 
     `dotted` holds original and diffusers names, `flat` the same with underscores for dots, as musubi-tuner and
     kohya write them. `parameters` holds parameters that no module wraps (Wan's `modulation`), by the same names.
+    `experts` are the tables of the transformers of a model that has several, for files that are for one of them.
     """
 
     dotted: Mapping[str, tuple[LoraTarget, ...]]
     flat: Mapping[str, tuple[LoraTarget, ...]]
     parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    experts: Mapping[Expert, NameTable] = field(default_factory=dict)
 
     def bare(self, name: str, part: str) -> tuple[str, ...]:
         """Parameters without a module that a difference is for; Wan's `modulation` goes by its block's name, too."""

@@ -1,24 +1,55 @@
-"""Which model family a file's keys look like: for messages, when they fit nothing."""
+"""Which model family a file is for: what its header says, else what its keys look like.
+
+Some families share names and even widths (FLUX.1 and HunyuanVideo), so that a file of one fits the other and makes
+nonsense of it.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLUX, HUNYUAN, FRAMEPACK, WAN = "flux1", "hunyuan-video", "framepack", "wan"
+
+STATED: tuple[tuple[str, str], ...] = (
+    (r"skyreels[-_ ]?v?1", HUNYUAN),
+    (r"frame[-_ ]?pack", FRAMEPACK),
+    (r"hunyuan[-_ ]?video[-_ ]?v?1[-_. ]?5", "hunyuan-video-1.5"),
+    (r"hunyuan[-_ ]?(?:image|dit)", "hunyuan-image"),
+    (r"hunyuan[-_ ]?video", HUNYUAN),
+    (r"chroma", "chroma"),
+    (r"flux[-_. ]?2|klein", "flux2"),
+    (r"flux", FLUX),
+    (r"qwen[-_ ]?image", "qwen-image"),
+    (r"(?:^|[^a-z])wan(?:[^a-z]|$)|skyreels[-_ ]?v?2", WAN),
+    (r"ltx", "ltx-video"),
+    (r"cogvideo", "cogvideox"),
+    (r"z[-_ ]?image", "z-image"),
+    (r"stable[-_ ]?diffusion|sdxl|(?:^|[^a-z])sd[-_ ]?(?:v|x|[123])", "stable-diffusion"),
+    (r"(lumina|hidream|kandinsky|cosmos|mochi|pixart|sana|aura[-_ ]?flow|omnigen|ideogram|krea|anima|kolors)", ""),
+)
+"""Words of headers, in lower case, and the family that they name; "" is the word itself. The first counts."""
+
+STATING = ("modelspec.architecture", "ss_base_model_version", "base_model_version", "base_model", "architecture")
+"""Entries of headers that name a model family."""
+
+CONFIG_ENTRY = "base_model_name_or_path"
+"""The entry of PEFT's configuration that names the base model, by its hub id or its path."""
 
 SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)[._]", ("stable-diffusion",)),
     (r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn|modulation)|(^|\.)blocks\.\d+\.(attn[12]|ffn)", (WAN,)),
     (r"individual_token_refiner|(img|txt)_mod[._]linear|(img|txt)_mlp[._]fc[12]|modulation[._]linear", (HUNYUAN,)),
     (r"double_blocks\.\d+\.(img|txt)_attn_(qkv|proj|q_norm|k_norm)", (HUNYUAN,)),
-    (r"double_blocks[._]\d+[._](img|txt)_(mod[._]lin([._]|$)|mlp[._][02]|attn\.|attn_norm)", (FLUX,)),
-    (r"single_blocks[._]\d+[._](modulation[._]lin([._]|$)|norm[._])", (FLUX,)),
-    (r"(double|single)_blocks[._]\d+", (FLUX, HUNYUAN)),
+    (r"double_blocks_\d+_(img|txt)_(mod_lin(_|\.|$)|mlp_[02])", (FLUX,)),
+    (r"single_blocks_\d+_(modulation_lin(_|\.|$)|norm_)", (FLUX,)),
+    (r"(double|single)_blocks[._]\d+", (FLUX, HUNYUAN)),  # ComfyUI has FLUX's inner names for both
     (r"clean_x_embedder|image_projection", (FRAMEPACK,)),
     (r"^lora_unet_(single_)?transformer_blocks_\d+_(attn|ff|norm|proj)(?!\d)", (FRAMEPACK,)),
     (r"token_refiner", (HUNYUAN, FRAMEPACK)),
@@ -55,7 +86,64 @@ class Guess:
 
     def fits(self, architecture: str) -> bool:
         """True if a model of `architecture` may well have such keys."""
-        return any(architecture.startswith(PROGRAMS.get(label, (label,))) for label in self.labels)
+        return fits(self.labels, architecture)
+
+
+@dataclass(frozen=True)
+class Stated:
+    """The family that a file's header names, and where it does."""
+
+    label: str
+    entry: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.entry} in its header is {self.value!r})"
+
+    def fits(self, architecture: str) -> bool:
+        """True if the header speaks of the family of `architecture`."""
+        return fits((self.label,), architecture)
+
+
+def fits(labels: tuple[str, ...], architecture: str) -> bool:
+    """True if `architecture` belongs to one of these families."""
+    return any(architecture.startswith(PROGRAMS.get(label, (label,))) for label in labels)
+
+
+def family_of(shapes: Shapes, metadata: Mapping[str, str]) -> Stated | Guess | None:
+    """The family that a file's header names, else the one that most of its keys look like."""
+    return stated_family(metadata) or guess_family(shapes)
+
+
+def stated_family(metadata: Mapping[str, str]) -> Stated | None:
+    """The family that a header names; None if it names none, or none that is known.
+
+    Raises nothing: entries may hold anything.
+    """
+    for entry, value in stating(metadata):
+        # Older versions of ai-toolkit called every model that they did not know so.
+        if value == "sd_1.5" and "ai-toolkit" in metadata.get("software", ""):
+            continue
+        for pattern, label in STATED:
+            if match := re.search(pattern, value.lower()):
+                return Stated(label or match[1], entry, value)
+    return None
+
+
+def stating(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Entries of a header that may name a family, and what they say."""
+    yield from ((entry, metadata[entry]) for entry in STATING if entry in metadata)
+    for entry, text in metadata.items():
+        if CONFIG_ENTRY not in text:
+            continue
+        try:
+            config: Any = json.loads(text.lstrip("\ufeff"))
+        except (ValueError, RecursionError):
+            continue
+        for key, value in config.items() if isinstance(config, dict) else ():
+            if key.endswith(CONFIG_ENTRY) and isinstance(value, str):
+                # Directories above a model may be called anything.
+                yield f"{entry}, {key}", "/".join(value.rstrip("/").split("/")[-1:])
 
 
 def guess_family(shapes: Shapes) -> Guess | None:

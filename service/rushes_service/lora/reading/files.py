@@ -20,12 +20,12 @@ from rushes.checkpoints.adapters import (
     WEIGHTS_NAME,
     adapter_config,
     is_adapter_directory,
-    packed_header,
 )
+from rushes.checkpoints.adapters import packed_header as header_bytes
 from rushes.checkpoints.snapshots import HEADER_LENGTH_BYTES, read_header, unreadable
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.wire.jobs import Checkpoint
-from rushes_service.lora.reading.scales import Config, configuration
+from rushes_service.lora.reading.statements import Statement, statements
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -51,15 +51,15 @@ DTYPES: dict[str, torch.dtype] = {
 class WeightsFile:
     """The content of a file. Its tensors share one buffer on the CPU, in the file's own precision.
 
-    `config` is the adapter's configuration if the file has one: PEFT's `adapter_config.json`, or what diffusers
-    writes into the metadata.
+    `statements` are what its header, and the configuration beside it, say of its adapters' strength.
     """
 
     path: Path
     sha256: str
     tensors: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    config: Config | None = None
+    statements: tuple[Statement, ...] = ()
+    bytes: int = 0
 
 
 def locate(checkpoint: Checkpoint) -> Path:
@@ -97,21 +97,65 @@ def read_file(place: Path, *, expected: str | None = None, pin: bool = False) ->
     Raises:
         CheckpointError: it is not there, cut short, no safetensors file, or not the one submitted.
     """
-    config = adapter_config(place) if place.is_dir() else None
-    path = weights_of(place)
+    path, config = files_of(place)
     header = read_header(path)
     raw = read_bytes(path, pin)
-    start = HEADER_LENGTH_BYTES + int.from_bytes(bytes(raw[:HEADER_LENGTH_BYTES].numpy()), "little")
-    metadata = {str(key): str(value) for key, value in (header.pop(METADATA, None) or {}).items()}
+    plain = digest(b"", raw)
+    sha256 = plain if config is None else digest(packed_header(header, config), data_of(raw))
+    # Earlier versions knew a file by its tensors alone, also where its configuration lay beside it.
+    known = (sha256, plain) if not place.is_dir() else (sha256,)
+    if expected is not None and SHA256_HEX.fullmatch(expected) and expected not in known:
+        raise CheckpointMissing(f"{place} was overwritten since it was submitted: another file lies there now")
+    return weights_file(place, sha256, header, config, raw)
+
+
+def open_file(place: Path) -> WeightsFile:
+    """A file whose tensors are read as they are used; its hash is not known.
+
+    Raises:
+        CheckpointError: as `read_file`.
+    """
+    path, config = files_of(place)
+    header = read_header(path)
+    raw = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    return weights_file(place, "", header, config, raw)
+
+
+def weights_file(
+    place: Path, sha256: str, header: Mapping[str, Any], config: str | None, raw: torch.Tensor
+) -> WeightsFile:
+    """The content of a file from its header and its bytes.
+
+    Raises:
+        CheckpointFormat: a tensor, or a statement of its strength, cannot be read.
+    """
+    entries = {name: entry for name, entry in header.items() if name != METADATA}
+    metadata = {str(key): str(value) for key, value in (header.get(METADATA) or {}).items()}
     if config is not None:
         metadata[CONFIG_KEY] = config
-        sha256 = digest(packed_header(header, metadata), raw[start:])
-    else:
-        sha256 = digest(b"", raw)
-    if expected is not None and SHA256_HEX.fullmatch(expected) and expected != sha256:
-        raise CheckpointMissing(f"{place} was overwritten since it was submitted: another file lies there now")
-    tensors = {name: view(path, name, entry, raw[start:]) for name, entry in header.items()}
-    return WeightsFile(place, sha256, tensors, metadata, configuration(place, metadata))
+    data = data_of(raw)
+    tensors = {name: view(place, name, entry, data) for name, entry in entries.items()}
+    return WeightsFile(place, sha256, tensors, metadata, statements(place, metadata), len(raw))
+
+
+def files_of(place: Path) -> tuple[Path, str | None]:
+    """The file with the tensors of a checkpoint, and the configuration beside it.
+
+    Raises:
+        CheckpointError: as `rushes.checkpoints.adapters.adapter_config`.
+    """
+    return weights_of(place), adapter_config(place) if place.is_dir() else None
+
+
+def packed_header(header: Mapping[str, Any], config: str) -> bytes:
+    """The start of the one file that an adapter and its configuration become as a snapshot."""
+    entries = {name: entry for name, entry in header.items() if name != METADATA}
+    return header_bytes(entries, {**(header.get(METADATA) or {}), CONFIG_KEY: config})
+
+
+def data_of(raw: torch.Tensor) -> torch.Tensor:
+    """A file's bytes behind its header."""
+    return raw[HEADER_LENGTH_BYTES + int.from_bytes(bytes(raw[:HEADER_LENGTH_BYTES].numpy()), "little") :]
 
 
 def read_bytes(path: Path, pin: bool) -> torch.Tensor:

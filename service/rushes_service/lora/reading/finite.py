@@ -16,11 +16,25 @@ def check_finite(file: WeightsFile) -> None:
     """Raise `LoraValue` for the first tensor that holds NaN or infinity."""
     if all(finite(run) for run in runs(file.tensors.values())):
         return
-    key = next(key for key, tensor in file.tensors.items() if not finite(tensor))
-    name, part, _ = split(key)
+    bad = non_finite_keys(file)
+    if not bad:
+        return
+    name, part, *_ = split(bad[0])
     raise LoraValue(
         f"{file.path}: {name}{f' ({part})' if part else ''} holds NaN or infinity; training has most likely diverged"
     )
+
+
+def non_finite_keys(file: WeightsFile) -> list[str]:
+    """Keys of tensors that hold NaN or infinity."""
+    return [key for key, tensor in file.tensors.items() if not finite(tensor) and not is_endless(key, tensor, file)]
+
+
+def is_endless(key: str, tensor: torch.Tensor, file: WeightsFile) -> bool:
+    """True for the alpha of a whole LoKr, which means nothing and which ai-toolkit makes larger than float16 holds."""
+    name = key.removesuffix(".alpha")
+    whole = all(f"{name}.lokr_w{half}" in file.tensors for half in (1, 2))
+    return name != key and whole and not bool(tensor.isnan().any())
 
 
 def runs(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

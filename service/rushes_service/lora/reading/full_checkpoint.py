@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
 import torch
 
-from rushes.errors import LoraMismatch, LoraValue
+from rushes.errors import LoraValue
 from rushes_service.lora.changes import Patch, Replacement, as_matrix
 from rushes_service.lora.reading.files import WeightsFile
-from rushes_service.lora.reading.keys import Key, unwrapped
+from rushes_service.lora.reading.keys import DOTTED, Key, unwrapped
 from rushes_service.lora.targets import NameTable
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "")
+PREFIXES = (*(f"{prefix}." for prefix, _ in DOTTED), "")
 """What programs put before the transformer's own names."""
 
 LEAVES = {"weight": "weight", "bias": "bias", "scale": "weight"}
 """Ends of keys, and what diffusers calls them; FLUX's own release calls the weight of a norm its scale."""
 
-SCALES = re.compile(r"(^|\.)(scale_weight|weight_scale(_2|_inv)?|scaled_fp8|comfy_quant|absmax)$")
-"""Ends of keys that belong to quantised weights."""
-
 
 def is_whole(file: WeightsFile, keys: Mapping[str, Key]) -> bool:
     """True for a file without a single adapter's key, that says nothing of being an adapter."""
-    return file.config is None and not any(key.part for key in keys.values())
+    return not any(statement.config for statement in file.statements) and not any(key.part for key in keys.values())
 
 
 def read_whole(
@@ -34,14 +30,8 @@ def read_whole(
     """The changes of a whole checkpoint, the keys that fit nothing, and the format's name.
 
     Raises:
-        LoraMismatch: its weights are quantised.
         LoraValue: a weight has the wrong shape.
     """
-    if scale := next(filter(SCALES.search, file.tensors), None):
-        raise LoraMismatch(
-            f"{file.path}: its weights are quantised ({scale}), which only base models may be; give the checkpoint in "
-            "bfloat16 or float32"
-        )
     prefix = most_fitting(file, names, shapes)
     patches: list[Patch] = []
     unmatched: list[str] = []

@@ -1,24 +1,31 @@
-"""Keys of adapter files: which module, which tensor of it, in whose style."""
+"""Keys of weight files: which module, which tensor of it, in whose style, for which expert.
+
+One table of prefixes, one of wrappers and one of endings. Trainers and the tools around them put prefixes before a
+module's name; FSDP, DDP, `torch.compile` and activation checkpointing put components of their own anywhere into it.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
+from rushes.wire.jobs import Expert
+
+ADAPTER = r"(?:\.[^.]+)?"
+"""An adapter's own name, which PEFT keeps in the keys of models with several: `lora_A.style.weight`."""
+
 PARTS: tuple[tuple[str, str], ...] = (
-    (r"lora_down(?:\.default)?\.weight", "down"),
-    (r"lora_up(?:\.default)?\.weight", "up"),
-    (r"lora_A(?:\.default)?\.weight", "down"),
-    (r"lora_B(?:\.default)?\.weight", "up"),
-    (r"lora\.down\.weight", "down"),
-    (r"lora\.up\.weight", "up"),
-    (r"lora_(?:B|up)(?:\.default)?\.bias", "up_bias"),
+    (rf"lora_(?:down|A){ADAPTER}\.weight", "down"),
+    (rf"lora_(?:up|B){ADAPTER}\.weight", "up"),
+    (r"lora(?:_linear_layer)?\.down\.weight", "down"),
+    (r"lora(?:_linear_layer)?\.up\.weight", "up"),
+    (rf"lora_(?:B|up){ADAPTER}\.bias", "up_bias"),
     (r"lora_mid\.weight", "tucker"),
     (r"hada_t[12]", "tucker"),
     (r"lokr_t[12]", "tucker"),
-    (r"(hada_w[12]_[ab]|lokr_w[12](?:_[ab])?)(?:\.default)?", ""),
+    (rf"(hada_w[12]_[ab]|lokr_w[12](?:_[ab])?){ADAPTER}", ""),
+    (rf"(?:lora_magnitude_vector|magnitude){ADAPTER}(?:\.weight)?", "magnitude"),
     (r"dora_scale", "magnitude"),
-    (r"lora_magnitude_vector(?:\.default)?(?:\.weight)?", "magnitude"),
     (r"(?:diff|w_norm)", "diff"),
     (r"(?:diff_b|b_norm)", "diff_b"),
     (r"diff_m", "modulation"),
@@ -26,49 +33,115 @@ PARTS: tuple[tuple[str, str], ...] = (
 )
 """Ends of keys and the part they are; a part named "" is what the end itself says."""
 
-ENDS = tuple((re.compile(rf"(.+)\.(?:{end})"), part) for end, part in PARTS)
+ENDS = tuple((re.compile(rf"(.+?)\.(?:{end})"), part) for end, part in PARTS)
 
-PREFIXES = (
-    ("lora_unet_", "musubi"),
-    ("lycoris_", "musubi"),
-    ("base_model.model.", "peft"),
-    ("diffusion_model.", "comfyui"),
-    ("transformer.", "diffusers"),
+WRAPPERS = (
+    r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.",
+    r"_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)_",
 )
-"""How keys begin, and the name of the format that begins them so; anything else is "diffusers" without a prefix."""
+"""What wrapping a module puts into the names below it: as a component, or where underscores stand for the dots."""
 
-WRAPPERS = re.compile(r"^module\.|_orig_mod[._]")
-"""What `DistributedDataParallel` and `torch.compile` put into the names of what they wrap."""
+WRAPPER = re.compile("|".join(WRAPPERS))
 
-TEXT_ENCODER = re.compile(r"(base_model\.model\.)?(lora_te\d?_|text_encoders?(_\d)?[._]|text_model[._]|te\d?_)")
+DOTTED: tuple[tuple[str, str], ...] = (
+    ("base_model.model", "peft"),
+    ("model.diffusion_model", "comfyui"),
+    ("diffusion_model", "comfyui"),
+    ("pipe.dit", "diffsynth"),
+    ("pipe", "diffsynth"),
+    ("dit", "diffsynth"),
+    ("transformer", "diffusers"),
+    ("unet", "diffusers"),
+    ("denoiser", "diffusers"),
+    ("model", "diffusers"),
+    ("net", "diffusers"),
+)
+"""Components that keys begin with, and the format's name. Several may follow each other; the first names the format."""
+
+FLAT: tuple[tuple[str, str], ...] = (
+    (r"lora_unet__", "videox-fun"),
+    (r"lora_unet_", "musubi"),
+    (r"lycoris_", "musubi"),
+    (r"lora_transformer_", "onetrainer"),
+    (r"Hunyuan_video_(?:[A-Za-z0-9]+_)*?lora_", "tencent"),
+)
+"""Beginnings of keys whose module names have underscores for dots, and the format's name."""
+
+FLAT_BEGINNINGS = tuple((re.compile(pattern), style) for pattern, style in FLAT)
+FLAT_STYLES = frozenset(style for _, style in FLAT)
+
+EXPERTS: dict[str, Expert] = {
+    "transformer_1": "high",
+    "transformer_2": "low",
+    "dit2": "low",
+    "high_noise_model": "high",
+    "low_noise_model": "low",
+    "high_noise": "high",
+    "low_noise": "low",
+}
+"""Components that say which of Wan2.2's transformers is meant: ai-toolkit's, diffusers', DiffSynth's and Wan's own."""
+
+FIRST_OF_TWO = ("transformer_2", "dit2")
+"""Those beside which the plain prefix (`transformer.`, `dit.`) is the expert for much noise."""
+
+TEXT_ENCODER = re.compile(
+    r"(base_model\.model\.)?(lora_te\d?_|text_encoders?(_\d)?[._]|text_model[._]|te\d?_|conditioner\.)"
+)
 """How keys of a text encoder's LoRA begin."""
 
 
 class Key(NamedTuple):
-    """A key taken apart. `part` is "" for a key that is no adapter's."""
+    """A key taken apart. `part` is "" for a key that is no adapter's; `expert` is None where it names none."""
 
     name: str
     part: str
     style: str
+    expert: Expert | None = None
+
+    @property
+    def flat(self) -> bool:
+        """True for a name with underscores for dots."""
+        return self.style in FLAT_STYLES
 
 
 def split(key: str) -> Key:
-    """The module's name without prefix, the part of it, and the format's name."""
+    """The module's name without prefix, the part of it, the format's name and the expert."""
     key = unwrapped(key)
     name, part = key, ""
     for pattern, kind in ENDS:
         if match := pattern.fullmatch(key):
             name, part = match[1], kind or match[2]
             break
-    style = "diffusers"
-    for prefix, prefix_style in PREFIXES:
-        if name.startswith(prefix):
-            name, style = name[len(prefix) :], prefix_style
-            if style != "peft":
-                break
-    return Key(name, part, style)
+    for beginning, style in FLAT_BEGINNINGS:
+        if match := beginning.match(name):
+            name, expert = without_expert(name[match.end() :].lstrip("_"), "_")
+            return Key(name, part, style, expert)
+    name, style, expert = without_prefixes(name)
+    return Key(name.replace("$$", "."), part, style or "diffusers", expert)
+
+
+def without_prefixes(name: str) -> tuple[str, str | None, Expert | None]:
+    """A dotted name without what `DOTTED` and `EXPERTS` list, the format that the first of them names, the expert."""
+    style, expert = None, None
+    while True:
+        found = next(((prefix, kind) for prefix, kind in DOTTED if name.startswith(f"{prefix}.")), None)
+        if found is not None:
+            name, style = name[len(found[0]) + 1 :], style or found[1]
+            continue
+        name, named = without_expert(name, ".")
+        if named is None:
+            return name, style, expert
+        expert = expert or named
+
+
+def without_expert(name: str, separator: str) -> tuple[str, Expert | None]:
+    """A name without the expert that it begins with."""
+    for component, expert in EXPERTS.items():
+        if name.startswith(component + separator):
+            return name[len(component) + 1 :], expert
+    return name, None
 
 
 def unwrapped(key: str) -> str:
     """A key without what wrapping its model put into it."""
-    return WRAPPERS.sub("", key)
+    return WRAPPER.sub("", key)

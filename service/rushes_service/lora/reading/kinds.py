@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -16,7 +17,7 @@ from rushes_service.lora.changes import (
     Replacement,
     as_matrix,
 )
-from rushes_service.lora.reading.scales import Config, configured_rank, configured_scale
+from rushes_service.lora.reading.scales import Scales
 
 Parts = Mapping[str, torch.Tensor]
 
@@ -38,12 +39,25 @@ WITH_LENGTH = {"LoRA", "LoHa", "LoKr"}
 """Kinds that a DoRA scale may go with."""
 
 
-def weight_change(name: str, parts: Parts, config: Config | None) -> Change | None:
-    """What becomes of a module's weight; None if the file only has a bias for it.
+@dataclass(frozen=True)
+class Named:
+    """A module as the file calls it, and what says how strongly it acts.
 
-    Args:
-        name: the module as the file calls it.
-        config: PEFT's configuration, if the file has one.
+    `rows` are those of the pieces, for a module that is several here (a fused q, k, v).
+    """
+
+    name: str
+    scales: Scales
+    expert: str | None = None
+    rows: tuple[int, ...] = ()
+
+    def scale(self, rank: float, parts: Parts) -> float:
+        """What a product of factors of `rank` is multiplied by."""
+        return self.scales.scale(self.name, rank, alpha(parts), self.expert)
+
+
+def weight_change(module: Named, parts: Parts) -> Change | None:
+    """What becomes of a module's weight; None if the file only has a bias for it.
 
     Raises:
         ValueError: tensors are missing, or do not fit each other; the message names them.
@@ -53,7 +67,7 @@ def weight_change(name: str, parts: Parts, config: Config | None) -> Change | No
     check_one_kind(parts)
     if "value" in parts:
         return Replacement(as_matrix(parts["value"]))
-    found = adapter(name, parts, config)
+    found = adapter(module, parts)
     if found is not None and "magnitude" in parts:
         return Decomposed(found, magnitude(parts["magnitude"], found.shape))
     if found is None and "diff" in parts:
@@ -76,38 +90,39 @@ def check_one_kind(parts: Parts) -> None:
         raise ValueError("has a DoRA scale, but nothing that it scales")
 
 
-def adapter(name: str, parts: Parts, config: Config | None) -> Change | None:
+def adapter(module: Named, parts: Parts) -> Change | None:
     """LoRA, LoHa or LoKr, whichever the tensors are; None if they are none of these."""
     if parts.keys() & {"down", "up"}:
-        return low_rank(name, parts, config)
+        return low_rank(module, parts)
     if any(part in parts for part in HADAMARD):
         w1_a, w1_b, w2_a, w2_b = (as_matrix(wanted(parts, part)) for part in HADAMARD)
-        if len({w1_a.shape[1], w1_b.shape[0], w2_a.shape[1], w2_b.shape[0]}) > 1 or w1_a.shape[0] != w2_a.shape[0]:
+        if len({w1_a.shape[1], w1_b.shape[0], w2_a.shape[1], w2_b.shape[0]}) > 1:
             raise ValueError("has LoHa factors that do not fit each other")
-        return Hadamard(w1_a, w1_b, w2_a, w2_b, scale(name, w1_b.shape[0], parts, config))
+        if (len(w1_a), w1_b.shape[1]) != (len(w2_a), w2_b.shape[1]):
+            raise ValueError("has LoHa factors that do not fit each other")
+        return Hadamard(w1_a, w1_b, w2_a, w2_b, module.scale(w1_b.shape[0], parts))
     if any(part.startswith("lokr") for part in parts):
-        return kronecker(name, parts, config)
+        return kronecker(module, parts)
     return None
 
 
-def low_rank(name: str, parts: Parts, config: Config | None) -> LowRank:
+def low_rank(module: Named, parts: Parts) -> LowRank:
     """A plain LoRA."""
     down, up = as_matrix(wanted(parts, "down")), as_matrix(wanted(parts, "up"))
     rank = down.shape[0]
     if up.shape[1] != rank:
         raise ValueError(f"has rank {rank} in its down matrix but {up.shape[1]} in its up matrix")
-    return LowRank(down, up, scale(name, rank, parts, config))
+    trained = module.scales.rank_of_pieces(down, up, module.rows)
+    return LowRank(down, up, module.scale(trained, parts))
 
 
-def kronecker(name: str, parts: Parts, config: Config | None) -> Kronecker:
-    """A LoKr. With both factors whole there is no rank, and its `alpha` means nothing."""
+def kronecker(module: Named, parts: Parts) -> Kronecker:
+    """A LoKr. With both factors whole there is no rank, and its `alpha` hardly ever means anything."""
     w1, w2 = factor(parts, "lokr_w1"), factor(parts, "lokr_w2")
     ranks = [pair[1].shape[0] for pair in (w2, w1) if len(pair) == 2]
     if ranks:
-        return Kronecker(w1, w2, scale(name, ranks[0], parts, config))
-    if config is None:
-        return Kronecker(w1, w2)
-    return Kronecker(w1, w2, scale(name, configured_rank(config, name), parts, config))
+        return Kronecker(w1, w2, module.scale(ranks[0], parts))
+    return Kronecker(w1, w2, module.scales.whole_scale(module.name, alpha(parts), module.expert))
 
 
 def factor(parts: Parts, name: str) -> tuple[torch.Tensor, ...]:
@@ -145,10 +160,10 @@ def magnitude(value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     raise ValueError(f"has a DoRA scale {list(value.shape)} for a weight {list(shape)}")
 
 
-def scale(name: str, rank: int, parts: Parts, config: Config | None) -> float:
-    """What a product of factors is multiplied by: alpha / rank, 1 where no alpha is known."""
-    if "alpha" in parts:
-        if parts["alpha"].numel() != 1:
-            raise ValueError(f"has an alpha of shape {list(parts['alpha'].shape)}, which must be one number")
-        return float(parts["alpha"]) / rank
-    return 1.0 if config is None else configured_scale(config, name, rank)
+def alpha(parts: Parts) -> float | None:
+    """A module's own alpha; None if it has none."""
+    if "alpha" not in parts:
+        return None
+    if parts["alpha"].numel() != 1:
+        raise ValueError(f"has an alpha of shape {list(parts['alpha'].shape)}, which must be one number")
+    return float(parts["alpha"])

@@ -1,41 +1,42 @@
 """A file becomes typed changes of the model's parameters, or an error that says what is wrong with it.
 
-Everything is checked before any weight is touched: the file is whole, every key has its place, shapes fit, all
-numbers are finite.
+Everything is checked before any weight is touched: the file is whole, it is of this family and of a kind that is read,
+every key has its place, shapes fit, all numbers are finite, and what it states of its strength does not contradict
+itself.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rushes.errors import LoraMismatch, LoraValue
+from rushes.errors import LoraError, LoraMismatch, LoraValue
+from rushes.wire.jobs import Expert
 from rushes_service.lora.changes import Change, Difference, Patch, Replacement, as_matrix
-from rushes_service.lora.reading.families import guess_family, size_hint
+from rushes_service.lora.reading.families import family_of, size_hint
 from rushes_service.lora.reading.files import WeightsFile, read_file
 from rushes_service.lora.reading.finite import check_finite
 from rushes_service.lora.reading.full_checkpoint import is_whole, read_whole
-from rushes_service.lora.reading.keys import TEXT_ENCODER, Key, split
-from rushes_service.lora.reading.kinds import weight_change
+from rushes_service.lora.reading.grouping import Module, grouped, keys_of, tables_for
+from rushes_service.lora.reading.keys import Key
+from rushes_service.lora.reading.kinds import Named, weight_change
+from rushes_service.lora.reading.messages import mismatch, missing, shapes_of, whole_mismatch
+from rushes_service.lora.reading.refused import check_readable
+from rushes_service.lora.reading.scales import Scales
 from rushes_service.lora.targets import LoraTarget, NameTable
-
-SHOWN_KEYS = 3
-"""Keys that a message quotes."""
-
-ALTERED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""PEFT's initialisations that change the base model too, so that the adapter alone means nothing."""
 
 
 @dataclass(frozen=True)
 class LoraReport:
     """What a file turned out to be; goes into the receipt.
 
-    `matched` and `unmatched` count keys, `modules` modules of the live model, `ranks` are the different ones found.
+    `matched` and `unmatched` count keys, `modules` modules of the live model, `ranks` are the different ones found,
+    `scale` says where the scale of its modules is from, `expert` which of Wan2.2's transformers it is for.
     """
 
     path: str
@@ -46,6 +47,8 @@ class LoraReport:
     unmatched: int
     modules: int
     ranks: tuple[int, ...]
+    scale: str = ""
+    expert: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,28 +61,16 @@ class Lora:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass
-class Module:
-    """Tensors of one module as the file has them."""
+@dataclass(frozen=True)
+class Contents:
+    """The changes in a file, and what is to be said of it."""
 
-    name: str
-    targets: tuple[LoraTarget, ...]
-    parts: dict[str, torch.Tensor] = field(default_factory=dict)
-
-
-@dataclass
-class Sorted:
-    """Keys of a file: by module, those of parameters that no module wraps, and those that mean nothing."""
-
-    modules: dict[str, Module] = field(default_factory=dict)
-    bare: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    styles: list[str] = field(default_factory=list)
-    unmatched: list[str] = field(default_factory=list)
-
-    @property
-    def style(self) -> str:
-        """The format of most keys."""
-        return max(set(self.styles), key=self.styles.count)
+    patches: tuple[Patch, ...]
+    unmatched: list[str]
+    style: str
+    problem: str | None
+    scale: str = "none is needed"
+    warnings: tuple[str, ...] = ()
 
 
 def read_lora(
@@ -90,50 +81,126 @@ def read_lora(
     family: str,
     expected: str | None = None,
     allow_partial: bool = False,
+    allow_other_family: bool = False,
+    expert: Expert | None = None,
     pin: bool = False,
 ) -> Lora:
     """Read a complete file of weights: an adapter of any format, or a whole transformer.
 
     Args:
-        place: a safetensors file, or a PEFT adapter's directory.
+        place: a safetensors file, or an adapter's directory.
         names: which module each name means.
         shapes: shape of each parameter of the model, by its diffusers name.
-        family: the model's family, for messages.
+        family: the model's family, which the file must not contradict.
         expected: content hash that the submitter saw. A file with another one has been overwritten since.
         allow_partial: keys that fit nothing are a warning as long as others do.
+        allow_other_family: a file that says to be, or looks like one, of another family is a warning.
+        expert: the transformer of Wan2.2 that the file is for, where its keys do not say so.
         pin: keep the tensors in page-locked memory.
 
     Raises:
         CheckpointError: the file is not there, cut short, no safetensors file, or not the one submitted.
-        LoraMismatch: keys that mean nothing in this model.
-        LoraValue: wrong shapes, missing halves or non-finite numbers.
+        LoraMismatch: keys that mean nothing in this model, another family, another expert, a kind that is not read.
+        LoraValue: wrong shapes, missing halves, non-finite numbers, or statements that contradict each other.
     """
     file = read_file(place, expected=expected, pin=pin)
     if not file.tensors:
         raise LoraMismatch(f"{place}: this file holds no tensors at all")
+    check_readable(place, file.tensors, file.metadata, file.statements)
     check_finite(file)
-    keys = {key: split(key) for key in file.tensors}
+    other = other_family(file, family)
+    try:
+        found = contents(file, names, shapes, family, expert)
+    except LoraError as error:
+        if other is None:
+            raise
+        raise LoraMismatch(other) from error
+    if other and not allow_other_family:
+        raise LoraMismatch(found.problem or f"{other}. --allow_other_family merges it all the same")
+    if found.problem and not (allow_partial and found.patches):
+        raise LoraMismatch(found.problem)
+    warnings = [*found.warnings, *([other] if other else [])]
+    if found.problem:
+        warnings.append(f"partly used: {found.problem}")
+    return Lora(file.sha256, found.patches, report_of(file, found, expert), tuple(warnings))
+
+
+def other_family(file: WeightsFile, family: str) -> str | None:
+    """Says which family a file is of, if it is not `family`; None if nothing speaks against it."""
+    other = family_of(shapes_of(file), file.metadata)
+    if other is None or other.fits(family):
+        return None
+    return f"{file.path}: this file is for {other}, not for {family}"
+
+
+def contents(
+    file: WeightsFile, names: NameTable, shapes: Mapping[str, torch.Size], family: str, expert: Expert | None
+) -> Contents:
+    """The changes in a file, each parameter once."""
+    keys = keys_of(file)
     if is_whole(file, keys):
-        patches, unmatched, style = read_whole(file, names, shapes)
-        lost = missing(patches, shapes, names)
-        problem = whole_mismatch(file, unmatched, lost, family)
-        kinds: tuple[str, ...] = (Replacement.kind,)
-        ranks: tuple[int, ...] = ()
+        found = whole(file, names, shapes, family, expert)
     else:
-        check_config(file)
-        found = sort(file, keys, names)
-        wrapped = (patch for module in found.modules.values() for patch in patches_of(file, module, shapes))
-        patches = (*wrapped, *bare_patches(file, found.bare, shapes))
-        unmatched, style = found.unmatched, found.style if patches else "unknown"
-        problem = mismatch(file, unmatched, family)
-        kinds, ranks = kinds_of(patches), ranks_of(patches)
-    check_once(file, patches)
-    if problem and not (allow_partial and patches):
-        raise LoraMismatch(problem)
-    matched = len(file.tensors) - len(unmatched)
-    modules = len({patch.parameter.rpartition(".")[0] for patch in patches})
-    report = LoraReport(str(place), file.sha256, style, kinds, matched, len(unmatched), modules, ranks)
-    return Lora(file.sha256, patches, report, (f"partly used: {problem}",) if problem else ())
+        found = adapter(file, keys, names, shapes, family, expert)
+    check_once(file, found.patches)
+    return found
+
+
+def whole(
+    file: WeightsFile, names: NameTable, shapes: Mapping[str, torch.Size], family: str, expert: Expert | None
+) -> Contents:
+    """A whole transformer."""
+    table = tables_for(file, names, expert)[None]
+    patches, unmatched, style = read_whole(file, table, shapes)
+    lost = missing({patch.parameter for patch in patches}, shapes, table)
+    return Contents(patches, unmatched, style, whole_mismatch(file, unmatched, lost, family))
+
+
+def adapter(
+    file: WeightsFile,
+    keys: Mapping[str, Key],
+    names: NameTable,
+    shapes: Mapping[str, torch.Size],
+    family: str,
+    expert: Expert | None,
+) -> Contents:
+    """LoRA and its relatives."""
+    found = grouped(file, keys, tables_for(file, names, expert))
+    scales = Scales(file.path, file.statements, file.metadata, file.tensors)
+    wrapped = (patch for module in found.modules.values() for patch in patches_of(file, module, scales, shapes))
+    patches = (*wrapped, *bare_patches(file, found.bare, shapes))
+    scales.check()
+    problem = mismatch(file, found.unmatched, family, names)
+    if found.idle and not patches:
+        raise LoraMismatch(idle_message(file, found.idle, keys, names, family))
+    warnings = (idle_message(file, found.idle, keys, names, family),) if found.idle else ()
+    return Contents(patches, found.unmatched, found.style if patches else "unknown", problem, scales.source, warnings)
+
+
+def idle_message(file: WeightsFile, idle: list[str], keys: Mapping[str, Key], names: NameTable, family: str) -> str:
+    """Says which keys are for a transformer that these samples do not use."""
+    experts = sorted({str(keys[key].expert) for key in idle})
+    message = f"{file.path}: {len(idle)} of {len(file.tensors)} keys are for the {' and '.join(experts)}-noise expert"
+    if not names.experts:
+        return f"{message} ({idle[0]}), and {family} has one transformer alone"
+    return f"{message}, which these samples are made without; --rushes_experts both samples with both"
+
+
+def report_of(file: WeightsFile, found: Contents, expert: Expert | None) -> LoraReport:
+    """What the receipt says."""
+    patches = found.patches
+    return LoraReport(
+        path=str(file.path),
+        sha256=file.sha256,
+        format=found.style,
+        kinds=tuple(sorted({patch.change.kind for patch in patches})),
+        matched=len(file.tensors) - len(found.unmatched),
+        unmatched=len(found.unmatched),
+        modules=len({patch.parameter.rpartition(".")[0] for patch in patches}),
+        ranks=tuple(sorted({rank for patch in patches if (rank := patch.change.rank) is not None})),
+        scale=found.scale,
+        expert=expert,
+    )
 
 
 def check_once(file: WeightsFile, patches: tuple[Patch, ...]) -> None:
@@ -144,48 +211,12 @@ def check_once(file: WeightsFile, patches: tuple[Patch, ...]) -> None:
             raise LoraValue(f"{file.path}: {parameter} is in it under two names; it is not clear which is meant")
 
 
-def check_config(file: WeightsFile) -> None:
-    """Raise `LoraMismatch` for an adapter that means nothing without a base model of its own."""
-    start = (file.config or {}).get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(ALTERED_BASES):
-        raise LoraMismatch(
-            f"{file.path}: it was initialised with {start}, which also alters the base model; convert it when saving "
-            "(PEFT: path_initial_model_for_weight_conversion)"
-        )
-
-
-def sort(file: WeightsFile, keys: Mapping[str, Key], names: NameTable) -> Sorted:
-    """Tensors by module. PEFT also writes modules that were trained as a whole: `name.weight` beside the adapters.
-
-    Raises:
-        LoraValue: two keys mean the same part of a module.
-    """
-    found = Sorted()
-    sources: dict[tuple[str, str], str] = {}
-    for key, (name, part, style) in keys.items():
-        if not part and style == "peft" and (leaf := key.rpartition(".")[2]) in ("weight", "bias"):
-            name, part = name.removesuffix(f".{leaf}"), "value" if leaf == "weight" else "value_b"
-            name = name.removesuffix(".base_layer")
-        targets = names.find(name, flat=style == "musubi") if part and not TEXT_ENCODER.match(key) else ()
-        if not targets and (parameters := names.bare(name, part)):
-            found.bare[key] = parameters
-            found.styles.append(style)
-            continue
-        if not targets:
-            found.unmatched.append(key)
-            continue
-        # A Tucker decomposition has several parts that are called so; it is refused as a whole.
-        if (other := sources.setdefault((name, part), key)) != key and part != "tucker":
-            raise LoraValue(f"{file.path}: {other} and {key} are the same; it is not clear which is meant")
-        found.modules.setdefault(name, Module(name, targets)).parts[part] = file.tensors[key]
-        found.styles.append(style)
-    return found
-
-
-def patches_of(file: WeightsFile, module: Module, shapes: Mapping[str, torch.Size]) -> Iterator[Patch]:
+def patches_of(file: WeightsFile, module: Module, scales: Scales, shapes: Mapping[str, torch.Size]) -> Iterator[Patch]:
     """The changes of one module of the file, checked against the live model."""
+    named = Named(module.name, scales, module.expert, module.rows)
     try:
-        changes = {"weight": weight_change(module.name, module.parts, file.config), "bias": bias_change(module, file)}
+        weight = weight_change(named, module.parts)
+        changes = {"weight": weight, "bias": bias_change(module, weight)}
         for leaf, change in changes.items():
             if change is not None:
                 yield from spread(change, leaf, module.targets, shapes)
@@ -198,25 +229,24 @@ def bare_patches(
 ) -> Iterator[Patch]:
     """Differences of parameters that no module wraps."""
     for key, parameters in keys.items():
-        change = Difference(as_matrix(file.tensors[key]))
         for parameter in parameters:
-            wanted = (shapes[parameter][0], shapes[parameter][1:].numel())
-            if change.shape != wanted:
+            change = Difference(as_matrix(file.tensors[key]))
+            if file.tensors[key].numel() != shapes[parameter].numel():
                 found = list(file.tensors[key].shape)
                 raise LoraValue(f"{file.path}: {key} is {found}, but {parameter} is {list(shapes[parameter])}")
             yield Patch(parameter, change)
 
 
-def bias_change(module: Module, file: WeightsFile) -> Change | None:
-    """What becomes of a module's bias."""
+def bias_change(module: Module, weight: Change | None) -> Change | None:
+    """What becomes of a module's bias; a LoRA's own bias has the scale of its factors."""
     parts = module.parts
     if "value_b" in parts:
         return Replacement(as_matrix(parts["value_b"]))
     if "diff_b" in parts:
         return Difference(as_matrix(parts["diff_b"]))
     if "up_bias" in parts:
-        main = weight_change(module.name, {k: v for k, v in parts.items() if k != "magnitude"}, file.config)
-        return Difference(as_matrix(parts["up_bias"]), getattr(main, "scale", 1.0))
+        factors = getattr(weight, "inner", weight)
+        return Difference(as_matrix(parts["up_bias"]), getattr(factors, "scale", 1.0))
     return None
 
 
@@ -251,65 +281,6 @@ def shape_of(
     return rows, shape[1:].numel()
 
 
-def kinds_of(patches: tuple[Patch, ...]) -> tuple[str, ...]:
-    """The kinds of change in a file."""
-    return tuple(sorted({patch.change.kind for patch in patches}))
-
-
-def ranks_of(patches: tuple[Patch, ...]) -> tuple[int, ...]:
-    """The ranks in a file."""
-    return tuple(sorted({rank for patch in patches if (rank := patch.change.rank) is not None}))
-
-
-def missing(patches: tuple[Patch, ...], shapes: Mapping[str, torch.Size], names: NameTable) -> list[str]:
-    """Parameters of the model, or of that expert of it that was trained, that a whole checkpoint does not have."""
-    reach = names.reach
-    wanted = {name for name in shapes if name in reach or name.rpartition(".")[0] in reach}
-    return sorted(wanted - {patch.parameter for patch in patches})
-
-
-def mismatch(file: WeightsFile, unmatched: list[str], family: str) -> str | None:
-    """Says which keys fit nothing and which family they look like; None if all fit."""
-    if not unmatched:
-        return None
-    total = len(file.tensors)
-    message = f"{file.path}: {len(unmatched)} of {total} keys match no module of {family}: {quoted(unmatched)}"
-    if text := [key for key in unmatched if TEXT_ENCODER.match(key)]:
-        message += f". {len(text)} of them train a text encoder, which is not merged"
-    if len(text) < len(unmatched):
-        message += looks(file, family)
-    return f"{message}. --allow_partial_lora samples without them" if len(unmatched) < total else message
-
-
-def whole_mismatch(file: WeightsFile, unmatched: list[str], lost: list[str], family: str) -> str | None:
-    """Says what a whole checkpoint has too many or too few of; None if it is complete."""
-    total = len(file.tensors)
-    if unmatched:
-        return (
-            f"{file.path}: {len(unmatched)} of {total} keys match no weight of {family}: {quoted(unmatched)}"
-            f"{looks(file, family)}"
-        )
-    if lost:
-        return (
-            f"{file.path}: a whole checkpoint, but {len(lost)} weights of {family} are not in it: {quoted(lost)}; is "
-            "it one part of several?"
-        )
-    return None
-
-
-def looks(file: WeightsFile, family: str) -> str:
-    """What to say about the family that a file seems to be of."""
-    guess = guess_family({key: tuple(tensor.shape) for key, tensor in file.tensors.items()})
-    if guess is None or guess.fits(family):
-        return ""
-    return f". This file looks like {guess}: was the right architecture given?"
-
-
-def quoted(keys: list[str]) -> str:
-    """The first keys of a list."""
-    return ", ".join(keys[:SHOWN_KEYS]) + (", ..." if len(keys) > SHOWN_KEYS else "")
-
-
 def facts_of(lora: Lora, strength: float) -> dict[str, Any]:
     """What the receipt says about one file."""
     report = lora.report
@@ -320,6 +291,8 @@ def facts_of(lora: Lora, strength: float) -> dict[str, Any]:
         "sha256": report.sha256,
         "format": report.format,
         "kinds": list(report.kinds),
+        "scale": report.scale,
+        **({"expert": report.expert} if report.expert else {}),
         "matched": report.matched,
         "unmatched": report.unmatched,
         "modules": report.modules,

@@ -8,6 +8,7 @@ diffusers' `WanPipeline` changes from one to the other at the boundary that the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import nn
@@ -52,8 +53,10 @@ class WanTwoExperts(Wan):
         return self._experts
 
     def lora_names(self) -> NameTable:
-        trained = [self.model.lora_expert] if self.model.lora_expert else list(self._experts)
-        return together({str(expert): wan_names(self._experts[expert]) for expert in trained})
+        tables = {str(expert): wan_names(self._experts[expert]) for expert in self._experts}
+        trained = [self.model.lora_expert] if self.model.lora_expert else list(tables)
+        experts = {expert: together({expert: table}) for expert, table in tables.items()}
+        return replace(together({expert: tables[expert] for expert in trained}), experts=experts)
 
     def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
         warnings = super().warnings(parameters, vae)
