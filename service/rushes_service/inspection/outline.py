@@ -12,6 +12,7 @@ from rushes.wire.jobs import ModelSpec
 from rushes_service.lora.reading.files import open_file
 from rushes_service.lora.reading.grouping import keys_of
 from rushes_service.lora.reading.read import other_family
+from rushes_service.lora.targets import NameTable
 from rushes_service.models.loading.from_repo import quiet_loading_bars
 from rushes_service.models.registry import find
 from rushes_service.models.tiny import build_tiny
@@ -35,14 +36,18 @@ def unmatched_modules(architecture: str, place: Path) -> list[str]:
         base.load()
         names = base.lora_names()
         flat = {NUMBER.sub(r"\g<1>0", name) for name in names.flat}
-    found = dict.fromkeys((key.name, key.part) for key in keys_of(open_file(place)).values() if key.part)
     unknown = (
-        name
-        for name, part in found
-        if NUMBER.sub(r"\g<1>0", name.replace(".", "_")) not in flat
-        and not names.bare(NUMBER.sub(r"\g<1>0", name), part)
+        key.name
+        for key in keys_of(open_file(place)).values()
+        if key.part and not any(has_place(name, key.part, names, flat) for name in key.names)
     )
     return list(dict.fromkeys(unknown))
+
+
+def has_place(name: str, part: str, names: NameTable, flat: set[str]) -> bool:
+    """True for a module of some block, or a parameter without a module."""
+    first = NUMBER.sub(r"\g<1>0", name)
+    return first.replace(".", "_") in flat or bool(names.bare(first, part))
 
 
 def other_family_of(architecture: str, place: Path) -> str | None:

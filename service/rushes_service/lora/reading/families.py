@@ -110,6 +110,14 @@ def fits(labels: tuple[str, ...], architecture: str) -> bool:
     return any(architecture.startswith(PROGRAMS.get(label, (label,))) for label in labels)
 
 
+def another_family(shapes: Shapes, metadata: Mapping[str, str], architecture: str) -> Stated | Guess | None:
+    """The family that a file is for, if it is not that of `architecture`; a guess counts if most keys speak for it."""
+    found = family_of(shapes, metadata)
+    if found is None or found.fits(architecture):
+        return None
+    return found if isinstance(found, Stated) or found.count * 2 > found.total else None
+
+
 def family_of(shapes: Shapes, metadata: Mapping[str, str]) -> Stated | Guess | None:
     """The family that a file's header names, else the one that most of its keys look like."""
     return stated_family(metadata) or guess_family(shapes)

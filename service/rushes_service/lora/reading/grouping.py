@@ -78,22 +78,33 @@ def grouped(file: WeightsFile, keys: Mapping[str, Key], tables: Mapping[Expert |
         LoraValue: two keys mean the same part of a module.
     """
     found = Grouped()
-    for key, (name, part, style, expert) in keys.items():
+    for key, parts in keys.items():
+        expert = parts.expert
         if expert is not None and expert not in tables:
             found.idle.append(key)
             continue
-        names = tables[expert]
-        known = part and not TEXT_ENCODER.match(key)
-        targets = names.find(name, flat=keys[key].flat) if known else ()
-        if not targets and (parameters := names.bare(name, part)):
+        name, targets, parameters = place_of(key, parts, tables[expert])
+        if targets:
+            module = found.modules.setdefault((name, expert), Module(name, targets, expert))
+            add(file, module, parts.part, key)
+        elif parameters:
             found.bare[key] = parameters
-            found.styles.append(style)
-        elif not targets:
-            found.unmatched.append(key)
         else:
-            add(file, found.modules.setdefault((name, expert), Module(name, targets, expert)), part, key)
-            found.styles.append(style)
+            found.unmatched.append(key)
+            continue
+        found.styles.append(parts.style)
     return found
+
+
+def place_of(key: str, parts: Key, names: NameTable) -> tuple[str, tuple[LoraTarget, ...], tuple[str, ...]]:
+    """What the model calls a key's module: the name that fits, its modules, or its parameters without a module."""
+    if parts.part and not TEXT_ENCODER.match(key):
+        for name in parts.names:
+            if targets := names.find(name, flat=parts.flat):
+                return name, targets, ()
+            if parameters := names.bare(name, parts.part):
+                return name, (), parameters
+    return parts.name, (), ()
 
 
 def by_module(file: WeightsFile, keys: Mapping[str, Key]) -> list[Module]:
@@ -103,9 +114,10 @@ def by_module(file: WeightsFile, keys: Mapping[str, Key]) -> list[Module]:
         LoraValue: two keys mean the same part of a module.
     """
     found: dict[tuple[str, Expert | None], Module] = {}
-    for key, (name, part, _, expert) in keys.items():
-        if part:
-            add(file, found.setdefault((name, expert), Module(name, expert=expert)), part, key)
+    for key, parts in keys.items():
+        if parts.part:
+            module = found.setdefault((parts.name, parts.expert), Module(parts.name, expert=parts.expert))
+            add(file, module, parts.part, key)
     return list(found.values())
 
 

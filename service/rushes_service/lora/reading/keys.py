@@ -91,12 +91,22 @@ TEXT_ENCODER = re.compile(
 
 
 class Key(NamedTuple):
-    """A key taken apart. `part` is "" for a key that is no adapter's; `expert` is None where it names none."""
+    """A key taken apart. `part` is "" for a key that is no adapter's; `expert` is None where it names none.
+
+    `longer` are names with more of the beginning, shortest first: `transformer.blocks.0` is `blocks.0` with a prefix,
+    or what a converter made of `transformer_blocks.0`.
+    """
 
     name: str
     part: str
     style: str
     expert: Expert | None = None
+    longer: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that the module may have."""
+        return (self.name, *self.longer)
 
     @property
     def flat(self) -> bool:
@@ -114,24 +124,27 @@ def split(key: str) -> Key:
             break
     for beginning, style in FLAT_BEGINNINGS:
         if match := beginning.match(name):
+            longer = (name.removeprefix("lora_"),) if style == "onetrainer" else ()
             name, expert = without_expert(name[match.end() :].lstrip("_"), "_")
-            return Key(name, part, style, expert)
-    name, style, expert = without_prefixes(name)
-    return Key(name.replace("$$", "."), part, style or "diffusers", expert)
+            return Key(name, part, style, expert, longer)
+    return without_prefixes(name.replace("$$", "."), part)
 
 
-def without_prefixes(name: str) -> tuple[str, str | None, Expert | None]:
-    """A dotted name without what `DOTTED` and `EXPERTS` list, the format that the first of them names, the expert."""
-    style, expert = None, None
+def without_prefixes(name: str, part: str) -> Key:
+    """A dotted name without what `DOTTED` and `EXPERTS` list; the first of those names the format."""
+    style: str | None = None
+    expert: Expert | None = None
+    longer: list[str] = []
     while True:
-        found = next(((prefix, kind) for prefix, kind in DOTTED if name.startswith(f"{prefix}.")), None)
-        if found is not None:
-            name, style = name[len(found[0]) + 1 :], style or found[1]
-            continue
-        name, named = without_expert(name, ".")
-        if named is None:
-            return name, style, expert
-        expert = expert or named
+        rest, named = without_expert(name, ".")
+        prefix = next((item for item in DOTTED if name.startswith(f"{item[0]}.")), None)
+        if named is None and prefix is None:
+            return Key(name, part, style or "diffusers", expert, tuple(longer))
+        if style is not None:
+            longer.insert(0, name)
+        if prefix is not None:
+            rest, style = name[len(prefix[0]) + 1 :], style or prefix[1]
+        name, expert = rest, expert or named
 
 
 def without_expert(name: str, separator: str) -> tuple[str, Expert | None]:

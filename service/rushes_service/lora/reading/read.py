@@ -18,7 +18,7 @@ import torch
 from rushes.errors import LoraError, LoraMismatch, LoraValue
 from rushes.wire.jobs import Expert
 from rushes_service.lora.changes import Change, Difference, Patch, Replacement, as_matrix
-from rushes_service.lora.reading.families import family_of, size_hint
+from rushes_service.lora.reading.families import another_family, size_hint
 from rushes_service.lora.reading.files import WeightsFile, read_file
 from rushes_service.lora.reading.finite import check_finite
 from rushes_service.lora.reading.full_checkpoint import is_whole, read_whole
@@ -127,10 +127,8 @@ def read_lora(
 
 def other_family(file: WeightsFile, family: str) -> str | None:
     """Says which family a file is of, if it is not `family`; None if nothing speaks against it."""
-    other = family_of(shapes_of(file), file.metadata)
-    if other is None or other.fits(family):
-        return None
-    return f"{file.path}: this file is for {other}, not for {family}"
+    other = another_family(shapes_of(file), file.metadata, family)
+    return None if other is None else f"{file.path}: this file is for {other}, not for {family}"
 
 
 def contents(
