@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rushes.families.table import ARCHITECTURES, ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec
+from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import ModelSpec
 from rushes_service.models.tiny import build_tiny
 
@@ -28,7 +29,7 @@ def makes_pictures(spec: ArchitectureSpec) -> bool:
 
 def makes_clips(spec: ArchitectureSpec) -> bool:
     """True for a video family."""
-    return not spec.stills
+    return not spec.image_only
 
 
 def tiny_model_spec(name: str, directory: Path) -> ModelSpec:

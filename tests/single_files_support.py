@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from golden_support import GOLDEN, SHARED, Case
-from rushes.families.table import ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec
 from rushes_service.lora.targets import SWAPPED
 from rushes_service.models.loading import from_files, from_repo
-from rushes_service.models.loading.build_plans import BUILD_PLANS
+from rushes_service.models.loading.build_plans import build_plans
 from rushes_service.models.loading.files.naming import spellings
 
 CASES = {
@@ -80,9 +80,9 @@ def original_files(spec: ArchitectureSpec, model: Path, directory: Path) -> dict
     found = {}
     for file in spec.files:
         part = model / file.component
-        if file.looks and part.is_dir() and "llava" not in config_of(part).get("model_type", ""):
+        if file.kinds and part.is_dir() and "llava" not in config_of(part).get("model_type", ""):
             found[file.flag] = str(original_file(part, directory / f"{file.flag}.safetensors"))
-        elif not file.looks and part.is_dir():
+        elif not file.kinds and part.is_dir():
             found[file.flag] = str(part)
     return found
 
@@ -95,7 +95,7 @@ def original_file(part: Path, path: Path) -> Path:
     """The weights of one part under the names of its first release, by the tables that files are read with."""
     config = config_of(part)
     kind = config.get("_class_name") or config["architectures"][0]
-    rule = BUILD_PLANS[kind].rule(config)
+    rule = build_plans()[kind].rule(config)
     (weights,) = part.glob("*.safetensors")
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in load_file(weights).items():

@@ -6,7 +6,8 @@ This package is the light client: it needs redis and pydantic, and never imports
 from rushes.client.client import Client
 from rushes.errors import RushesError
 from rushes.families.parameters import SampleParameters, resolve
-from rushes.families.table import ArchitectureSpec, architecture
+from rushes.families.spec import ArchitectureSpec
+from rushes.families.table import architecture
 from rushes.prompts.files import load_prompts, parse_line, read_prompts
 from rushes.submission.build import Run, build_jobs
 from rushes.training.cadence import Cadence

@@ -30,10 +30,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service", "rushes_service.settings"),
     ("rushes_service.storage", "rushes_service.runtime", "rushes_service.media"),
     ("rushes_service.lora",),
-    ("rushes_service.models.rooms", "rushes_service.models.inputs", "rushes_service.models.vae"),
+    ("rushes_service.models.rooms", "rushes_service.models.inputs", "rushes_service.models.tiny_parts"),
     ("rushes_service.models.loading",),
     ("rushes_service.models.conditioning",),
-    ("rushes_service.models.encoders",),
+    ("rushes_service.models.encoders", "rushes_service.models.vae"),
     ("rushes_service.models.base",),
     ("rushes_service.models.wan", "rushes_service.models.hunyuan", "rushes_service.models.flux"),
     ("rushes_service.models.framepack",),  # HunyuanVideo with another transformer

@@ -7,9 +7,9 @@ import argparse
 import pytest
 
 from rushes.errors import ArchitectureError, PromptError
+from rushes.families.framepack import FRAMEPACK, FRAMEPACK_ONE_FRAME
 from rushes.families.one_frame import OneFrame, parse_one_frame
 from rushes.families.parameters import resolve
-from rushes.families.table import FRAMEPACK, FRAMEPACK_ONE_FRAME
 from rushes.training.flags import add_sampling_arguments, model_from_args, vae_from_args
 from rushes.wire.jobs import ModelSpec, Prompt
 

@@ -18,15 +18,16 @@ from golden_support import SHARED, Case
 from rushes.errors import ModelError
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import ModelSpec
-from rushes_service.models.loading.build_plans import BUILD_PLANS, plan
+from rushes_service.models.loading.build_plans import build_plans, plan
 from rushes_service.models.loading.building import build, empty
 from rushes_service.models.loading.configs import variants
 from rushes_service.models.loading.files.headers import Entry, Header, read_header
-from rushes_service.models.loading.files.kinds import FILE_KINDS, described
+from rushes_service.models.loading.files.kinds import described
 from rushes_service.models.loading.files.naming import spellings
 from rushes_service.models.loading.files.shapes import Config
 from rushes_service.models.loading.from_files import find_source
 from rushes_service.models.registry import find
+from rushes_service.models.rooms import file_kinds
 from single_files_support import recorded_files
 
 CPU = torch.device("cpu")
@@ -233,12 +234,12 @@ def test_a_files_fingerprint_is_its_content_and_place(files):
     assert read_header(path).fingerprint != before
 
 
-@pytest.mark.parametrize("kind", BUILD_PLANS)
+@pytest.mark.parametrize("kind", build_plans())
 def test_every_published_variant_is_told_from_its_shapes_alone(kind, tmp_path):
-    recipe = BUILD_PLANS[kind]
+    build_plan = build_plans()[kind]
     for name, config in variants(kind).items():
         header = full_size_header(kind, config, tmp_path / "full.safetensors")
-        found = plan(header, recipe)
+        found = plan(header, build_plan)
         assert found.model == name
         assert found.config == config
 
@@ -247,7 +248,7 @@ def full_size_header(kind: str, config: Config, path: Path) -> Header:
     """What the header of a published file says, in the names of its release; nothing is stored."""
     with init_empty_weights(include_buffers=False):
         model = empty(getattr(diffusers, kind, None) or getattr(transformers, kind), config)
-    rule, shapes = BUILD_PLANS[kind].rule(config), {}
+    rule, shapes = build_plans()[kind].rule(config), {}
     for parameter, tensor in model.state_dict().items():
         key, part = next(iter(spellings(parameter, rule)))
         rows = shapes.get(key, (0,))[0] if part.isdigit() else 0
@@ -255,7 +256,7 @@ def full_size_header(kind: str, config: Config, path: Path) -> Header:
     return Header(path, (path,), {key: Entry("BF16", shape, path) for key, shape in shapes.items()})
 
 
-def test_looks_tell_the_recorded_files_apart(tmp_path):
+def test_file_kinds_tell_the_recorded_files_apart(tmp_path):
     seen = {
         "Wan's VAE": SHARED / "wan_vae.safetensors",
         "HunyuanVideo's VAE": SHARED / "hv_vae.safetensors",
@@ -269,6 +270,6 @@ def test_looks_tell_the_recorded_files_apart(tmp_path):
     assert {title: described(read_header(path)) for title, path in seen.items()} == {title: title for title in seen}
 
 
-def test_every_look_is_a_familys_and_the_other_way_round():
-    wanted = {look for spec in ARCHITECTURES.values() for file in spec.files for look in file.looks}
-    assert wanted == {look.name for look in FILE_KINDS}
+def test_every_file_kind_is_a_familys_and_the_other_way_round():
+    wanted = {kind for spec in ARCHITECTURES.values() for file in spec.files for kind in file.kinds}
+    assert wanted == {kind.name for kind in file_kinds()}

@@ -32,7 +32,7 @@ def test_single_files_with_encoders_make_the_same_frames(
     assert {file.flag for file in spec.files} - set(files) == set(FROM_DIRECTORY.get(name, ()))
     rest = str(directory) if name in FROM_DIRECTORY else None
     single = model.model_copy(update={"model": rest, **files})
-    prompt = Prompt(prompt="a red ball", **tiny_options(spec, tmp_path, None if spec.stills else CLIP_FRAMES))
+    prompt = Prompt(prompt="a red ball", **tiny_options(spec, tmp_path, None if spec.image_only else CLIP_FRAMES))
     pixels = [
         torch.cat(list(sample(Engine("cpu", tmp_path / f"cache{number}"), each, prompt).pixels()), dim=1)
         for number, each in enumerate((model, single))

@@ -13,7 +13,8 @@ from typing import Any
 
 from rushes.families.parameters import resolve
 from rushes.families.prompt_options import OPTION_OF_FIELD
-from rushes.families.table import ARCHITECTURES, ArchitectureSpec, CfgRule, architecture
+from rushes.families.table import ARCHITECTURES, architecture
+from rushes.families.spec import ArchitectureSpec, CfgRule
 from rushes.wire.jobs import Prompt
 
 DEFAULTS = ("width", "height", "frame_count", "sample_steps", "guidance_scale", "discrete_flow_shift")
@@ -49,19 +50,19 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
     resolved, _ = resolve(Prompt(prompt="", **asked), spec)
     defaults = {field: getattr(resolved, field) for field in DEFAULTS}
     negative = spec.negative_prompt if spec.cfg == "unless_one" else None
-    ignored = [*spec.ignores, "frame_count"] if spec.stills else spec.ignores
+    ignored = [*spec.ignores, "frame_count"] if spec.image_only else spec.ignores
     return {
         "name": spec.name,
         "title": spec.title,
-        "makes": "pictures" if spec.stills else "clips" if spec.sections else "pictures and clips",
+        "makes": "pictures" if spec.image_only else "clips" if spec.sections else "pictures and clips",
         "requires": options(spec.requires),
         "uses": options(spec.uses - spec.requires),
         "ignores": options(ignored),
         "defaults": {**defaults, "cfg_scale": spec.cfg_scale, "negative_prompt": negative},
         "classifier_free_guidance": CFG_RULES[spec.cfg],
         "size_multiple": spec.size_multiple,
-        "frame_stride": None if spec.stills else resolved.frame_count - 1 if spec.sections else spec.frame_stride,
-        "fps": None if spec.stills else spec.fps,
+        "frame_stride": None if spec.image_only else resolved.frame_count - 1 if spec.sections else spec.frame_stride,
+        "fps": None if spec.image_only else spec.fps,
         "hub_id": spec.hub_id,
         "transformer_hub_id": spec.transformer_hub_id,
         "sampled": spec.sampled,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.one_frame import parse_one_frame
 from rushes.families.prompt_options import OPTION_OF_FIELD
-from rushes.families.table import DEFAULT_FRAMES, DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, ArchitectureSpec
+from rushes.families.spec import DEFAULT_FRAMES, DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, ArchitectureSpec
 from rushes.wire.jobs import FrozenModel, ModelSpec, Prompt
 
 
@@ -133,7 +133,7 @@ def floor_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[s
 
 def count_frames(asked: int | None, spec: ArchitectureSpec, model: ModelSpec | None, warnings: list[str]) -> int:
     """`asked` frames floored to what the family makes: stride * k + 1; a change is noted in `warnings`."""
-    if spec.stills:
+    if spec.image_only:
         if asked not in (None, 1):
             warnings.append(f"--f is ignored by {spec.name}, which makes single pictures")
         return 1

@@ -16,7 +16,8 @@ from rushes.checkpoints.snapshots import fingerprint
 from rushes.checkpoints.store import check_url
 from rushes.errors import ArchitectureError, CheckpointError, CheckpointMissing, ConfigError, PromptError
 from rushes.families.parameters import resolve
-from rushes.families.table import ArchitectureSpec, architecture
+from rushes.families.spec import ArchitectureSpec
+from rushes.families.table import architecture
 from rushes.prompts.files import PromptLine, warning_lines
 from rushes.wire.jobs import (
     BASE_MODEL,

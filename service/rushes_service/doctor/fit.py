@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rushes._paths import absolute
 from rushes.errors import ModelError
-from rushes.families.table import ARCHITECTURES, ModelFile
+from rushes.families.spec import ModelFile
+from rushes.families.table import ARCHITECTURES
 from rushes_service.doctor.report import Finding, fail, gib, ok, warn
 from rushes_service.models.loading.files.headers import SAFETENSORS, Header, read_header
 from rushes_service.models.loading.files.kinds import check_file_kind, described
-from rushes_service.models.loading.files.quant_markers import without_marks
+from rushes_service.models.loading.files.quant_markers import without_quant_markers
 
 WORKING_BYTES = 3 * 2**30
 """Of a GPU, for what is computed beside the weights (a clip of 480p takes about as much) and for CUDA itself."""
@@ -49,10 +50,10 @@ def check_files(architecture: str, files: Mapping[str, str], model: str | None) 
     """
     parts: dict[str, Part] = {}
     for file in ARCHITECTURES[architecture].files:
-        if file.looks and (path := files.get(file.flag)):
+        if file.kinds and (path := files.get(file.flag)):
             try:
                 header = read_header(absolute(path))
-                check_file_kind(header, file.looks, f"--{file.flag}")
+                check_file_kind(header, file.kinds, f"--{file.flag}")
             except ModelError as error:
                 yield fail(f"--{file.flag}", str(error), "give the right file; docs/models.md says which")
                 continue
@@ -71,7 +72,7 @@ def part_of(name: str, headers: Iterable[Header]) -> Part:
     """What some files of one part hold."""
     numbers: Counter[str] = Counter()
     for header in headers:
-        for key in without_marks(header.entries):
+        for key in without_quant_markers(header.entries):
             numbers[header.entries[key].dtype] += header.entries[key].count
     return Part(name, sum(numbers.values()), tuple(dtype for dtype, _ in numbers.most_common()))
 
@@ -119,6 +120,6 @@ def file_flags() -> tuple[ModelFile, ...]:
     flags: dict[str, ModelFile] = {}
     for spec in ARCHITECTURES.values():
         for file in spec.files:
-            if file.looks:
+            if file.kinds:
                 flags.setdefault(file.flag, file)
     return tuple(flags.values())

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rushes.families.parameters import SampleParameters
-from rushes.families.table import ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.lora.targets import NameTable
 from rushes_service.models.conditioning import Conditioning, ConditioningCache

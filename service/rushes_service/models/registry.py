@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rushes.errors import ArchitectureError
 from rushes.families.table import architecture
+from rushes_service.models import rooms
 
 if TYPE_CHECKING:
     from rushes_service.models.base import Architecture
 
-SAMPLERS = {
-    "flux1-kontext": "rushes_service.models.flux.kontext:FluxKontext",
-    "framepack": "rushes_service.models.framepack.video:FramePack",
-    "framepack-one-frame": "rushes_service.models.framepack.one_frame:FramePackOneFrame",
-    "hunyuan-video": "rushes_service.models.hunyuan.t2v:HunyuanVideo",
-    "hunyuan-video-i2v": "rushes_service.models.hunyuan.i2v:HunyuanVideoImageToVideo",
-    "skyreels-v1-t2v": "rushes_service.models.hunyuan.t2v:SkyReelsTextToVideo",
-    "skyreels-v1-i2v": "rushes_service.models.hunyuan.skyreels_i2v:SkyReelsImageToVideo",
-    "wan2.1-t2v": "rushes_service.models.wan.t2v:WanTextToVideo",
-    "wan2.1-i2v": "rushes_service.models.wan.i2v:WanImageToVideo",
-    "wan2.1-fun-control": "rushes_service.models.wan.fun_control:WanFunControl",
-    "wan2.2-t2v-a14b": "rushes_service.models.wan.v22:WanTwoExperts",
-}
+SAMPLERS: Mapping[str, tuple[str, str]] = {name: (room, family.sampler) for room, name, family in rooms.families()}
+"""By family: its room, and the class in it as "module:name"."""
 
 
 def find(name: str) -> type[Architecture]:
@@ -35,5 +25,4 @@ def find(name: str) -> type[Architecture]:
     spec = architecture(name)
     if not spec.sampled or name not in SAMPLERS:
         raise ArchitectureError(f"{name} cannot be sampled yet; these can: {', '.join(sorted(SAMPLERS))}")
-    module, _, kind = SAMPLERS[name].partition(":")
-    return getattr(importlib.import_module(module), kind)
+    return rooms.in_room(*SAMPLERS[name])  # type: ignore[no-any-return]

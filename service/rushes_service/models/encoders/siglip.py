@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import SiglipVisionModel
 
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.encoders.llama_clip import loaded_part
 from rushes_service.models.loading.from_repo import Source
-
-PillowProcessor = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor
-"""The processor that resizes with Pillow, as that of the reference; its name depends on the version of transformers."""
+from rushes_service.runtime.compat_transformers import PillowSiglipProcessor
 
 IMAGE_PARTS = ("image_encoder", "feature_extractor")
 """Components that a picture's embedding depends on."""
@@ -47,7 +44,7 @@ class ImageEncoder:
         return {"image": encoder(**inputs).last_hidden_state}
 
     def _load(self) -> tuple[Any, Any]:
-        processor = loaded_part(self._source, "feature_extractor", PillowProcessor)
+        processor = loaded_part(self._source, "feature_extractor", PillowSiglipProcessor)
         encoder = self._source.load("image_encoder", SiglipVisionModel, self._dtype)
         size = encoder.config.image_size
         processor.size = {"height": size, "width": size}  # what a processor of another size makes is of no use

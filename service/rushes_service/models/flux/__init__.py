@@ -1,1 +1,4 @@
-"""TODO."""
+"""FLUX.1 Kontext: its sampler, names, files and tiny model. `room` lists them.
+
+Nothing outside this room imports it except by name, through `models.rooms`.
+"""

@@ -18,8 +18,9 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontex
 from torch import nn
 
 from rushes.errors import PromptError
+from rushes.families.flux import FLUX1_KONTEXT
 from rushes.families.parameters import SampleParameters
-from rushes.families.table import FLUX1_KONTEXT, ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.lora.targets import NameTable, name_table, renamed
 from rushes_service.models.base import Architecture, Denoised, OnStep
@@ -31,6 +32,7 @@ from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import find_source
 from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
 from rushes_service.models.vae.kl import decode_kl, plan_kl_tiles
+from rushes_service.runtime.compat_diffusers_models import KEEP_SIZE, next_sigmas
 from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import precision
 
@@ -49,11 +51,8 @@ class ReferenceEuler(FlowMatchEulerDiscreteScheduler):
 
     def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **_options: Any) -> Any:
         """The sample after the step, alone in a tuple."""
-        if self.step_index is None:
-            self._init_step_index(timestep)
-        stride = (self.sigmas[self.step_index + 1] - self.sigmas[self.step_index]).item()
-        self._step_index += 1
-        return (sample + stride * model_output,)
+        sigma, following = next_sigmas(self, timestep)
+        return (sample + (following - sigma).item() * model_output,)
 
 
 @contextlib.contextmanager
@@ -174,7 +173,7 @@ class FluxKontext(Architecture):
                 width=parameters.width,
                 height=parameters.height,
                 max_area=parameters.width * parameters.height,
-                _auto_resize=False,
+                **KEEP_SIZE,
                 sigmas=sigmas[:-1].tolist(),
                 num_inference_steps=total,
                 guidance_scale=parameters.guidance_scale,

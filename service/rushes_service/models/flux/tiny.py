@@ -10,21 +10,21 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontex
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
-from rushes_service.models.wan.tiny import (
+from rushes_service.models.tiny_parts import (
     FAINT,
-    PICTURE_STD,
-    PROMPT_GAIN,
     VELOCITY_STD,
     blur,
+    build_once,
     byte_tokenizer,
-    replace_text,
     rescale,
-    save,
-    write_once,
+    stretch_colours,
 )
 
 RECIPE = 1
 """Raised when a change here makes different weights."""
+
+PROMPT_GAIN = 8.0
+"""Makes the prompt show in the picture."""
 
 T5_DIM, POOLED_DIM = 32, 32
 CLIP_TOKENS = 77
@@ -39,29 +39,21 @@ def build_tiny_flux(directory: Path, *, seed: int = 0) -> Path:
         ConfigError: `directory` exists and holds something else.
     """
     recipe = json.dumps({"recipe": RECIPE, "family": "flux1-kontext", "seed": seed})
-    return write_once(directory, recipe, lambda temporary: save_all(pipeline(seed), temporary))
+    return build_once(directory, recipe, pipeline, seed=seed)
 
 
-def save_all(pipe: FluxKontextPipeline, directory: Path) -> None:
-    """Save `pipe`; its second tokenizer too gets a class that every transformers version knows."""
-    save(pipe, directory)
-    replace_text(directory / "tokenizer_2" / "tokenizer_config.json", "TokenizersBackend", "PreTrainedTokenizerFast")
-
-
-def pipeline(seed: int) -> FluxKontextPipeline:
-    """The tiny pipeline in float32 on the CPU; the caller's random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        words = clip_tokenizer()
-        return FluxKontextPipeline(
-            tokenizer=words,
-            text_encoder=clip_encoder(words),
-            tokenizer_2=byte_tokenizer(),
-            text_encoder_2=t5_encoder(),
-            transformer=transformer(),
-            vae=vae(),
-            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        )
+def pipeline() -> FluxKontextPipeline:
+    """The tiny pipeline in float32 on the CPU."""
+    words = clip_tokenizer()
+    return FluxKontextPipeline(
+        tokenizer=words,
+        text_encoder=clip_encoder(words),
+        tokenizer_2=byte_tokenizer(),
+        text_encoder_2=t5_encoder(),
+        transformer=transformer(),
+        vae=vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )
 
 
 def clip_tokenizer() -> CLIPTokenizer:
@@ -153,7 +145,5 @@ def vae() -> AutoencoderKL:
     blur(last)
     rescale(last, FAINT)
     picture = model.decode(torch.randn(1, 16, 16, 16) / model.config.scaling_factor).sample
-    stretch = PICTURE_STD / picture.std(dim=(0, 2, 3))
-    last.bias.copy_((last.bias - picture.mean(dim=(0, 2, 3))) * stretch)
-    last.weight *= stretch.view(3, 1, 1, 1)
+    stretch_colours(last, picture)
     return model

@@ -13,7 +13,7 @@ from typing import Any
 
 from rushes._paths import absolute
 from rushes.errors import ModelError
-from rushes.families.table import ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec
 from rushes_service.models.loading.errors import first_line
 from rushes_service.models.loading.files.hashes import FileHashCache

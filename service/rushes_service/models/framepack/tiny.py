@@ -10,8 +10,8 @@ from diffusers import HunyuanVideoFramepackPipeline, HunyuanVideoFramepackTransf
 from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
 from rushes_service.models.encoders.tiny_llama import POOLED_DIM, TEXT_DIM
-from rushes_service.models.hunyuan.tiny import LATENT_CHANNELS, other_parts, save, text_parts
-from rushes_service.models.wan.tiny import VELOCITY_STD, replace_text, rescale, write_once
+from rushes_service.models.hunyuan.tiny import LATENT_CHANNELS, other_parts, text_parts
+from rushes_service.models.tiny_parts import VELOCITY_STD, build_once, replace_text, rescale
 
 RECIPE = 1
 """Raised when a change here makes different weights."""
@@ -31,14 +31,14 @@ def build_tiny_framepack(directory: Path, *, seed: int = 0) -> Path:
         ConfigError: `directory` exists and holds something else.
     """
 
-    def write(temporary: Path) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            save(pipeline(), temporary)
-        for file in ("model_index.json", "feature_extractor/preprocessor_config.json"):
-            replace_text(temporary / file, "SiglipImageProcessorPil", "SiglipImageProcessor")
+    recipe = json.dumps({"recipe": RECIPE, "family": "framepack", "seed": seed})
+    return build_once(directory, recipe, pipeline, seed=seed, after=name_processor)
 
-    return write_once(directory, json.dumps({"recipe": RECIPE, "family": "framepack", "seed": seed}), write)
+
+def name_processor(directory: Path) -> None:
+    """Name an image processor that every transformers version knows."""
+    for file in ("model_index.json", "feature_extractor/preprocessor_config.json"):
+        replace_text(directory / file, "SiglipImageProcessorPil", "SiglipImageProcessor")
 
 
 def pipeline() -> HunyuanVideoFramepackPipeline:

@@ -13,6 +13,8 @@ import torch
 from diffusers import HunyuanVideoFramepackTransformer3DModel
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
+from rushes_service.runtime.compat_diffusers_models import Rotation, pooled_rotation
+
 BY_HALF, BY_QUARTER = (2, 2, 2), (4, 4, 4)
 """Tokens of a coarser history stand for this many frames, rows and columns of tokens."""
 
@@ -49,10 +51,6 @@ class Words:
     text: torch.Tensor
     pooled: torch.Tensor
     image: torch.Tensor
-
-
-Rotation = tuple[torch.Tensor, torch.Tensor]
-"""Cosines and sines [tokens, head_dim] of the rotary embedding."""
 
 
 class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
@@ -102,7 +100,7 @@ class FramePackTransformer(HunyuanVideoFramepackTransformer3DModel):
         if pooling is None:
             return rotation
         size = self.config.patch_size
-        return self._pad_rotary_emb(rotation, height // size, width // size, pooling)  # type: ignore[no-any-return]
+        return pooled_rotation(self, rotation, height // size, width // size, pooling)
 
     def unpatch(self, tokens: torch.Tensor, frames: int, rows: int, columns: int) -> torch.Tensor:
         """Latents [1, C, frames, h, w] of the noisy frames' tokens; projected in float32, as the reference does."""

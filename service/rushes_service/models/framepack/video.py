@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import nn
 
+from rushes.families.framepack import FRAMEPACK
 from rushes.families.parameters import SampleParameters
-from rushes.families.table import FRAMEPACK, ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.lora.targets import NameTable, name_table, renamed
 from rushes_service.models.base import Architecture, Denoised, OnStep
@@ -37,6 +37,7 @@ from rushes_service.models.inputs.images import check_images, fit, open_image, t
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
 from rushes_service.models.vae.tiles import plan_tiles
+from rushes_service.runtime.compat_diffusers_models import DiagonalGaussianDistribution
 from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import precision
 

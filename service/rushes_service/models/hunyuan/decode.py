@@ -14,13 +14,16 @@ from functools import partial
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
-from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoCausalConv3d
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.hunyuan.decode_attention import attend_by_frames
 from rushes_service.models.vae.tiles import TilePlan, plan_tiles
+from rushes_service.runtime.compat_diffusers_models import (
+    DiagonalGaussianDistribution,
+    HunyuanVideoCausalConv3d,
+    causal_padding,
+)
 
 
 @torch.no_grad()
@@ -72,7 +75,7 @@ def convolve_in_strips(layer: HunyuanVideoCausalConv3d, columns: int, features: 
     Each strip is padded by itself, so that no padded copy of the whole input is ever held.
     """
     kernel, stride, margin = layer.conv.kernel_size[2], layer.conv.stride[2], layer.conv.padding[2]
-    left, right, *others = layer.time_causal_padding
+    left, right, *others = causal_padding(layer)
     width = features.shape[-1]
     total = (width + left + right + 2 * margin - kernel) // stride + 1
     if total <= columns or margin:

@@ -8,9 +8,9 @@ half precision. Attending frame by frame to what came before needs none.
 from __future__ import annotations
 
 import torch
-from diffusers.models.attention_processor import Attention
-from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoMidBlock3D
 from torch.nn.functional import scaled_dot_product_attention
+
+from rushes_service.runtime.compat_diffusers_models import Attention, HunyuanVideoMidBlock3D
 
 MASKED_POSITIONS = 8192
 """Up to here the mask is small (256 MB in float32), and diffusers' own forward gives diffusers' own bits."""

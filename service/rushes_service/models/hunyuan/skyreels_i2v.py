@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
+from rushes.families.hunyuan import SKYREELS_V1_I2V
 from rushes.families.parameters import SampleParameters
-from rushes.families.table import SKYREELS_V1_I2V, ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.hunyuan.decode import encode_hunyuan
 from rushes_service.models.hunyuan.t2v import LATENT_CHANNELS, HunyuanVideo
 from rushes_service.models.inputs.images import check_images, fit, open_image, to_signed
+from rushes_service.runtime.compat_diffusers_models import DiagonalGaussianDistribution
 
 
 class SkyReelsImageToVideo(HunyuanVideo):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from diffusers import (
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
-from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVideoUpsampleCausal3D
 from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video, pipeline_hunyuan_video_image2video
 
 from rushes_service.models.encoders.tiny_llama import (
@@ -30,7 +30,8 @@ from rushes_service.models.encoders.tiny_llama import (
     llama_tokenizer,
     llava,
 )
-from rushes_service.models.wan.tiny import FAINT, PICTURE_STD, VELOCITY_STD, blur, replace_text, rescale, write_once
+from rushes_service.models.tiny_parts import FAINT, VELOCITY_STD, blur, build_once, rescale, stretch_colours
+from rushes_service.runtime.compat_diffusers_models import HunyuanVideoUpsampleCausal3D
 
 RECIPE = 1
 """Raised when a change here makes different weights."""
@@ -44,26 +45,13 @@ TEXT_TEMPLATE = pipeline_hunyuan_video.DEFAULT_PROMPT_TEMPLATE
 IMAGE_TEMPLATE = pipeline_hunyuan_video_image2video.DEFAULT_PROMPT_TEMPLATE
 
 
-def build(name: str, pipeline: Any, directory: Path, *, seed: int = 0) -> Path:
+def build(name: str, pipeline: Callable[[], DiffusionPipeline], directory: Path, *, seed: int = 0) -> Path:
     """Write the pipeline that `pipeline()` makes to `directory` and return it; `name` tells recipes apart.
 
     Raises:
         ConfigError: `directory` exists and holds something else.
     """
-
-    def write(temporary: Path) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            save(pipeline(), temporary)
-
-    return write_once(directory, json.dumps({"recipe": RECIPE, "family": name, "seed": seed}), write)
-
-
-def save(pipe: DiffusionPipeline, directory: Path) -> None:
-    """Save `pipe`, naming a tokenizer class that every transformers version can load."""
-    pipe.save_pretrained(directory)
-    for file in ("model_index.json", "tokenizer/tokenizer_config.json", "tokenizer_2/tokenizer_config.json"):
-        replace_text(directory / file, "TokenizersBackend", "PreTrainedTokenizerFast")
+    return build_once(directory, json.dumps({"recipe": RECIPE, "family": name, "seed": seed}), pipeline, seed=seed)
 
 
 def text_to_video() -> HunyuanVideoPipeline:
@@ -141,10 +129,7 @@ def vae() -> AutoencoderKLHunyuanVideo:
         blur(layer)
     rescale(last, FAINT)
     picture = model.decode(torch.randn(1, LATENT_CHANNELS, 3, 16, 16) / model.config.scaling_factor).sample
-    # Centred and stretched by channel: a picture of one colour would hide what changes in it.
-    stretch = PICTURE_STD / picture.std(dim=(0, 2, 3, 4))
-    last.bias.copy_((last.bias - picture.mean(dim=(0, 2, 3, 4))) * stretch)
-    last.weight *= stretch.view(3, 1, 1, 1, 1)
+    stretch_colours(last, picture)
     return model
 
 

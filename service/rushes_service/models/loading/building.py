@@ -14,6 +14,7 @@ from rushes_service.models.loading.build_plans import Plan, build_plan_for, plan
 from rushes_service.models.loading.files.headers import Header
 from rushes_service.models.loading.files.naming import Slot, find_slots, fitted
 from rushes_service.models.loading.files.weights import WeightReader, opened
+from rushes_service.runtime.compat_diffusers_models import float32_modules
 
 SHOWN = 3
 """Names that a message lists, of many."""
@@ -62,7 +63,7 @@ def placed(model: nn.Module, wanted: Plan) -> dict[str, Slot]:
     if missing := [name for name in shapes if name not in slots]:
         raise ModelError(f"{path} lacks {listed(missing)} of {len(shapes)} tensors of {wanted.model}: it is incomplete")
     used = {slot.key for slot in slots.values()}
-    if extra := [name for name in wanted.keys if name not in used and not wanted.is_spare(name)]:
+    if extra := [name for name in wanted.keys if name not in used and not wanted.is_unused(name)]:
         raise ModelError(
             f"{path} holds {listed(extra)} tensors that {wanted.model} has no place for: it is a variant of the model "
             "that is not supported"
@@ -78,8 +79,7 @@ def listed(names: Collection[str]) -> str:
 
 def kept_precise(model: nn.Module, dtype: torch.dtype) -> set[str]:
     """Parts of names whose parameters stay in float32: those the class names, for the precisions it means."""
-    always = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
-    listed = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    always, listed = float32_modules(model)
     # transformers means float16 alone by the second list, diffusers every precision.
     return always | (listed if dtype is torch.float16 or hasattr(model, "from_config") else set())
 

@@ -1,7 +1,8 @@
 """The configuration of a model that comes as one file: a published variant's, as the shapes of the file tell it.
 
-What shapes do not tell (how many heads, how latents are scaled) is what the published model has; the JSON files in
-`published/` are those of the publishers' diffusers repositories. A file of another size needs a config.json beside it.
+What shapes do not tell (how many heads, how latents are scaled) is what the published model has. The JSON files in the
+rooms' `published/` are those of the publishers' diffusers repositories. A file of another size needs a config.json
+beside it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from typing import Any
 
 from rushes.errors import ModelError
 from rushes_service.models.loading.files.shapes import Config, Derive, Shapes, unpublished
-
-PUBLISHED = Path(__file__).parent / "published"
+from rushes_service.models.rooms import published
 
 
 @cache
 def variants(kind: str) -> Mapping[str, Config]:
     """Published configurations of a class, by the model's name."""
-    return json.loads((PUBLISHED / f"{kind}.json").read_text())  # type: ignore[no-any-return]
+    return json.loads(published(f"{kind}.json").read_text())  # type: ignore[no-any-return]
 
 
 def configuration(kind: str, shapes: Shapes, derive: Derive, anchors: tuple[str, ...]) -> tuple[Config, str]:

@@ -17,19 +17,26 @@ import torch
 
 from rushes._paths import expanded
 from rushes.errors import ModelError
-from rushes.families.table import ARCHITECTURES, ArchitectureSpec, ModelFile
+from rushes.families.spec import ArchitectureSpec, ModelFile
+from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import ModelSpec
+from rushes_service.models import rooms
 from rushes_service.models.loading.build_plans import build_plan_for, plan
 from rushes_service.models.loading.building import build
-from rushes_service.models.loading.configs import PUBLISHED
 from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.files.headers import Header, read_header
 from rushes_service.models.loading.files.kinds import check_file_kind
 from rushes_service.models.loading.from_repo import Published, Source, config_in, find_directory, loaded
 
-PROCESSORS: Mapping[str, tuple[str, Path]] = {"feature_extractor": ("image_encoder", PUBLISHED / "siglip_processor")}
-"""Parts that are known beforehand when another part is a single file: that part, and what they then are."""
+
+def processors() -> Mapping[str, tuple[str, Path]]:
+    """Parts that are known beforehand when another part is a single file: that part, and what they then are."""
+    return {
+        name: (part, rooms.published(directory))
+        for room in rooms.declared().values()
+        for name, (part, directory) in room.processors.items()
+    }
 
 
 class FileSource:
@@ -60,9 +67,9 @@ class FileSource:
         self._find_rest = rest
         self._headers = {file.component: checked_header(file, path) for file, path in given.items() if path.is_file()}
         for file, path in given.items():
-            if path.exists() and (path.is_dir() or file.looks):
+            if path.exists() and (path.is_dir() or file.kinds):
                 continue
-            if not path.exists() and file.looks and (known_as := self._known.gone(path)):
+            if not path.exists() and file.kinds and (known_as := self._known.gone(path)):
                 self._gone[file.component] = str(known_as)
                 continue
             raise not_there(file, path)
@@ -86,7 +93,7 @@ class FileSource:
             return path / name if (path / name).is_dir() else path
         if name.startswith("tokenizer") and (beside := self._tokenizer_beside(name)):
             return beside
-        encoder, known = PROCESSORS.get(name, ("", PUBLISHED))
+        encoder, known = processors().get(name, ("", Path()))
         return known if self._is_file(encoder) else self._elsewhere(name, lambda: self._rest.component(name))
 
     def index(self) -> Mapping[str, Any]:
@@ -136,7 +143,7 @@ class FileSource:
                 found.append(self._gone[name])
             elif name in self._given:
                 found.append(self._known.directory(self.component(name)))
-            elif name in PROCESSORS and self._is_file(PROCESSORS[name][0]):
+            elif name in processors() and self._is_file(processors()[name][0]):
                 found.append(name)
             else:
                 found.append(self._rest_fingerprint(name))
@@ -171,13 +178,13 @@ class FileSource:
 
 def not_there(file: ModelFile, path: Path) -> ModelError:
     """What to say of a file or directory that a flag names and that is not there."""
-    return ModelError(f"--{file.flag} {path}: there is no such {'file' if file.looks else 'directory'}")
+    return ModelError(f"--{file.flag} {path}: there is no such {'file' if file.kinds else 'directory'}")
 
 
 def checked_header(file: ModelFile, path: Path) -> Header:
     """The header of a file that a flag names, once it is known to hold what the flag is for."""
     header = read_header(path)
-    check_file_kind(header, file.looks, f"--{file.flag}")
+    check_file_kind(header, file.kinds, f"--{file.flag}")
     return header
 
 

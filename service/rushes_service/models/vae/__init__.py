@@ -1,1 +1,4 @@
-"""Latents to pixels in tiles: mechanisms that the VAEs of several families share. Imports no family."""
+"""What the VAEs of several families share: tiling, and the VAE of latent diffusion with its files.
+
+Rooms of families import it; it imports `models.loading`.
+"""

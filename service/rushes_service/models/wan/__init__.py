@@ -1,1 +1,4 @@
-"""TODO."""
+"""Wan: its samplers, inputs, VAE decoding, names, files and tiny models. `room` lists them.
+
+Nothing outside this room imports it except by name, through `models.rooms`.
+"""

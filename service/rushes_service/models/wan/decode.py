@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 
 from rushes_service.models.vae.tiles import TilePlan
+from rushes_service.runtime.compat_diffusers_models import WanCausalConv3d, decode_wan_frame
 
 
 def stream_wan(vae: AutoencoderKLWan, latents: torch.Tensor, tiles: TilePlan | None = None) -> Iterator[torch.Tensor]:
@@ -41,10 +41,7 @@ def next_frames(
     vae: AutoencoderKLWan, features: torch.Tensor, cache: list[torch.Tensor | None], *, first: bool
 ) -> torch.Tensor:
     """Pixels of one latent frame; `cache` carries what later frames need."""
-    pixels = vae.decoder(features, feat_cache=cache, feat_idx=[0], first_chunk=first)
-    if vae.config.patch_size is not None:
-        pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
-    return pixels.clamp(-1.0, 1.0)
+    return decode_wan_frame(vae, features, cache, first=first).clamp(-1.0, 1.0)
 
 
 @torch.no_grad()

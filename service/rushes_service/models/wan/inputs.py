@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from rushes_service.models.conditioning import Conditioning
+from rushes_service.runtime.compat_diffusers_models import WanAttention
 
 LATENTS = "latent_condition"
 """Key of latents [1, C, T, h, w] that are given beside the noise at each step."""

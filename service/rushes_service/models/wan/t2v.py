@@ -18,7 +18,8 @@ from torch import nn
 
 from rushes.errors import ModelError, PromptError
 from rushes.families.parameters import SampleParameters
-from rushes.families.table import WAN21_T2V, ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec
+from rushes.families.wan import WAN21_T2V
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.lora.targets import NameTable
 from rushes_service.models.base import Architecture, Denoised, OnStep
@@ -31,15 +32,14 @@ from rushes_service.models.vae.tiles import TilePlan, plan_tiles
 from rushes_service.models.wan.decode import stream_wan
 from rushes_service.models.wan.inputs import conditioned, unscaled
 from rushes_service.models.wan.names import wan_names
+from rushes_service.models.wan.room import VARIANTS
 from rushes_service.models.wan.time_embedding import keep_float32
+from rushes_service.runtime.compat_diffusers_models import guidance_scale
 from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import precision
 
 SIGMA_MAX = 0.999
 LATENT_CHANNELS = 16
-KINDS = {16: "text to video", 36: "image to video", 48: "Fun-Control"}
-"""What a transformer is for, by the channels it takes."""
-
 TEXT_ARGUMENTS = ("prompt_embeds", "negative_prompt_embeds")
 
 
@@ -67,7 +67,7 @@ class ReferencePipeline(WanPipeline):
     @property
     def do_classifier_free_guidance(self) -> bool:
         """True if each step also runs the negative prompt."""
-        return self._guidance_scale != 1.0  # type: ignore[no-any-return]
+        return guidance_scale(self) != 1.0
 
 
 class Wan(Architecture):
@@ -122,10 +122,10 @@ class Wan(Architecture):
         """
         found = config.get("in_channels", LATENT_CHANNELS)
         if found != self.in_channels:
-            kind = KINDS.get(found, "an unknown kind of Wan")
+            kind = VARIANTS.get(found, "an unknown kind of Wan")
             raise ModelError(
                 f"{self.source.place(name)} takes {found} channels ({kind}), but this architecture needs "
-                f"{self.in_channels} ({KINDS[self.in_channels]})"
+                f"{self.in_channels} ({VARIANTS[self.in_channels]})"
             )
 
     def pipeline(self, **parts: Any) -> WanPipeline:

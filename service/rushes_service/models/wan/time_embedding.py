@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedding
 from torch import nn
+
+from rushes_service.runtime.compat_diffusers_models import WanTimeTextImageEmbedding
 
 
 class TimeInFloat32(WanTimeTextImageEmbedding):

@@ -1,26 +1,26 @@
 """A tiny Wan2.1 model with random weights: real classes, no network, about 1.5 MB.
 
-For the demo and for tests. Its pictures mean nothing, but they are colourful, and change with seed, prompt, step count
-and LoRA as those of the real model do.
+For the demo and for tests.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import UMT5Config, UMT5EncoderModel
 
-from rushes.errors import ConfigError
-
-MARKER = "rushes-tiny.json"
-"""Names the recipe a directory was built with; its absence means that the directory is not ours to replace."""
+from rushes_service.models.tiny_parts import (
+    FAINT,
+    VELOCITY_STD,
+    blur,
+    build_once,
+    byte_tokenizer,
+    rescale,
+    stretch_colours,
+)
 
 RECIPE = 1
 """Raised when a change here makes different weights."""
@@ -32,118 +32,35 @@ TEXT_DIM = 32
 IMAGE_TOKENS = 257
 """Of CLIP's vision tower: 16 x 16 patches and the class token."""
 
-PICTURE_STD = 0.45
-"""Spread of decoded pixels in -1..1: colourful, with little clipping."""
-
 PROMPT_GAIN = 8.0
 """Sharpens cross-attention."""
-
-FAINT = 0.01
-"""Keeps pictures within the clamp of `decode` while their spread is measured."""
-
-VELOCITY_STD = 1.5
-"""Spread of the transformer's output: large enough to move the noise visibly in few steps."""
 
 
 def build_tiny_wan(directory: Path, *, seed: int = 0) -> Path:
     """Write a complete `WanPipeline` directory with random weights to `directory` and return it.
 
-    The weights depend on `seed` alone. A directory that is already complete is reused; it appears whole or not at all,
-    so several processes may ask for it at once.
+    The weights depend on `seed` alone.
 
     Raises:
         ConfigError: `directory` exists and holds something else.
     """
-    recipe = json.dumps({"recipe": RECIPE, "seed": seed})
-    return write_once(directory, recipe, lambda temporary: save(pipeline(seed), temporary))
+    return build_once(directory, json.dumps({"recipe": RECIPE, "seed": seed}), pipeline, seed=seed)
 
 
-def write_once(directory: Path, recipe: str, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a private directory that is then renamed to `directory`, unless the recipe's model is there.
-
-    Raises:
-        ConfigError: `directory` exists and holds something else.
-    """
-    if is_complete(directory, recipe):
-        return directory
-    refuse_foreign(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        write(temporary)
-        (temporary / MARKER).write_text(recipe)
-        put_in_place(temporary, directory, recipe)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return directory
-
-
-def is_complete(directory: Path, recipe: str) -> bool:
-    """True if `directory` was built by this very recipe."""
-    marker = directory / MARKER
-    return marker.is_file() and marker.read_text() == recipe
-
-
-def refuse_foreign(directory: Path) -> None:
-    """Raise `ConfigError` if `directory` holds files that were not made here."""
-    if directory.exists() and any(directory.iterdir()) and not (directory / MARKER).is_file():
-        raise ConfigError(f"{directory} is not empty and is no tiny model: give another directory")
-
-
-def put_in_place(temporary: Path, directory: Path, recipe: str) -> None:
-    """Rename `temporary` to `directory`, replacing an older recipe; keep the other if one came first."""
-    temporary.chmod(0o755)  # mkdtemp makes it private; a model directory is read by other users too
-    if (directory / MARKER).is_file() and not is_complete(directory, recipe):
-        shutil.rmtree(directory)
-    try:
-        temporary.rename(directory)
-    except OSError:
-        if not is_complete(directory, recipe):
-            raise
-
-
-def pipeline(seed: int) -> WanPipeline:
-    """The tiny pipeline in float32 on the CPU; the caller's random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return WanPipeline(
-            tokenizer=byte_tokenizer(),
-            text_encoder=text_encoder(),
-            transformer=transformer(),
-            vae=vae(),
-            scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-        )
-
-
-def save(pipe: WanPipeline, directory: Path) -> None:
-    """Save `pipe`, naming a tokenizer class that every transformers version can load."""
-    pipe.save_pretrained(directory)
-    replace_text(directory / "model_index.json", "TokenizersBackend", "PreTrainedTokenizerFast")
-    replace_text(directory / "tokenizer" / "tokenizer_config.json", "TokenizersBackend", "PreTrainedTokenizerFast")
-
-
-def replace_text(path: Path, old: str, new: str) -> None:
-    """Replace `old` by `new` in a text file."""
-    path.write_text(path.read_text().replace(old, new))
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per UTF-8 byte, T5's special tokens, an end token after each text."""
-    specials = ["<pad>", "</s>", "<unk>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(specials + alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    end = [("</s>", vocabulary["</s>"])]
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=end)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=TEXT_TOKENS,
+def pipeline() -> WanPipeline:
+    """The tiny pipeline in float32 on the CPU."""
+    return WanPipeline(
+        tokenizer=byte_tokenizer(),
+        text_encoder=text_encoder(),
+        transformer=transformer(),
+        vae=vae(),
+        scheduler=scheduler(),
     )
+
+
+def scheduler() -> UniPCMultistepScheduler:
+    """As published with Wan."""
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
 def text_encoder() -> UMT5EncoderModel:
@@ -199,10 +116,7 @@ def vae() -> AutoencoderKLWan:
     last = model.decoder.conv_out
     rescale(last, FAINT)
     picture = model.decode(torch.randn(1, 16, 3, 16, 16) * std + mean).sample
-    # Centred and stretched by channel: a picture of one colour would hide what changes in it.
-    stretch = PICTURE_STD / picture.std(dim=(0, 2, 3, 4))
-    last.bias.copy_((last.bias - picture.mean(dim=(0, 2, 3, 4))) * stretch)
-    last.weight *= stretch.view(3, 1, 1, 1, 1)
+    stretch_colours(last, picture)
     return model
 
 
@@ -211,15 +125,3 @@ def spatial_convolutions(decoder: torch.nn.Module) -> list[torch.nn.Conv2d]:
     return [
         module for module in decoder.modules() if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
     ]
-
-
-def blur(layer: torch.nn.Module) -> None:
-    """Make a convolution low-pass in space, so that pictures show shapes instead of noise."""
-    smooth = layer.weight.mean(dim=(-2, -1), keepdim=True).expand_as(layer.weight)
-    layer.weight.copy_(smooth)
-
-
-def rescale(layer: torch.nn.Module, factor: torch.Tensor | float) -> None:
-    """Multiply a last layer's weight and bias, hence its output, by `factor`."""
-    layer.weight *= factor
-    layer.bias *= factor

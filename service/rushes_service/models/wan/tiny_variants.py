@@ -6,17 +6,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from diffusers import DiffusionPipeline, UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from rushes_service.models.wan.tiny import byte_tokenizer, save, text_encoder, transformer, vae, write_once
+from rushes_service.models.tiny_parts import build_once, byte_tokenizer
+from rushes_service.models.wan.tiny import scheduler, text_encoder, transformer, vae
 
 RECIPE = 1
 """Raised when a change here or in the parts makes different weights."""
 
 IMAGE_DIM = 32
-SEED = 0
 
 
 def build_tiny_wan_i2v(directory: Path) -> Path:
@@ -35,14 +34,8 @@ def build_tiny_wan22_t2v(directory: Path) -> Path:
 
 
 def build(directory: Path, name: str, make: Callable[[], DiffusionPipeline]) -> Path:
-    """Write the pipeline that `make` makes to `directory`; the caller's random state is left alone."""
-
-    def write(temporary: Path) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            save(make(), temporary)
-
-    return write_once(directory, json.dumps({"recipe": RECIPE, "model": name}), write)
+    """Write the pipeline that `make` makes to `directory`; `name` tells recipes apart."""
+    return build_once(directory, json.dumps({"recipe": RECIPE, "model": name}), make)
 
 
 def with_images(in_channels: int) -> WanImageToVideoPipeline:
@@ -68,11 +61,6 @@ def two_experts() -> WanPipeline:
         scheduler=scheduler(),
         boundary_ratio=0.875,
     )
-
-
-def scheduler() -> UniPCMultistepScheduler:
-    """As published with Wan."""
-    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
 def image_encoder() -> CLIPVisionModel:

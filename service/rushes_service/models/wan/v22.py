@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from rushes.families.parameters import SampleParameters
-from rushes.families.table import WAN22_T2V_A14B, ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec
+from rushes.families.wan import WAN22_T2V_A14B
 from rushes.wire.jobs import VaeOptions
 from rushes_service.lora.targets import LoraTarget, NameTable
 from rushes_service.models.loading.from_repo import quiet_loading_bars

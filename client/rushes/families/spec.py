@@ -1,0 +1,95 @@
+"""What every family's facts consist of, and what families share.
+
+This is the light half of a family: a trainer's environment reads it without torch. How a family is loaded and sampled
+lies in its room of `rushes_service/models/`. Defaults follow musubi-tuner 0.3.4's in-training sampler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DEFAULT_SIZE = 256
+"""Width and height in pixels when a prompt gives none: small, for quick training samples."""
+
+DEFAULT_FRAMES = 1
+DEFAULT_STEPS = 20
+DEFAULT_FLOW_SHIFT = 14.5
+"""The reference sampler's shift for every family, whatever the model was published with."""
+
+CfgRule = Literal["unless_one", "with_negative", "with_scale", "never"]
+"""When classifier-free guidance runs: always unless `--l 1`; only with both `--n` and `--l` other than 1; with `--l`
+other than 1, the negative prompt being empty unless given; not at all."""
+
+IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", "control_image_path", "one_frame"})
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One part of a model that a trainer's flag names as a single file.
+
+    `flag` is a field of `ModelSpec`, `component` the part's name in diffusers' layout, `kinds` the names of the file
+    kinds that it accepts (`rushes_service.models.rooms.FileKind`). A part without kinds is a directory (a tokenizer).
+    """
+
+    flag: str
+    component: str
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArchitectureSpec:
+    """One model family.
+
+    Sizes are floored to `size_multiple` pixels and frame counts to `frame_stride * k + 1`. `fps` is the rate the
+    model was trained at. `uses` and `requires` name fields of `Prompt` beyond those every family has.
+    """
+
+    name: str
+    title: str
+    hub_id: str
+    size_multiple: int
+    frame_stride: int
+    fps: int
+    cfg: CfgRule
+    cfg_scale: float = 1.0
+    high_noise_cfg_scale: float | None = None
+    """Of the expert for much noise, in a family of two; `cfg_scale` is the other's."""
+
+    guidance_scale: float | None = None
+    flow_shift: float | None = DEFAULT_FLOW_SHIFT
+    negative_prompt: str | None = None
+    transformer_hub_id: str | None = None
+    """Where the transformer is published, if not in `hub_id`."""
+
+    files: tuple[ModelFile, ...] = ()
+    """What single files the family takes."""
+
+    requires: frozenset[str] = frozenset()
+    uses: frozenset[str] = frozenset()
+    sections: bool = False
+    """Clips are made of whole sections of the model's `latent_window_size` latent frames, at least one."""
+
+    image_only: bool = False
+    """Makes single pictures, whatever `--f` says."""
+
+    control_images: int | None = None
+    """How many `--ci` count, for families that use them; None counts all."""
+
+    variants: tuple[tuple[str, str], ...] = ()
+    """Trainers' flags that turn this family into another: (flag, name of the other)."""
+
+    sampled: bool = False
+    """False while the service has no sampler for it: such a job is refused when it is made."""
+
+    @property
+    def ignores(self) -> frozenset[str]:
+        """Fields of `Prompt` that change nothing for this family."""
+        ignored = set(IMAGE_INPUTS - self.requires - self.uses)
+        if self.guidance_scale is None:
+            ignored.add("guidance_scale")
+        if self.flow_shift is None:
+            ignored.add("discrete_flow_shift")
+        if self.cfg == "never":
+            ignored |= {"cfg_scale", "negative_prompt"}
+        return frozenset(ignored)

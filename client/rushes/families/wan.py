@@ -1,0 +1,71 @@
+"""Wan's families. Defaults are those of musubi-tuner 0.3.4's wan_train_network.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rushes.families.spec import ArchitectureSpec, ModelFile
+
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"  # noqa: RUF001
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"  # noqa: RUF001
+    "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"  # noqa: RUF001
+)
+"""Published with Wan2.1; used whenever a prompt has no `--n` of its own."""
+
+WAN_FILES = (
+    ModelFile("dit", "transformer", ("wan-transformer",)),
+    ModelFile("vae", "vae", ("wan-vae",)),
+    ModelFile("t5", "text_encoder", ("umt5",)),
+    ModelFile("tokenizer1", "tokenizer"),
+)
+WAN_CLIP = ModelFile("clip", "image_encoder", ("clip-vision",))
+
+WAN21_T2V = ArchitectureSpec(
+    name="wan2.1-t2v",
+    title="Wan2.1 text to video",
+    hub_id="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    size_multiple=16,
+    frame_stride=4,
+    fps=16,
+    cfg="unless_one",
+    cfg_scale=5.0,
+    negative_prompt=WAN_NEGATIVE_PROMPT,
+    sampled=True,
+    files=WAN_FILES,
+)
+
+WAN21_I2V = replace(
+    WAN21_T2V,
+    name="wan2.1-i2v",
+    title="Wan2.1 image to video",
+    hub_id="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+    requires=frozenset({"image_path"}),
+    files=(*WAN_FILES, WAN_CLIP),
+)
+
+WAN21_FUN_CONTROL = replace(
+    WAN21_T2V,
+    name="wan2.1-fun-control",
+    title="Wan2.1-Fun-Control, video to video",
+    hub_id="IRMChen/Wan2.1-Fun-1.3B-Control-Diffusers",
+    requires=frozenset({"control_video_path"}),
+    uses=frozenset({"image_path"}),
+    files=(*WAN_FILES, WAN_CLIP),
+)
+
+WAN22_T2V_A14B = replace(
+    WAN21_T2V,
+    name="wan2.2-t2v-a14b",
+    title="Wan2.2 text to video, two experts",
+    hub_id="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+    cfg_scale=3.0,
+    high_noise_cfg_scale=4.0,
+    files=(
+        ModelFile("dit", "transformer_2", ("wan-transformer",)),
+        ModelFile("dit_high_noise", "transformer", ("wan-transformer",)),
+        *WAN_FILES[1:],
+    ),
+)
+
+FAMILIES = (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN22_T2V_A14B)

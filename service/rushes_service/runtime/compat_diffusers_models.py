@@ -1,0 +1,83 @@
+"""Private names of diffusers' model classes that this package uses, in one place; others are in `compat_diffusers`.
+
+Importing it imports those classes. `tests/house/test_compat.py` checks the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.models.attention_processor import Attention
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
+    HunyuanVideoCausalConv3d,
+    HunyuanVideoMidBlock3D,
+    HunyuanVideoUpsampleCausal3D,
+)
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.transformers.transformer_wan import WanAttention, WanTimeTextImageEmbedding
+from torch import nn
+
+__all__ = [
+    "Attention",
+    "DiagonalGaussianDistribution",
+    "HunyuanVideoCausalConv3d",
+    "HunyuanVideoMidBlock3D",
+    "HunyuanVideoUpsampleCausal3D",
+    "WanAttention",
+    "WanCausalConv3d",
+    "WanTimeTextImageEmbedding",
+]
+
+KEEP_SIZE: Mapping[str, Any] = {"_auto_resize": False}
+"""Argument of `FluxKontextPipeline`: a control image keeps its size."""
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines [tokens, head_dim] of a rotary embedding."""
+
+
+def decode_wan_frame(
+    vae: AutoencoderKLWan, features: torch.Tensor, cache: list[torch.Tensor | None], *, first: bool
+) -> torch.Tensor:
+    """Pixels, not clamped, of one latent frame [1, C, 1, h, w] that has passed `post_quant_conv`.
+
+    `cache` has an entry for each `WanCausalConv3d` of the decoder, and carries what later frames need.
+    """
+    pixels = vae.decoder(features, feat_cache=cache, feat_idx=[0], first_chunk=first)
+    patch = vae.config.patch_size
+    return pixels if patch is None else unpatchify(pixels, patch_size=patch)
+
+
+def causal_padding(layer: HunyuanVideoCausalConv3d) -> tuple[int, ...]:
+    """How a causal convolution pads its input, as `torch.nn.functional.pad` takes it."""
+    return layer.time_causal_padding  # type: ignore[no-any-return]
+
+
+def float32_modules(model: nn.Module) -> tuple[set[str], set[str]]:
+    """Parts of names whose parameters the class keeps in float32: whatever the precision, and if it says so."""
+    always = getattr(model, "_keep_in_fp32_modules_strict", None)
+    listed = getattr(model, "_keep_in_fp32_modules", None)
+    return set(always or ()), set(listed or ())
+
+
+def next_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, timestep: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise levels at the begin and the end of the step at `timestep`; the scheduler counts the step as done."""
+    if scheduler.step_index is None:
+        scheduler._init_step_index(timestep)
+    scheduler._step_index += 1
+    return scheduler.sigmas[scheduler.step_index - 1], scheduler.sigmas[scheduler.step_index]
+
+
+def guidance_scale(pipeline: DiffusionPipeline) -> float:
+    """The scale that a pipeline was called with."""
+    return pipeline._guidance_scale  # type: ignore[no-any-return]
+
+
+def pooled_rotation(
+    transformer: nn.Module, rotation: Rotation, rows: int, columns: int, pooling: tuple[int, int, int]
+) -> Rotation:
+    """FramePack's rotary embedding of tokens [frames * rows * columns], averaged over `pooling` tokens."""
+    return transformer._pad_rotary_emb(rotation, rows, columns, pooling)  # type: ignore[no-any-return,operator]
