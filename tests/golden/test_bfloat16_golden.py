@@ -17,8 +17,10 @@ from bfloat16_support import FedScheduler, Recording, in_bfloat16, mean_differen
 from golden_support import Case, sample
 from rushes.wire.jobs import ModelSpec, Prompt
 from rushes_service.engine.engine import Engine
-from rushes_service.models import flux, framepack, wan
+from rushes_service.models.flux import kontext as flux
+from rushes_service.models.framepack import video as framepack
 from rushes_service.models.framepack.transformer import FramePackTransformer
+from rushes_service.models.wan import t2v as wan
 from rushes_service.models.wan.time_embedding import TimeInFloat32
 
 WAN = {

@@ -11,8 +11,8 @@ from framepack_support import recorded_engine, recorded_model
 from golden_support import Case, distance, sample, video
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.engine.engine import Engine
-from rushes_service.models import framepack
 from rushes_service.models.base import Architecture
+from rushes_service.models.framepack import video as framepack
 
 LATENTS_TOLERANCE = 1e-4
 VIDEO_TOLERANCE = 1e-4

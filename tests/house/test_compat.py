@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from inspect import getsource, signature
+
 import torch
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FluxKontextPipeline,
+    HunyuanVideoFramepackTransformer3DModel,
+    WanPipeline,
+)
 from diffusers.hooks import HookRegistry, group_offloading
+from PIL import Image
 from torch import nn
 
+from rushes_service.models.hunyuan import tiny as hunyuan_tiny
+from rushes_service.models.wan import tiny as wan_tiny
+from rushes_service.runtime import compat_diffusers_models as models
 from rushes_service.runtime.compat_diffusers import GROUP_OFFLOADING, offload_group, offload_hook
 from rushes_service.runtime.compat_torch import copy_all
+from rushes_service.runtime.compat_transformers import PillowSiglipProcessor
 
 
 def test_tensors_are_copied_together():
@@ -34,3 +47,52 @@ def test_the_hook_of_group_offloading_is_found_and_moves_its_group():
     assert any(isinstance(getattr(part, "_diffusers_hook", None), HookRegistry) for part in model.modules())
     for part in model.modules():
         offload_group(part)
+
+
+def test_the_vae_of_wan_is_decoded_frame_by_frame():
+    vae = wan_tiny.vae()
+    cache = [None] * sum(isinstance(part, models.WanCausalConv3d) for part in vae.decoder.modules())
+    with torch.no_grad():
+        features = vae.post_quant_conv(torch.randn(1, 16, 2, 2, 2))
+        first = models.decode_wan_frame(vae, features[:, :, :1], cache, first=True)
+        then = models.decode_wan_frame(vae, features[:, :, 1:], cache, first=False)
+    assert (first.shape, then.shape) == ((1, 3, 1, 16, 16), (1, 3, 4, 16, 16))
+
+
+def test_the_vae_of_hunyuan_has_layers_that_can_be_replaced():
+    vae = hunyuan_tiny.vae()
+    convolutions = [part for part in vae.modules() if isinstance(part, models.HunyuanVideoCausalConv3d)]
+    assert convolutions
+    assert all(len(models.causal_padding(layer)) == 6 for layer in convolutions)
+    assert isinstance(vae.decoder.mid_block, models.HunyuanVideoMidBlock3D)
+    assert isinstance(vae.decoder.mid_block.attentions[0], models.Attention)
+    assert any(isinstance(part, models.HunyuanVideoUpsampleCausal3D) for part in vae.decoder.modules())
+    assert isinstance(vae.encode(torch.zeros(1, 3, 1, 16, 16)).latent_dist, models.DiagonalGaussianDistribution)
+
+
+def test_wans_transformer_is_made_of_what_is_replaced():
+    model = wan_tiny.transformer()
+    assert isinstance(model.condition_embedder, models.WanTimeTextImageEmbedding)
+    assert isinstance(model.blocks[0].attn2, models.WanAttention)
+    assert "time_embedder" in models.float32_modules(model)[1]
+
+
+def test_steps_of_the_euler_scheduler_are_counted():
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(2)
+    levels = [models.next_sigmas(scheduler, timestep) for timestep in scheduler.timesteps]
+    assert [level.item() for pair in levels for level in pair] == [
+        scheduler.sigmas[index].item() for index in (0, 1, 1, 2)
+    ]
+
+
+def test_private_arguments_and_attributes_of_pipelines_are_there():
+    assert set(models.KEEP_SIZE) <= set(signature(FluxKontextPipeline.__call__).parameters)
+    assert "self._guidance_scale" in getsource(WanPipeline.__call__)
+    assert "rotary" in str(signature(HunyuanVideoFramepackTransformer3DModel._pad_rotary_emb))
+
+
+def test_the_image_processor_of_siglip_resizes_with_pillow():
+    processor = PillowSiglipProcessor(size={"height": 8, "width": 8})
+    made = processor(images=Image.new("RGB", (16, 12), "red"), return_tensors="pt")["pixel_values"]
+    assert made.shape == (1, 3, 8, 8)

@@ -66,3 +66,10 @@ def test_variables_in_the_text_exist(page: Path) -> None:
 def test_files_that_the_text_names_exist(page: Path) -> None:
     for name in re.findall(r"`((?:client|service|tests|benchmarks|docker)/[\w./-]+\.\w+)`", page.read_text()):
         assert "NAME" in name or (ROOT / name).is_file(), name
+
+
+def test_files_that_the_page_about_new_families_names_exist() -> None:
+    text = (ROOT / "docs" / "adding-a-model.md").read_text()
+    inner = set(re.findall(r"`(wan/[\w./]+)`", text))
+    assert len(inner) > 5
+    assert [path for path in inner if not (ROOT / "service/rushes_service/models" / path).exists()] == []

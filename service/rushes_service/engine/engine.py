@@ -41,7 +41,7 @@ from rushes_service.engine.sample import DenoisedSample, ProgressCallback, Stopw
 from rushes_service.lora.manager import LoraManager, RequestedLora, requested_loras
 from rushes_service.models.base import Architecture, Denoised
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
-from rushes_service.models.loading.files.hashes import KNOWN_DIR, FileHashCache
+from rushes_service.models.loading.files.hashes import FILE_HASHES_DIR, FileHashCache
 from rushes_service.models.registry import find
 from rushes_service.runtime.available_memory import MemoryGate, available_bytes
 from rushes_service.runtime.devices import (
@@ -175,7 +175,7 @@ class Engine:
             (*context.attempts, encode, denoise, decode),
             (
                 *warnings,
-                *loaded.base.known.warnings,
+                *loaded.base.file_hashes.warnings,
                 *loaded.base.warnings(parameters, job.vae),
                 *loaded.loras.warnings,
             ),
@@ -213,8 +213,8 @@ class Engine:
         context.watch.stage("load")
         with self._locks.compute_lock, context.clock.timing("load"), device_errors(self.device, "loading the model"):
             dtype = resolve_dtype(model.dtype or self._dtype, self.device)
-            known = FileHashCache(self.conditioning.directory / KNOWN_DIR)
-            base = find(model.architecture)(model, self.device, dtype, known)
+            file_hashes = FileHashCache(self.conditioning.directory / FILE_HASHES_DIR)
+            base = find(model.architecture)(model, self.device, dtype, file_hashes)
             placement.load(base, offload=offload)
             loras = LoraManager(base.transformer, base.lora_names, model.architecture)
             return LoadedModel(model.fingerprint, base, loras, offload)

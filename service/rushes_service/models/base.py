@@ -36,7 +36,7 @@ class Architecture(ABC):
     also one raised by a callback, leaves the object usable.
 
     `device` is where `load` puts what it loads, and where `encode` computes and leaves its result. It may be changed in
-    between; `denoise` and `decode` go by where the modules are. `known` is what is known of files that were deleted.
+    between; `denoise` and `decode` go by where the modules are. `file_hashes` knows files that have been deleted since.
     """
 
     spec: ClassVar[ArchitectureSpec]
@@ -54,9 +54,9 @@ class Architecture(ABC):
     """The loaded VAE, a module that remembers its device."""
 
     def __init__(
-        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: FileHashCache | None = None
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
     ) -> None:
-        self.known = known or FileHashCache()
+        self.file_hashes = file_hashes or FileHashCache()
         self.model = model
         self.device = device
         self.dtype = dtype

@@ -85,11 +85,11 @@ class FluxKontext(Architecture):
     """As in the reference, whatever the transformer's precision."""
 
     def __init__(
-        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: FileHashCache | None = None
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
     ) -> None:
-        super().__init__(model, device, dtype, known)
+        super().__init__(model, device, dtype, file_hashes)
         pipelines, components = ("FluxKontextPipeline",), ("transformer", "vae")
-        self.source: Source = find_source(model, self.spec, pipelines, components, self.known)
+        self.source: Source = find_source(model, self.spec, pipelines, components, self.file_hashes)
         self._text_files: str | None = None
         self._pipe: Any = None
 

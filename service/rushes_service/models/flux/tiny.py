@@ -1,4 +1,4 @@
-"""A tiny FLUX.1 Kontext model with random weights: real classes, no network, about 1.5 MB. See `tiny_model.py`."""
+"""A tiny FLUX.1 Kontext model with random weights: real classes, no network, about 1.5 MB. See `tiny_parts`."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class BareTransformer(Directories):
         return ModelSource(download(REPOS[name], [name]), REPOS[name])
 
 
-def find_framepack(model: ModelSpec, spec: ArchitectureSpec, known: FileHashCache) -> Source:
+def find_framepack(model: ModelSpec, spec: ArchitectureSpec, file_hashes: FileHashCache) -> Source:
     """The parts of `model`: its files; a whole pipeline, or a transformer alone; by default what is published.
 
     Raises:
@@ -79,9 +79,11 @@ def find_framepack(model: ModelSpec, spec: ArchitectureSpec, known: FileHashCach
     given = given_files(model, spec)
     if given and model.model is None:
         has_transformer = "dit" in {file.flag for file in given}
-        return FileSource(spec.files, given, lambda: published(spec, model.f1, has_transformer, known), known)
-    whole = find_whole(model.model or published_id(spec, model.f1), known)
-    return FileSource(spec.files, given, lambda: whole, known) if given else whole
+        return FileSource(
+            spec.files, given, lambda: published(spec, model.f1, has_transformer, file_hashes), file_hashes
+        )
+    whole = find_whole(model.model or published_id(spec, model.f1), file_hashes)
+    return FileSource(spec.files, given, lambda: whole, file_hashes) if given else whole
 
 
 def published_id(spec: ArchitectureSpec, f1: bool) -> str:
@@ -89,12 +91,12 @@ def published_id(spec: ArchitectureSpec, f1: bool) -> str:
     return F1_HUB_ID if f1 else spec.hub_id
 
 
-def published(spec: ArchitectureSpec, f1: bool, has_transformer: bool, known: FileHashCache) -> Source:
+def published(spec: ArchitectureSpec, f1: bool, has_transformer: bool, file_hashes: FileHashCache) -> Source:
     """What files leave to be found in the hub."""
-    return BareTransformer(None) if has_transformer else find_whole(published_id(spec, f1), known)
+    return BareTransformer(None) if has_transformer else find_whole(published_id(spec, f1), file_hashes)
 
 
-def find_whole(name: str, known: FileHashCache) -> Source:
+def find_whole(name: str, file_hashes: FileHashCache) -> Source:
     """A whole pipeline or a transformer alone, by its directory or hub id.
 
     Raises:
@@ -107,7 +109,7 @@ def find_whole(name: str, known: FileHashCache) -> Source:
     directory = path if repo is None else download(repo, [INDEX, "config.json"])
     if (directory / INDEX).is_file() or not (directory / "config.json").is_file():
         check_index(directory / INDEX, (PIPELINE,))
-        return ModelSource(directory if repo is None else download(repo, ["transformer", "vae"]), repo, known)
+        return ModelSource(directory if repo is None else download(repo, ["transformer", "vae"]), repo, file_hashes)
     check_transformer(directory / "config.json")
     return BareTransformer(directory if repo is None else download(repo, WEIGHTS))
 

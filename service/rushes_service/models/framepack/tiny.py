@@ -1,4 +1,4 @@
-"""A tiny FramePack model with random weights: real classes, no network, under 2 MB. See `tiny_model.py`."""
+"""A tiny FramePack model with random weights: real classes, no network, under 2 MB. See `tiny_parts`."""
 
 from __future__ import annotations
 

@@ -59,10 +59,10 @@ class FramePackModel(Architecture):
     chunked = True
 
     def __init__(
-        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: FileHashCache | None = None
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
     ) -> None:
-        super().__init__(model, device, dtype, known)
-        self.source: Source = find_framepack(model, self.spec, self.known)
+        super().__init__(model, device, dtype, file_hashes)
+        self.source: Source = find_framepack(model, self.spec, self.file_hashes)
         # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
         self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._fingerprints: dict[tuple[str, ...], str] = {}

@@ -60,10 +60,10 @@ class HunyuanVideo(Architecture):
     """Channels that a transformer of this family may take."""
 
     def __init__(
-        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: FileHashCache | None = None
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
     ) -> None:
-        super().__init__(model, device, dtype, known)
-        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",), self.known)
+        super().__init__(model, device, dtype, file_hashes)
+        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",), self.file_hashes)
         # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
         self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
         self._text_files: str | None = None

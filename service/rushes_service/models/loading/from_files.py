@@ -46,7 +46,7 @@ class FileSource:
         files: what files the family takes.
         given: those that are given, and where they are.
         rest: finds where the other parts are; asked when one is needed.
-        known: what is known of files that are gone; an encoder's may never be needed.
+        file_hashes: what is known of files that are gone; an encoder's may never be needed.
 
     Raises:
         ModelError: a file is not there and never was, or holds something else than its flag is for.
@@ -57,9 +57,9 @@ class FileSource:
         files: Sequence[ModelFile],
         given: Mapping[ModelFile, Path],
         rest: Callable[[], Source],
-        known: FileHashCache | None = None,
+        file_hashes: FileHashCache | None = None,
     ) -> None:
-        self._known = known or FileHashCache()
+        self._file_hashes = file_hashes or FileHashCache()
         self._gone: dict[str, str] = {}
         """Fingerprints of parts whose files are gone."""
         self._flags = {file.component: file.flag for file in files}
@@ -69,7 +69,7 @@ class FileSource:
         for file, path in given.items():
             if path.exists() and (path.is_dir() or file.kinds):
                 continue
-            if not path.exists() and file.kinds and (known_as := self._known.gone(path)):
+            if not path.exists() and file.kinds and (known_as := self._file_hashes.gone(path)):
                 self._gone[file.component] = str(known_as)
                 continue
             raise not_there(file, path)
@@ -138,11 +138,11 @@ class FileSource:
         for name in names:
             if name in self._headers:
                 found.append(self._headers[name].fingerprint)
-                self._known.note(self._headers[name].path, found[-1])
+                self._file_hashes.note(self._headers[name].path, found[-1])
             elif name in self._gone:
                 found.append(self._gone[name])
             elif name in self._given:
-                found.append(self._known.directory(self.component(name)))
+                found.append(self._file_hashes.directory(self.component(name)))
             elif name in processors() and self._is_file(processors()[name][0]):
                 found.append(name)
             else:
@@ -208,19 +208,19 @@ def find_source(
     spec: ArchitectureSpec,
     pipelines: Collection[str],
     components: Sequence[str],
-    known: FileHashCache | None = None,
+    file_hashes: FileHashCache | None = None,
 ) -> Source:
     """The parts of `model`: its files, and for the rest its directory or repository, by default what is published.
 
     Args:
         pipelines: classes that `model_index.json` may name.
         components: what to bring from the hub at once; the rest comes when it is needed.
-        known: what is known of files that are gone.
+        file_hashes: what is known of files that are gone.
 
     Raises:
         ModelError: not there, or of another family.
     """
-    known = known or FileHashCache()
+    file_hashes = file_hashes or FileHashCache()
     given = given_files(model, spec)
     if model.model is None:
 
@@ -229,6 +229,6 @@ def find_source(
                 find_directory(spec.hub_id, pipelines, () if given else components), spec.transformer_hub_id
             )
 
-        return FileSource(spec.files, given, published, known) if given else published()
-    named = find_directory(model.model, pipelines, () if given else components, known)
-    return FileSource(spec.files, given, lambda: named, known) if given else named
+        return FileSource(spec.files, given, published, file_hashes) if given else published()
+    named = find_directory(model.model, pipelines, () if given else components, file_hashes)
+    return FileSource(spec.files, given, lambda: named, file_hashes) if given else named

@@ -1,4 +1,4 @@
-"""Where a base model's parts are: in a diffusers directory or a hub repository; for single files see file_source.py."""
+"""Where a base model's parts are: in a diffusers directory or a hub repository; for single files see `from_files`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class ModelSource(Directories):
 
     directory: Path
     repo: str | None
-    known: FileHashCache = field(default_factory=FileHashCache, compare=False)
+    file_hashes: FileHashCache = field(default_factory=FileHashCache, compare=False)
 
     def component(self, name: str) -> Path:
         """The directory of one component, downloaded if it belongs to a hub model.
@@ -118,7 +118,7 @@ class ModelSource(Directories):
         if self.repo is not None:
             hasher.update(f"{self.repo}@{self.directory.name}".encode())
             return hasher.hexdigest()
-        parts = [self.known.directory(self.directory / name, self.directory) for name in names]
+        parts = [self.file_hashes.directory(self.directory / name, self.directory) for name in names]
         hasher.update(json.dumps(parts).encode())
         return hasher.hexdigest()
 
@@ -146,12 +146,12 @@ class Published(Directories):
 
 
 def find_directory(
-    name: str, pipelines: Collection[str], components: Sequence[str], known: FileHashCache | None = None
+    name: str, pipelines: Collection[str], components: Sequence[str], file_hashes: FileHashCache | None = None
 ) -> ModelSource:
-    """The diffusers directory or hub repository called `name`; arguments and errors as of `file_source.find_source`."""
+    """The diffusers directory or hub repository called `name`; arguments and errors as of `from_files.find_source`."""
     path = expanded(name)
     if path.is_dir():
-        source = ModelSource(path, None, known or FileHashCache())
+        source = ModelSource(path, None, file_hashes or FileHashCache())
     elif HUB_ID.fullmatch(name):
         source = ModelSource(download(name, [INDEX, *components]), name)
     else:

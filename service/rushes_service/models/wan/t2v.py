@@ -85,10 +85,10 @@ class Wan(Architecture):
     """As diffusers advises for Wan's VAE: bfloat16 shows in flat areas, and streamed decoding is small anyway."""
 
     def __init__(
-        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, known: FileHashCache | None = None
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
     ) -> None:
-        super().__init__(model, device, dtype, known)
-        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",), self.known)
+        super().__init__(model, device, dtype, file_hashes)
+        self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",), self.file_hashes)
         self._text_files: str | None = None
         self._pipe: Any = None
 

@@ -17,7 +17,7 @@ from typing import Any
 from rushes.wire.jobs import digest
 from rushes_service.models.loading.files.headers import PICKLED, SAFETENSORS
 
-KNOWN_DIR = "files"
+FILE_HASHES_DIR = "files"
 """Below the directory of the conditioning cache, whose own directories have names of two letters."""
 
 Identity = Any
