@@ -13,8 +13,8 @@ from typing import Any
 
 from rushes.families.parameters import resolve
 from rushes.families.prompt_options import OPTION_OF_FIELD
-from rushes.families.table import ARCHITECTURES, architecture
 from rushes.families.spec import ArchitectureSpec, CfgRule
+from rushes.families.table import ARCHITECTURES, architecture
 from rushes.wire.jobs import Prompt
 
 DEFAULTS = ("width", "height", "frame_count", "sample_steps", "guidance_scale", "discrete_flow_shift")

@@ -27,8 +27,8 @@ from typing import Any
 from rushes._terminal import printable
 from rushes.families.parameters import resolve
 from rushes.families.prompt_options import OPTION_OF_FIELD
-from rushes.families.table import ARCHITECTURES, architecture
 from rushes.families.spec import ArchitectureSpec
+from rushes.families.table import ARCHITECTURES, architecture
 from rushes.prompts.files import PromptLine, read_prompts
 from rushes.submission.build import problem
 
