@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from rushes.wire.jobs import Expert
+from rushes_service.lora.spellings import comfyui_name, fused_names
 
 PART = "#"
 """Between the name of a fused module and the number of its part; no module's name holds it."""
@@ -48,13 +49,15 @@ class NameTable:
 
     `dotted` holds original and diffusers names, `flat` the same with underscores for dots, as musubi-tuner and
     kohya write them. `parameters` holds parameters that no module wraps (Wan's `modulation`), by the same names.
-    `experts` are the tables of the transformers of a model that has several, for files that are for one of them.
+    `aliases` are other tools' names (see `spellings`). `experts` are the tables of the transformers of a model that has
+    several, for files that are for one of them.
     """
 
     dotted: Mapping[str, tuple[LoraTarget, ...]]
     flat: Mapping[str, tuple[LoraTarget, ...]]
     parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     experts: Mapping[Expert, NameTable] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[LoraTarget, ...]] = field(default_factory=dict)
 
     def bare(self, name: str, part: str) -> tuple[str, ...]:
         """Parameters without a module that a difference is for; Wan's `modulation` goes by its block's name, too."""
@@ -68,14 +71,18 @@ class NameTable:
         modules = {target.module for targets in self.dotted.values() for target in targets}
         return modules.union(*self.parameters.values())
 
+    def named(self, name: str) -> tuple[LoraTarget, ...]:
+        """Targets of a dotted name as it is written."""
+        return self.dotted.get(name) or self.aliases.get(name, ())
+
     def find(self, name: str, *, flat: bool) -> tuple[LoraTarget, ...]:
         """Targets of a name; empty if the model has no such module.
 
         Converters that turn underscores back into dots guess, and often wrongly (`attn.to.q`): a dotted name that is
         unknown is therefore looked up without its dots as well.
         """
-        if not flat and name in self.dotted:
-            return self.dotted[name]
+        if not flat and (targets := self.named(name)):
+            return targets
         return self.flat.get(name.replace(".", "_"), ())
 
 
@@ -99,9 +106,23 @@ def name_table(model: nn.Module, original_name: Callable[[str], str]) -> NameTab
             names[original] = names[name]
     for original, parts in fused.items():
         names[original] = split_rows(model, [parts[number] for number in sorted(parts)])
-    flat = {name.replace(".", "_"): targets for name, targets in names.items()}
+    aliases = {name: targets for name, targets in other_spellings(model, names) if name not in names}
+    flat = {name.replace(".", "_"): targets for name, targets in {**aliases, **names}.items()}
     bare = {called: (name,) for name in bare_parameters(model) for called in (name, original_name(name))}
-    return NameTable(names, flat, bare)
+    return NameTable(names, flat, bare, aliases=aliases)
+
+
+def other_spellings(
+    model: nn.Module, names: Mapping[str, tuple[LoraTarget, ...]]
+) -> Iterator[tuple[str, tuple[LoraTarget, ...]]]:
+    """What other tools call modules, and the live modules meant."""
+    for name, targets in names.items():
+        if other := comfyui_name(name):
+            yield other, targets
+    for name, parts in fused_names(names):
+        pieces = [target for part in parts for target in names[part]]
+        if len(pieces) == len(parts) and all(target.rows is None for target in pieces):
+            yield name, split_rows(model, [target.module for target in pieces])
 
 
 def split_rows(model: nn.Module, modules: Sequence[str]) -> tuple[LoraTarget, ...]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rushes_service.lora.reading.keys import split
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLUX, HUNYUAN, FRAMEPACK, WAN = "flux1", "hunyuan-video", "framepack", "wan"
@@ -163,7 +165,10 @@ def guess_family(shapes: Shapes) -> Guess | None:
     sole: Counter[str] = Counter()
     votes: Counter[str] = Counter()
     for key in shapes:
-        labels = next((labels for sign, labels in SIGNS if re.search(sign, key)), ())
+        parts = split(key)
+        # Its `lora_transformer_` before `blocks` is no `transformer_blocks`.
+        name = parts.name if parts.style == "onetrainer" else key
+        labels = next((labels for sign, labels in SIGNS if re.search(sign, name)), ())
         votes.update(labels)
         if len(labels) == 1:
             sole.update(labels)

@@ -71,7 +71,7 @@ def places(
         yield from ((parameter, None, None) for parameter in names.parameters[name])
         return
     module, _, leaf = name.rpartition(".")
-    for target in names.dotted.get(module, ()) if leaf in LEAVES else ():
+    for target in names.named(module) if leaf in LEAVES else ():
         parameter = f"{target.module}.{LEAVES[leaf]}"
         if parameter in shapes:
             yield parameter, target.rows, target.into

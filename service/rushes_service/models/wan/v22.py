@@ -100,4 +100,5 @@ def together(tables: Mapping[str, NameTable]) -> NameTable:
         joined({key: table.dotted for key, table in tables.items()}),
         joined({key: table.flat for key, table in tables.items()}),
         bare,
+        aliases=joined({key: table.aliases for key, table in tables.items()}),
     )
