@@ -10,7 +10,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check check-latest bench clean
+.PHONY: help demo test chaos check check-latest bench dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ check-latest: ## the fast half of the tests with the newest versions of every de
 
 bench: $(BENCH_STAMP) ## run the benchmarks one after the other; results in benchmarks/results/
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+dist: $(STAMP) ## build the distribution, install each extra from it on every Python that is here, run the demo from it
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
+	$(BIN)/python scripts/dist.py $(ARGS)
 
 clean: ## remove the environment
 	rm -rf $(VENV) .venv-latest
