@@ -28,6 +28,7 @@ class Proxy:
         self.port = port
         self.connections = 0
         self._target_port = target_port
+        self._unanswered: bytes | None = None
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
@@ -47,6 +48,10 @@ class Proxy:
         """Deliver again."""
         self._loop.call_soon_threadsafe(self._flowing.set)
 
+    def lose_answer_to(self, command: bytes) -> None:
+        """Pass the next request that holds `command` on, and break its connection instead of delivering the answer."""
+        self._unanswered = command
+
     async def _serve(self) -> None:
         self._flowing.set()
         self._ended = asyncio.Event()
@@ -64,11 +69,24 @@ class Proxy:
         self.connections += 1
         with contextlib.suppress(OSError, asyncio.CancelledError):
             there, back = await asyncio.open_connection(LOCALHOST, self._target_port)
-            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+            lost = asyncio.Event()
+            await asyncio.gather(self._pump(reader, back, asked=lost), self._pump(there, writer, lost=lost))
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        *,
+        asked: asyncio.Event | None = None,
+        lost: asyncio.Event | None = None,
+    ) -> None:
         try:
             while piece := await source.read(65536):
+                if asked is not None and self._unanswered is not None and self._unanswered in piece:
+                    self._unanswered = None
+                    asked.set()
+                if lost is not None and lost.is_set():
+                    return
                 await asyncio.sleep(self.delay_s)
                 await self._flowing.wait()
                 sink.write(piece)

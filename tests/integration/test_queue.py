@@ -6,15 +6,18 @@ import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from proxy_support import Proxy
 from queue_support import MODEL, empty_safetensors, make_job
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR
+from rushes._paths import SNAPSHOT_DIR
 from rushes.client.client import Client
 from rushes.client.control import cancel_all, order, purge
-from rushes.errors import LeaseLost, QueueError
+from rushes.errors import LeaseLost, QueueError, QueueUnavailable
 from rushes.wire import keys
+from rushes.wire.connection import connect
 from rushes.wire.jobs import Checkpoint, JobError, JobState, ModelSpec, SampleResult
 from rushes_service.queue import Queue
 from support import wait_until
@@ -296,7 +299,7 @@ def test_a_snapshot_that_cannot_be_removed_ends_no_worker(
     assert held
     queue.finish(held, JobState.FAILED, None)
     assert client.get(held.id).state is JobState.FAILED
-    assert "a checkpoint that nobody needs stays" in caplog.text
+    assert "a checkpoint that no sample needs cannot be removed" in caplog.text
 
 
 def test_a_checkpoint_that_is_no_snapshot_is_never_removed(
@@ -376,8 +379,8 @@ def test_every_transition_is_an_event(client: Client, make_queue: MakeQueue) -> 
     assert {event["run"] for event in events} == {"run"}
 
 
-def submit_step(client: Client, step: int, keep: str = "latest") -> str:
-    [job_id] = client.submit([make_job(step=step).model_copy(update={"keep": keep})])
+def submit_step(client: Client, step: int, keep: str = "latest", at: float = 1.7e9) -> str:
+    [job_id] = client.submit([make_job(step=step).model_copy(update={"keep": keep, "submitted_at": at})])
     return job_id
 
 
@@ -408,12 +411,93 @@ def test_a_run_that_keeps_all_supersedes_nothing(client: Client, make_queue: Mak
 
 
 def test_a_training_that_resumes_from_an_earlier_step_is_sampled(client: Client, make_queue: MakeQueue) -> None:
-    submit_step(client, 500)
-    resumed = submit_step(client, 300)
+    submit_step(client, 500, at=1.7e9)
+    resumed = submit_step(client, 300, at=1.7e9 + 1)
     queue = make_queue()
     first, second = queue.reserve(), queue.reserve()
     assert first and second
     assert (first.superseded_by, second.id, second.superseded_by) == (300, resumed, None)
+
+
+def test_a_spool_that_is_replayed_late_does_not_supersede_newer_checkpoints(
+    client: Client, make_queue: MakeQueue
+) -> None:
+    newest = submit_step(client, 300, at=1.7e9 + 60)
+    late = [submit_step(client, step, at=1.7e9 + step / 100) for step in (100, 200)]
+    queue = make_queue()
+    taken = [held for held in (queue.reserve() for _ in range(3)) if held]
+    assert [(held.id, held.superseded_by) for held in taken] == [(newest, None), (late[0], 300), (late[1], 300)]
+
+
+def test_the_newest_checkpoint_of_an_older_version_is_still_the_newest(client: Client, make_queue: MakeQueue) -> None:
+    old = submit_step(client, 100)
+    client.redis.delete(keys.NEWEST_AT_PREFIX + "run")  # which version 0.1 does not write
+    newest = submit_step(client, 200)
+    queue = make_queue()
+    assert [(held.id, held.superseded_by) for held in (queue.reserve(), queue.reserve()) if held] == [
+        (old, 200),
+        (newest, None),
+    ]
+
+
+@pytest.fixture
+def proxy(redis_url: str) -> Iterator[Proxy]:
+    """A network between a worker and Redis, which can lose answers."""
+    with Proxy(urlsplit(redis_url).port or 0) as proxy:
+        yield proxy
+
+
+def test_a_reservation_whose_answer_is_lost_is_answered_again(client: Client, proxy: Proxy) -> None:
+    ids = client.submit([make_job(index=index) for index in range(2)])
+    queue = Queue(proxy.url, worker="a", lease_s=LONG_LEASE_S)
+    proxy.lose_answer_to(b"EVALSHA")
+    first = queue.reserve()
+    assert first
+    assert (first.id, first.deliveries) == (ids[0], 1)
+    second = queue.reserve()
+    assert second
+    assert second.id == ids[1]
+    queue.finish(first, JobState.DONE, done(first.id, client))
+
+
+def test_a_reservation_is_answered_again_after_an_outage(client: Client, proxy: Proxy) -> None:
+    [job_id] = client.submit([make_job()])
+    queue = Queue(proxy.url, worker="a", lease_s=LONG_LEASE_S)
+    queue.redis.close()
+    queue.redis = connect(proxy.url, retries=0)
+    queue._reserve.registered_client = queue.redis
+    proxy.lose_answer_to(b"EVALSHA")
+    with pytest.raises(QueueUnavailable):
+        queue.reserve()
+    held = queue.reserve(wait_s=0.05)
+    assert held
+    assert held.id == job_id
+
+
+def test_another_worker_of_that_name_does_not_get_what_the_one_before_reserved(
+    client: Client, make_queue: MakeQueue
+) -> None:
+    client.submit([make_job()])
+    assert make_queue().reserve()
+    assert make_queue().reserve() is None
+
+
+def test_an_end_whose_answer_is_lost_is_no_lost_lease(client: Client, proxy: Proxy, tmp_path: Path) -> None:
+    kept = tmp_path / SNAPSHOT_DIR / "abc.safetensors"
+    kept.parent.mkdir(parents=True)
+    empty_safetensors(kept)
+    checkpoint = Checkpoint(path=str(kept), fingerprint="abc", snapshot=True)
+    [job_id] = client.submit([make_job(checkpoint=checkpoint)])
+    queue = Queue(proxy.url, worker="a", lease_s=LONG_LEASE_S)
+    held = queue.reserve()
+    assert held
+    result = done(job_id, client)
+    proxy.lose_answer_to(b"EVALSHA")
+    queue.finish(held, JobState.DONE, result)
+    assert client.get(job_id).state is JobState.DONE
+    assert not kept.exists()
+    with pytest.raises(LeaseLost):
+        queue.finish(held, JobState.FAILED, None)
 
 
 OTHER = ModelSpec(architecture="wan2.1-t2v", model="/models/other")

@@ -146,6 +146,10 @@ ASKED: dict[str, Any] = {
         {"prompt": Prompt(prompt="a cat", seed=1, negative_prompt="")},
         {"prompt_index": 1},
         {"step": 101},
+        {"vae": VaeOptions(tiling=True)},
+        {"vae": VaeOptions(chunk_size=2)},
+        {"output": ("/out", None)},
+        {"output": ("/out", "lora")},
     ],
 )
 def test_an_id_changes_with_each_of_its_ingredients(other: dict[str, Any]) -> None:
@@ -156,6 +160,7 @@ def test_an_id_is_the_same_wherever_and_whenever_it_is_made() -> None:
     assert job_id(**ASKED) == "e452c06d55c08672f1dfd75d2005b95f"
     spelled_out = Prompt(prompt="a cat", seed=1, width=None, control_image_path=())
     assert job_id(**{**ASKED, "prompt": spelled_out}) == job_id(**ASKED)
+    assert job_id(**ASKED, vae=VaeOptions()) == job_id(**ASKED)
 
 
 def test_equal_models_share_a_lane_and_others_do_not() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rushes._paths import absolute
 from rushes.checkpoints.adapters import adapter_fingerprint
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.checkpoints.store import check_url
 from rushes.errors import ArchitectureError, CheckpointError, CheckpointMissing, ConfigError, PromptError
 from rushes.families.parameters import resolve
@@ -78,7 +78,7 @@ class Run:
 
 
 def run_name(output_dir: str | Path, output_name: str | None) -> str:
-    """A name for a run after its output: two runs that write to different places never share it."""
+    """A name for a run after its output, so that two runs with different outputs never share it."""
     directory = absolute(output_dir)
     return f"{output_name or directory.name}-{digest(str(directory), digits=6)}"
 
@@ -186,6 +186,8 @@ def build_job(
             step=step,
             loras=run.loras,
             allow_partial_lora=run.allow_partial_lora,
+            vae=run.vae,
+            output=None if run.name == run_name(run.output_dir, run.output_name) else (run.output_dir, run.output_name),
         ),
         run=run.name,
         submission=digest([run.name, weights, step]),

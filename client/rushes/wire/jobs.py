@@ -368,11 +368,16 @@ def job_id(
     step: int,
     loras: Sequence[ExtraLora] = (),
     allow_partial_lora: bool = False,
+    vae: VaeOptions | None = None,
+    output: tuple[str, str | None] | None = None,
 ) -> str:
     """The id of a sample: the same request has the same id wherever and whenever it is made.
 
     `prompt` is taken as asked for, before a random seed is drawn, so that submitting the same file
     twice makes one sample. Extra LoRAs count by content and strength, wherever they lie. 32 hex digits.
+
+    Args:
+        output: output directory and output name, unless `run` is made from them.
     """
     asked: list[Any] = [run, model.fingerprint, checkpoint_fingerprint, step, prompt_index]
     asked.append(prompt.model_dump(mode="json", exclude_defaults=True))
@@ -381,6 +386,10 @@ def job_id(
         asked.append(["loras", *([lora.fingerprint, lora.strength] for lora in loras)])
     if allow_partial_lora:
         asked.append("allow_partial_lora")
+    if vae is not None and vae != VaeOptions():
+        asked.append(["vae", vae.model_dump(mode="json", exclude_defaults=True)])
+    if output is not None:
+        asked.append(["output", *output])
     return digest(asked, digits=32)
 
 

@@ -20,7 +20,9 @@ them on a cluster-aware proxy too.
     {rushes}:workers                 zset    worker names by last heartbeat
     {rushes}:worker:<name>           hash    what a worker is doing; expires with its heartbeat
     {rushes}:order:<name>            string  "pause" or "drain": what a worker has been told to do
-    {rushes}:newest:<run>            string  highest training step submitted, for runs that keep the latest only
+    {rushes}:reserved:<name>         hash    the last reservation of a worker, for when its answer is lost on the way
+    {rushes}:newest:<run>            string  training step submitted last, for runs that keep the latest only
+    {rushes}:newest_at:<run>         string  when that step was submitted, by the submitter's clock
 """
 
 from __future__ import annotations
@@ -73,6 +75,8 @@ LANE_PREFIX = f"{PREFIX}:lane:"
 WORKER_PREFIX = f"{PREFIX}:worker:"
 ORDER_PREFIX = f"{PREFIX}:order:"
 NEWEST_PREFIX = f"{PREFIX}:newest:"
+NEWEST_AT_PREFIX = f"{PREFIX}:newest_at:"
+RESERVED_PREFIX = f"{PREFIX}:reserved:"
 
 PERMANENT_PREFIXES = (LANE_PREFIX,)
 PERMANENT = (LANES, DELAYED, BELL, EVENTS, INDEX, RUNS, WORKERS)

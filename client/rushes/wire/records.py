@@ -13,8 +13,8 @@ def submission(job: SampleJob, result: SampleResult | None = None) -> list[str]:
     """Arguments of submit.lua."""
     lane = keys.lane(job.model.fingerprint, job.priority)
     latest = "1" if job.keep == "latest" else ""
-    shared = [job.id, job.run, lane, job.model.encode(), job.encode(), snapshot_of(job), str(job.step), latest]
-    return [*shared, result.encode() if result else ""]
+    payload = [job.id, job.run, lane, job.model.encode(), job.encode(), snapshot_of(job)]
+    return [*payload, str(job.step), latest, f"{job.submitted_at:.6f}", result.encode() if result else ""]
 
 
 def cancelled(record: JobRecord) -> str:

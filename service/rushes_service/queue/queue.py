@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -83,6 +84,7 @@ class Queue:
         self.only = only
         self._locate = locate
         self.redis = connect(url)
+        self._request = secrets.token_hex(8)
         self._patience_s = patience_s
         self._warm: str | None = None
         self._warm_since = time.monotonic()
@@ -102,12 +104,14 @@ class Queue:
     def reserve(self, warm: str | None = None, *, wait_s: float = 0.0) -> Reservation | None:
         """The next sample, or None when there is none.
 
+        The request may be sent twice: one whose answer was lost on its way gets the same sample again.
+
         Args:
             warm: fingerprint of the loaded model; its lanes come first within each priority.
             wait_s: block for up to this long until one arrives.
         """
         with self._reachable():
-            arguments = [self.worker, self.lease_ms, self._patience_ms(warm), *self._lanes(warm)]
+            arguments = [self.worker, self.lease_ms, self._patience_ms(warm), self._request, *self._lanes(warm)]
             found = self._reserve(args=arguments)
             if not found and wait_s > 0:
                 found = self._reserve_at_wakeup(arguments, wait_s)
@@ -115,6 +119,7 @@ class Queue:
                     return self.reserve(warm)
         if not found:
             return None
+        self._request = secrets.token_hex(8)
         job_id, payload, lane, entry, deliveries, attempt, cancelling, newer = found
         counts = int(deliveries), int(attempt)
         return Reservation(job_id, payload, lane, entry, *counts, cancelling == "1", int(newer) if newer else None)

@@ -1,9 +1,9 @@
 -- Give one job to a worker: first a stale one of a dead worker, then the next one, lane by lane in the order given.
 -- A lane whose next job has waited for too long comes before all others.
--- ARGV: worker, lease in milliseconds, patience in milliseconds (0: any), lanes...
+-- ARGV: worker, lease in milliseconds, patience in milliseconds (0: any), request, lanes...
 -- Returns {id, payload, lane, entry, deliveries, attempt, cancelling, step that supersedes it or ''} or {}.
 local worker, lease_ms, patience_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local lanes = {unpack(ARGV, 4)}
+local request, lanes = ARGV[4], {unpack(ARGV, 5)}
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now(), 'LIMIT', 0, 16)) do
   redis.call('ZREM', DELAYED, id)
@@ -56,11 +56,30 @@ local function superseded_by(run, at_step, latest)
   return newest and newest ~= at_step and newest or ''
 end
 
+local function record_of(id)
+  return redis.call('HMGET', JOB_PREFIX .. id, 'state', 'entry', 'run', 'payload', 'attempt', 'cancelling',
+    'deliveries', 'at_step', 'latest')
+end
+
+local function answer(id, lane, entry, record, deliveries)
+  local needless = superseded_by(record[3], record[8], record[9])
+  return {id, record[4], lane, entry, deliveries, tonumber(record[5] or 0), record[6] or '', needless}
+end
+
+-- The same request again, because its answer was lost on its way: this worker owns a sample and does not know it.
+local function repeated()
+  local kept = redis.call('HMGET', RESERVED_PREFIX .. worker, 'request', 'id', 'lane', 'entry')
+  local id, lane, entry = kept[2], kept[3], kept[4]
+  if kept[1] ~= request or not owns(id, lane, entry, worker) then return nil end
+  redis.call('XCLAIM', lane, GROUP, worker, 0, entry, 'JUSTID') -- the lease begins now
+  local record = record_of(id)
+  return answer(id, lane, entry, record, tonumber(record[7] or 1))
+end
+
 local function start(lane, found)
   local entry, id = found[1], found[2][2]
   local key = JOB_PREFIX .. id
-  local record = redis.call('HMGET', key, 'state', 'entry', 'run', 'payload', 'attempt', 'cancelling', 'deliveries',
-    'at_step', 'latest')
+  local record = record_of(id)
   local open = record[1] == 'queued' or record[1] == 'running'
   if not open or record[2] ~= entry then
     drop(lane, entry) -- cancelled, expired, or queued again under another entry
@@ -69,10 +88,15 @@ local function start(lane, found)
   local deliveries = tonumber(record[7] or 0) + 1
   redis.call('HSET', key, 'state', 'running', 'worker', worker, 'started_at', now(), 'deliveries', deliveries,
     'step', 0, 'total', 0, 'stage', '')
-  local needless = superseded_by(record[3], record[8], record[9])
-  if needless == '' then event('started', id, record[3], cjson.encode({worker = worker})) end
-  return {id, record[4], lane, entry, deliveries, tonumber(record[5] or 0), record[6] or '', needless}
+  redis.call('HSET', RESERVED_PREFIX .. worker, 'request', request, 'id', id, 'lane', lane, 'entry', entry)
+  redis.call('PEXPIRE', RESERVED_PREFIX .. worker, lease_ms)
+  local found_job = answer(id, lane, entry, record, deliveries)
+  if found_job[8] == '' then event('started', id, record[3], cjson.encode({worker = worker})) end
+  return found_job
 end
+
+local again = repeated()
+if again then return again end
 
 if patience_ms > 0 and #lanes > 1 then
   local oldest, longest = nil, patience_ms
