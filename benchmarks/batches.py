@@ -19,7 +19,7 @@ from diffusers.utils import export_to_video
 from safetensors.torch import load_file, save_file
 
 from rushes import Client
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.wire.jobs import Checkpoint, JobRecord, JobState, ModelSpec, Prompt, SampleJob
 from rushes_service.engine.engine import Engine
 from rushes_service.media.receipts import read_receipt

@@ -17,7 +17,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 
 from harness import Report, Round, medians, new_round, parser, publish, ratios, rounds_of, timed
 from lora_model import LAYERS, build, write_lora
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes_service.lora.manager import LoraManager, RequestedLora
 from rushes_service.models.wan.names import wan_names
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from queue_support import MODEL, empty_safetensors
 from rushes import Cadence, Run, SampleResult, TrainingSampler
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR, SPOOL_DIR
+from rushes._paths import SNAPSHOT_DIR, SPOOL_DIR
 from rushes.submission.spool import Spool
 from rushes.wire.jobs import JobError, JobState
 from rushes_service.queue import Queue

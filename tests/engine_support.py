@@ -13,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: tests 
 import torch
 from safetensors.torch import load_file, save_file
 
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob
 
 torch.set_num_threads(1)

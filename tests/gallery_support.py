@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from api_support import announce, ended
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.client.client import Client
 from rushes.wire import keys
 from rushes.wire.jobs import Checkpoint, JobError, JobState, ModelSpec, Prompt, SampleJob, digest

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine_support import Recorder
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.prompts.files import load_prompts
 from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob, VaeOptions
 from rushes_service.engine.engine import DenoisedSample, Engine

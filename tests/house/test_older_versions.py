@@ -18,7 +18,7 @@ import pytest
 import redis as redis_py
 
 from rushes import Cadence, Client, JobState, ModelSpec, Run, SampleResult, TrainingSampler
-from rushes.checkpoints.snapshots import SPOOL_DIR
+from rushes._paths import SPOOL_DIR
 from rushes.cli.main import main as rushes
 from rushes.wire import keys
 from support import wait_until

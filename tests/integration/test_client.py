@@ -11,7 +11,7 @@ import pytest
 from client_support import AWAY, work
 from queue_support import MODEL, make_job
 from rushes import Client
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR
+from rushes._paths import SNAPSHOT_DIR
 from rushes.errors import InputError, JobNotFound, QueueUnavailable, SampleFailed, WaitTimeout
 from rushes.submission.build import Refused
 from rushes.submission.spool import Submission

@@ -8,6 +8,7 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -16,7 +17,7 @@ from redis.exceptions import ResponseError
 from proxy_support import encrypted
 from rushes.client.client import Client
 from rushes.errors import ConfigError, QueueUnavailable
-from rushes.wire.connection import Exchange, connect, connect_async, shown
+from rushes.wire.connection import connect, connect_async, shown
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 from support import wait_until
 from valkey_support import LOCALHOST, PRIMARY, Server, server, watched_pair
@@ -109,25 +110,33 @@ def test_sentinels_lead_to_the_primary_in_both_kinds_of_client(tmp_path: Path) -
         assert primary.connection.get("a") == "b"
 
 
-def test_an_exchange_asks_sentinels_for_the_primary_and_follows_it(tmp_path: Path) -> None:
+def test_commands_sent_together_go_to_the_primary_and_follow_it(tmp_path: Path) -> None:
     with watched_pair(tmp_path / "pair") as (primary, replica, sentinel):
         url = f"redis+sentinel://{LOCALHOST}:{sentinel.port}/{PRIMARY}?socket_timeout=0.3"
-        with contextlib.closing(Exchange(connect(url, retries=0))) as exchange:
-            assert exchange(("SET", "on", "the primary"), ("WAIT", 1, 250)) == ["OK", 1]
+        with contextlib.closing(connect(url, retries=0)) as client:
+            assert together(client, ("SET", "on", "the primary"), ("WAIT", 1, 250)) == [True, 1]
             assert primary.connection.get("on") == "the primary"
             primary.connection.client_pause(60_000, all=False)
             with pytest.raises(redis.TimeoutError):
-                exchange(("SET", "too", "late"))
+                together(client, ("SET", "too", "late"))
             primary.connection.client_unpause()
-            assert exchange(("ECHO", "not that answer")) == ["not that answer"]
+            assert together(client, ("ECHO", "not that answer")) == ["not that answer"]
             primary.end()
-            wait_until(lambda: answered(exchange, "SET", "on", "the replica"), 30, "the new primary")
+            wait_until(lambda: answered(client, "SET", "on", "the replica"), 30, "the new primary")
         assert replica.connection.get("on") == "the replica"
 
 
-def answered(exchange: Exchange, *command: str) -> bool:
+def together(client: Any, *commands: tuple[Any, ...]) -> list[Any]:
+    """Answers to commands that are sent at once."""
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return pipeline.execute()
+
+
+def answered(client: Any, *command: str) -> bool:
     with contextlib.suppress(redis.RedisError):
-        return exchange(command) == ["OK"]
+        return together(client, command) == [True]
     return False
 
 
@@ -138,41 +147,41 @@ def test_a_primary_that_no_sentinel_knows_is_an_outage_that_says_so(tmp_path: Pa
 
 
 @pytest.fixture
-def exchange(redis_server: EmbeddedRedis) -> Iterator[Exchange]:
-    """Commands to a server, without retries: what fails once has failed."""
-    made = Exchange(connect(redis_server.url, retries=0))
+def client(redis_server: EmbeddedRedis) -> Iterator[Any]:
+    """A connection without retries: what fails once has failed."""
+    made = connect(redis_server.url, retries=0)
     yield made
     made.close()
 
 
 def test_a_connection_that_the_server_closed_while_it_was_idle_is_no_outage(
-    exchange: Exchange, redis_server: EmbeddedRedis
+    client: Any, redis_server: EmbeddedRedis
 ) -> None:
-    assert exchange(("ECHO", "before"), ("ECHO", "together")) == ["before", "together"]
+    assert together(client, ("ECHO", "before"), ("ECHO", "together")) == ["before", "together"]
     assert connect(redis_server.url).client_kill_filter(_type="normal", skipme=True)
-    assert exchange(("ECHO", "after")) == ["after"]
+    assert together(client, ("ECHO", "after")) == ["after"]
 
 
-def test_what_was_to_be_read_after_a_refusal_is_nobody_elses_answer(exchange: Exchange) -> None:
+def test_what_was_to_be_read_after_a_refusal_is_nobody_elses_answer(client: Any) -> None:
     with pytest.raises(ResponseError, match="unknown command"):
-        exchange(("NO_SUCH_COMMAND",), ("ECHO", "late"))
-    assert exchange(("ECHO", "next")) == ["next"]
+        together(client, ("NO_SUCH_COMMAND",), ("ECHO", "late"))
+    assert together(client, ("ECHO", "next")) == ["next"]
 
 
-def test_threads_that_ask_at_once_get_their_own_answers(exchange: Exchange) -> None:
+def test_threads_that_ask_at_once_get_their_own_answers(client: Any) -> None:
     asked = [f"{number}" for number in range(400)]
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(lambda text: exchange(("ECHO", text))[0], asked)) == asked
+        assert list(threads.map(lambda text: together(client, ("ECHO", text))[0], asked)) == asked
 
 
-def test_a_forked_child_has_a_connection_of_its_own(exchange: Exchange) -> None:
-    (parents,) = exchange(("CLIENT", "ID"))
+def test_a_forked_child_has_a_connection_of_its_own(client: Any) -> None:
+    (parents,) = together(client, ("CLIENT", "ID"))
 
     def asks() -> None:
-        raise SystemExit(0 if exchange(("CLIENT", "ID")) != [parents] else 1)
+        raise SystemExit(0 if together(client, ("CLIENT", "ID")) != [parents] else 1)
 
     child = multiprocessing.get_context("fork").Process(target=asks)
     child.start()
     child.join()
     assert child.exitcode == 0
-    assert exchange(("CLIENT", "ID")) == [parents]
+    assert together(client, ("CLIENT", "ID")) == [parents]

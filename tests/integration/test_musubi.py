@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.errors import ArchitectureError, ConfigError, PromptError
 from rushes.integrations.kohya import NotLoaded, save_network
 from rushes.integrations.musubi import MUSUBI_TUNER, WAN_TASKS, RushesSampling, family_of

@@ -19,7 +19,7 @@ import pytest
 from client_support import AWAY, MakeSampler, logged, lora, snapshots, spooled, training, work
 from queue_support import MODEL
 from rushes import Client, TrainingSampler
-from rushes.checkpoints.snapshots import SPOOL_DIR
+from rushes._paths import SPOOL_DIR
 from rushes.training.handoffs import HandoffJournal
 from rushes.wire.keys import lane
 from rushes_service.processes.embedded_redis import EmbeddedRedis

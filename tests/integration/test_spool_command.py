@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from queue_support import empty_safetensors, make_job
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR, SPOOL_DIR, fingerprint
+from rushes._paths import SNAPSHOT_DIR, SPOOL_DIR
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.checkpoints.store import store_of
 from rushes.cli.main import main
 from rushes.client.client import Client

@@ -17,7 +17,7 @@ import torch
 
 from client_support import MakeSampler, logged, lora, snapshots, spooled, training, work
 from rushes import Cadence, Client, Run, SampleResult, TrainingSampler, add_sampling_arguments
-from rushes.checkpoints.snapshots import read_header
+from rushes.checkpoints.safetensors import read_header
 from rushes.errors import ArchitectureError, ConfigError, PromptError
 from rushes.wire.jobs import ExtraLora, JobRecord, JobState, ModelSpec, VaeOptions
 from support import wait_until

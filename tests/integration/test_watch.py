@@ -15,7 +15,7 @@ import pytest
 from client_support import AWAY, snapshots, spooled, work
 from queue_support import MODEL
 from rushes import Client, Run, read_prompts
-from rushes.checkpoints.snapshots import read_header
+from rushes.checkpoints.safetensors import read_header
 from rushes.checkpoints.store import store_of
 from rushes.cli import main as cli
 from rushes.watch import CheckpointWatcher, Search

@@ -17,7 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR, adopt, fingerprint, read_header, release, snapshot
+from rushes._paths import SNAPSHOT_DIR
+from rushes.checkpoints.safetensors import fingerprint, read_header
+from rushes.checkpoints.snapshots import adopt, release, snapshot
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 
 HEADER = {

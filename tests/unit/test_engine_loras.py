@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from bad_loras import BAD
 from engine_support import Recorder, lora_tensors, make_job, write_lora
 from lora_support import FORMATS, linears, write_peft
+from rushes._paths import SNAPSHOT_DIR
 from rushes.checkpoints.adapters import adapter_fingerprint
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR, fingerprint
-from rushes.checkpoints.weights import hold
+from rushes.checkpoints.safetensors import fingerprint
+from rushes.checkpoints.weights import secure
 from rushes.errors import (
     CheckpointError,
     CheckpointMissing,
@@ -75,7 +76,7 @@ def test_a_peft_directory_is_a_checkpoint_even_after_it_was_deleted(
     directory = write_peft(adapter, tmp_path / "adapter", lora_alpha=12)
     in_place = checkpoint_at(directory)
     wanted = latents(engine, make_job(tiny_wan).model_copy(update={"checkpoint": in_place}))
-    held = hold(directory, tmp_path / SNAPSHOT_DIR)
+    held = secure(directory, tmp_path / SNAPSHOT_DIR)
     for file in directory.iterdir():
         file.unlink()
     directory.rmdir()

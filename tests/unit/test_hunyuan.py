@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from engine_support import Recorder, tiny_prompt
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.errors import ArchitectureError, LoraValue, ModelError, PromptError
 from rushes.wire.jobs import Checkpoint, ModelSpec, SampleJob, VaeOptions
 from rushes_service.engine.engine import DenoisedSample, Engine

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine_support import lora_tensors, write_lora
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.errors import (
     CheckpointFormat,
     CheckpointIncomplete,

@@ -14,7 +14,7 @@ from torch import nn
 
 from engine_support import lora_tensors, write_lora
 from lora_support import ORIGINAL, FileModule, linears, write
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.errors import CheckpointError, LoraError, LoraValue
 from rushes_service.engine.placement import offload_blocks
 from rushes_service.lora.manager import LoraManager, RequestedLora

@@ -83,13 +83,18 @@ def test_the_api_loads_neither_torch_nor_numpy() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(cli.HEAVY))
-def test_a_command_is_parsed_without_torch_and_says_what_its_list_entry_says(command: str) -> None:
-    program = (
-        f"import sys; from rushes.cli.main import load; print(load({command!r}).HELP); sys.exit('torch' in sys.modules)"
-    )
+def test_a_command_shows_its_help_without_torch(command: str) -> None:
+    program = f"""
+import sys
+from rushes.cli.main import main
+try:
+    main([{command!r}, "--help"])
+except SystemExit:
+    sys.exit("torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr or "it imports torch"
-    assert done.stdout.strip() == cli.HEAVY[command]
+    assert f"usage: rushes {command}" in done.stdout
 
 
 @pytest.mark.parametrize(("command", "package"), [("api", "sse_starlette"), ("worker", "torch")])

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rushes.checkpoints.snapshots import HASH_BLOCK, HEADER_LENGTH_BYTES, header_of, unreadable
+from rushes.checkpoints.safetensors import HASH_BLOCK, HEADER_LENGTH_BYTES, METADATA, header_of, unreadable
 from rushes.errors import CheckpointFormat
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -64,7 +64,7 @@ def adapter_config(directory: str | Path) -> str:
 
 def packed_header(entries: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     """The start of a safetensors file, up to its data, with `metadata` in it."""
-    header = {"__metadata__": dict(sorted(metadata.items())), **entries}
+    header = {METADATA: dict(sorted(metadata.items())), **entries}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return len(text).to_bytes(HEADER_LENGTH_BYTES, "little") + text
@@ -78,7 +78,7 @@ def packed(weights: Path, file: BinaryIO, config: str) -> Iterator[bytes]:
         file: its tensors, open for reading.
     """
     header = header_of(weights, file)
-    metadata = {**header.pop("__metadata__", {}), CONFIG_KEY: config}
+    metadata = {**header.pop(METADATA, {}), CONFIG_KEY: config}
     yield packed_header(header, metadata)
     while block := file.read(HASH_BLOCK):
         yield block
@@ -88,7 +88,7 @@ def adapter_fingerprint(directory: str | Path) -> str:
     """SHA-256 of the file that an adapter directory becomes.
 
     Raises:
-        CheckpointError: as `adapter_config` and `rushes.checkpoints.snapshots.read_header`.
+        CheckpointError: as `adapter_config` and `rushes.checkpoints.safetensors.read_header`.
     """
     config = adapter_config(directory)
     weights = Path(directory) / WEIGHTS_NAME

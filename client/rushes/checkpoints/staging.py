@@ -18,8 +18,9 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from urllib.parse import quote
 
+from rushes._paths import PRIVATE_DIR, SNAPSHOT_DIR
 from rushes.checkpoints.adapters import adapter_config, adapter_fingerprint, pack_into
-from rushes.checkpoints.snapshots import PRIVATE_DIR, SNAPSHOT_DIR, fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.checkpoints.store import Store, is_url, store_of
 from rushes.errors import CheckpointError, CheckpointMissing
 from rushes.wire.job_files import prompt_with

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib
 import importlib.util
 import logging
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR
+from rushes._paths import SNAPSHOT_DIR
 from rushes.errors import ConfigError, StagingError, StoreUnavailable
 
 logger = logging.getLogger("rushes")
@@ -76,7 +77,8 @@ class Store:
         with reaching(url):
             fsspec: Any = importlib.import_module("fsspec.core")
             # Without a cache of listings: other machines write and remove files, too.
-            self._files: Any = fsspec.url_to_fs(url, use_listings_cache=False)[0]
+            self._located: Any = functools.partial(fsspec.url_to_fs, use_listings_cache=False)
+            self._files: Any = self._located(url)[0]
         protocol: Any = self._files.protocol
         protocols: set[str] = {protocol} if isinstance(protocol, str) else set(protocol)
         self._has_directories = not protocols & OBJECT_STORES
@@ -107,7 +109,7 @@ class Store:
     def names_below(self, url: str) -> list[str]:
         """Names of the files of a directory and of those in it, relative to it, sorted; nothing if there is none."""
         with reaching(url):
-            root = str(self._files._strip_protocol(url)).rstrip("/") + "/"
+            root = str(self._located(url)[1]).rstrip("/") + "/"
             found: list[str] = self._files.find(url)
         return sorted(str(path).removeprefix(root) for path in found)
 

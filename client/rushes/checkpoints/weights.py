@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Union, cast
 
 from rushes.checkpoints.adapters import WEIGHTS_NAME, adapter_config, pack_into
-from rushes.checkpoints.snapshots import adopt, fingerprint, pending_name, snapshot, unreadable
+from rushes.checkpoints.safetensors import fingerprint, unreadable
+from rushes.checkpoints.snapshots import adopt, pending_name, snapshot
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointMissing, ConfigError
 from rushes.wire.jobs import Checkpoint, readable
 
@@ -78,7 +79,7 @@ class OpenWeights(NamedTuple):
             raise
 
 
-def hold(weights: Weights, directory: Path) -> OpenWeights:
+def secure(weights: Weights, directory: Path) -> OpenWeights:
     """Secure `weights` in the trainer's own thread: microseconds for a path, one save for anything else.
 
     An open descriptor keeps a file's content reachable even when its name is removed. Opening it is all that the
@@ -99,7 +100,7 @@ def hold(weights: Weights, directory: Path) -> OpenWeights:
         # What is called a file is one, or is found out later: asking would cost the training loop as much as opening.
         if not path.endswith(".safetensors") and stat.S_ISDIR(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            return hold_adapter(path)
+            return secure_adapter(path)
         # So would a Path, or abspath on every path.
         return OpenWeights(path if path.startswith("/") else os.path.abspath(path), descriptor)  # noqa: PTH100
     if not (callable(weights) or isinstance(weights, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -134,7 +135,7 @@ def pack_directory(target: Path) -> None:
         OSError: the file cannot be written.
     """
     pending = pending_name(target.parent)
-    held = hold_adapter(str(target))
+    held = secure_adapter(str(target))
     try:
         pack_into(pending, held.path, cast("int", held.descriptor), cast("str", held.config))
         remove(target)
@@ -152,7 +153,7 @@ def remove(written: Path) -> None:
         written.unlink(missing_ok=True)
 
 
-def hold_adapter(directory: str) -> OpenWeights:
+def secure_adapter(directory: str) -> OpenWeights:
     """Secure a PEFT adapter's directory: its configuration is read, its tensors are held open.
 
     Raises:

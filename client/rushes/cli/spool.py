@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rushes._paths import SPOOL_DIR
 from rushes._terminal import printable
-from rushes.checkpoints.snapshots import SPOOL_DIR, release
+from rushes.checkpoints.snapshots import release
 from rushes.checkpoints.staging import uploaded
 from rushes.cli.main import redis_argument
 from rushes.client.client import Client

@@ -22,7 +22,7 @@ from rushes.families.table import ARCHITECTURES
 from rushes.prompts.files import read_prompts
 from rushes.submission.build import build_jobs, check_prompts, checkpoint_at
 from rushes.training.flags import add_sampling_arguments, run_from_args
-from rushes.training.sampler import counted
+from rushes.training.sampler import whole_number
 from rushes.wire.jobs import JobRecord, JobState
 
 
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         shared,
         check_prompts(shared, read_prompts(args.sample_prompts, lenient=args.lenient)),
         checkpoint=checkpoint_at(args.weights) if args.weights else None,
-        step=counted("--step", args.step),
-        epoch=None if args.epoch is None else counted("--epoch", args.epoch),
+        step=whole_number("--step", args.step),
+        epoch=None if args.epoch is None else whole_number("--epoch", args.epoch),
     )
     client = Client(args.rushes_url)
     ids = client.submit(jobs)

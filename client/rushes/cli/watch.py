@@ -18,9 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rushes._paths import absolute
+from rushes._paths import PRIVATE_DIR, absolute
 from rushes._terminal import printable
-from rushes.checkpoints.snapshots import PRIVATE_DIR
 from rushes.cli.main import EXIT_FAILED, redis_argument
 from rushes.client.client import Client
 from rushes.errors import ConfigError

@@ -8,15 +8,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from redis.exceptions import NoScriptError
-
 from rushes.checkpoints.snapshots import release
 from rushes.checkpoints.staging import stage
 from rushes.errors import InputError, JobNotFound, WaitTimeout
 from rushes.submission.build import Refused
 from rushes.submission.spool import Submission
 from rushes.wire import keys
-from rushes.wire.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, Exchange, connect, reachable
+from rushes.wire.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, connect, reachable
 from rushes.wire.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
 from rushes.wire.records import cancelled, finished, read_record, submission
 from rushes.wire.scripts import script
@@ -49,7 +47,6 @@ class Client:
     def __init__(self, url: str | None = None, *, retries: int = 2) -> None:
         self.url = url
         self.redis = connect(url, retries=retries)
-        self._exchange = Exchange(self.redis)
         self._submit = self.redis.register_script(script("submit"))
         self._cancel = self.redis.register_script(script("cancel"))
         self._retry = self.redis.register_script(script("retry"))
@@ -87,7 +84,7 @@ class Client:
             return []
         # One script, not a transaction of several: before each of those redis-py asks whether the script is known.
         with self._reachable():
-            states, unneeded = self._submitted(arguments)
+            states, unneeded = self._submit(args=arguments)
         for path in set(unneeded):
             release(path)
         queued = [*jobs, *(refused.job for refused in [*gone, *parcel.refused])]
@@ -95,13 +92,6 @@ class Client:
         # Earlier samples of the same checkpoint may have ended, and taken it with them, while these were on their way.
         stage(job for job in parcel.jobs if by_id[job.id] is JobState.QUEUED)
         return [by_id[job.id] for job in parcel.all]
-
-    def _submitted(self, arguments: list[str]) -> Any:
-        """What the script says."""
-        try:
-            return self._exchange(("EVALSHA", self._submit.sha, 0, *arguments))[0]
-        except NoScriptError:  # not sent to this server yet
-            return self._submit(args=arguments)
 
     def get(self, job_id: str) -> JobRecord:
         """The record of one sample.
@@ -342,7 +332,6 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._exchange.close()
         self.redis.close()
 
 

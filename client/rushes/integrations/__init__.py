@@ -1,1 +1,4 @@
-"""Trainers that people already run, sampled by Rushes. One module each; none is imported before it is asked for."""
+"""Launchers and callbacks for trainers: musubi-tuner, sd-scripts, accelerate, Hugging Face's Trainer, Lightning.
+
+Imports `training` and `trackers` and what lies below them; only `cli` may import from here.
+"""

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rushes.checkpoints.snapshots import HEADER_LENGTH_BYTES
+from rushes._compat.accelerate import prepared_models, prepared_schedulers
+from rushes.checkpoints.safetensors import HEADER_LENGTH_BYTES, METADATA, header_of
 from rushes.errors import ConfigError
 from rushes.integrations.sinks import ResultLogger, unstoppable
 from rushes.training.cadence import Cadence
@@ -168,7 +169,7 @@ def trained_network(accelerator: Any) -> Any:
     Raises:
         ConfigError: none of the models that accelerate prepared is one.
     """
-    for model in reversed(accelerator._models):
+    for model in reversed(prepared_models(accelerator)):
         network = accelerator.unwrap_model(model)
         if hasattr(network, "save_weights"):
             return network
@@ -196,10 +197,10 @@ def save_network(network: Any, args: argparse.Namespace, step: int, path: str) -
 def sort_metadata(path: str) -> None:
     """Put a file's metadata in order: safetensors writes them in another one each time. The file keeps its length."""
     with Path(path).open("r+b") as file:
-        length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-        about: dict[str, str] = header.pop("__metadata__", {})
-        ordered = {"__metadata__": dict(sorted(about.items())), **header}
+        header = header_of(path, file)
+        length = file.tell() - HEADER_LENGTH_BYTES
+        about: dict[str, str] = header.pop(METADATA, None) or {}
+        ordered = {METADATA: dict(sorted(about.items())), **header}
         text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
         if about and len(text) <= length:
             file.seek(HEADER_LENGTH_BYTES)
@@ -212,7 +213,7 @@ def steps_done(accelerator: Any, resume: str) -> int:
     Raises:
         ConfigError: neither tells.
     """
-    for wrapped in accelerator._schedulers:
+    for wrapped in prepared_schedulers(accelerator):
         steps = getattr(getattr(wrapped, "scheduler", wrapped), "last_epoch", None)
         if isinstance(steps, int):
             per_update = 1 if accelerator.split_batches else accelerator.num_processes

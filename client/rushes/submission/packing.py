@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR
+from rushes._paths import SNAPSHOT_DIR
 from rushes.checkpoints.weights import OpenWeights, SecuredCallback
 from rushes.errors import CheckpointError, PromptError, RushesError
 from rushes.prompts.files import PromptLine

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rushes._files import write_whole
 from rushes.errors import WireError
 from rushes.submission.build import Refused
 from rushes.wire.jobs import JobError, SampleJob
@@ -63,16 +64,9 @@ class Spool:
 
     def write(self, parcel: Submission) -> Path:
         """Put a parcel on disk, whole or not at all."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        name = f"{time.time_ns():020d}-{os.getpid()}-{next(_serial)}"
-        temporary = self.directory / f".{name}.tmp"
-        try:
-            temporary.write_text(parcel.encode(), encoding="utf-8")
-            return temporary.replace(self.directory / f"{name}.json")
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        path = self.directory / f"{time.time_ns():020d}-{os.getpid()}-{next(_serial)}.json"
+        write_whole(path, parcel.encode())
+        return path
 
     def waiting(self) -> list[Path]:
         """Parcels on disk, oldest first."""

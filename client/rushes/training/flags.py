@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,10 +133,10 @@ def located(value: Any) -> Any:
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the trainers' own sampling flags, and ours, to a parser; flags it already has are left alone."""
-    present = set(parser._option_string_actions)  # pyright: ignore[reportPrivateUsage] - argparse has no other way
-    group = parser.add_argument_group("sampling", "samples are made by Rushes, outside this process")
+    about = "samples are made by Rushes, outside this process"
+    group = parser.add_argument_group("sampling", about, conflict_handler="error")
     for flag, options in SAMPLING_FLAGS.items():
-        if flag not in present:
+        with contextlib.suppress(argparse.ArgumentError):  # the parser has this flag
             group.add_argument(flag, **options)
 
 

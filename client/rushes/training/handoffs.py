@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rushes._files import write_whole
+from rushes._processes import process_is_dead
 from rushes.checkpoints.weights import OpenWeights
 
 ABANDONED_S = 600.0
@@ -43,7 +45,7 @@ class Note:
     """Of the samples: averaged weights must not come back as the others of their step."""
 
     @property
-    def held(self) -> OpenWeights:
+    def weights(self) -> OpenWeights:
         """The weights, to be handed over."""
         return OpenWeights(self.pending, source=self.source)
 
@@ -60,16 +62,12 @@ class HandoffJournal:
         """Note a hand-off; None where the disk refuses, which only makes a crash cost more."""
         note = Note(self.run, step, epoch, str(pending), source, socket.gethostname(), os.getpid(), self.label)
         path = self.directory / f"{os.getpid()}-{time.time_ns()}-{next(_serial)}.note"
-        temporary = path.with_name(f".{path.name}.tmp")
         _written.add(path.name)
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(note)), encoding="utf-8")
-            return temporary.replace(path)
+            write_whole(path, json.dumps(asdict(note)))
         except (OSError, ValueError):
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             return None
+        return path
 
     def abandoned(self) -> Iterator[tuple[Path, Note]]:
         """Notes of this run whose process is dead and whose weights are there. What is of no use is removed.
@@ -111,14 +109,3 @@ def dead(note: Note, path: Path) -> bool:
     if note.pid == os.getpid():
         return path.name not in _written
     return process_is_dead(note.pid)
-
-
-def process_is_dead(pid: int) -> bool:
-    """True when this machine has no such process."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # somebody else's
-        pass
-    return False

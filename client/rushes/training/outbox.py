@@ -19,8 +19,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR, SPOOL_DIR, release
+from rushes._files import TEMPORARY
+from rushes._paths import SNAPSHOT_DIR, SPOOL_DIR
+from rushes.checkpoints.snapshots import release
 from rushes.checkpoints.staging import snapshots_of, uploaded
 from rushes.checkpoints.store import store_of
 from rushes.checkpoints.weights import OpenWeights, remove
@@ -35,8 +38,14 @@ from rushes.wire.jobs import JobState, SampleResult
 
 logger = logging.getLogger("rushes")
 
-HandOff = tuple[int, int | None, OpenWeights | str | Exception | None, int | None]
-"""Step, epoch, weights, and for those that are a bare path the descriptor that is open on it: a `OpenWeights` to be."""
+
+class HandOff(NamedTuple):
+    """One call of `submit`. `weights` are None for the base model, and an error if they could not be secured."""
+
+    step: int
+    epoch: int | None
+    weights: OpenWeights | Exception | None
+
 
 POLL_S = 0.1
 FLUSH_POLL_S = 0.005
@@ -87,8 +96,6 @@ class Outbox:
         """Set up for this process; a forked child begins with nothing of its parent's."""
         self._forked = False
         self._waiting: deque[HandOff] = deque()
-        self.put: Callable[[HandOff], None] = self._waiting.append
-        """Take a submission from the trainer's thread. Never blocks, never raises; not even a Python function."""
         self._unsent: deque[tuple[Submission, Path | None]] = deque()
         """Not in Redis yet, with the place in the spool."""
         self._results: deque[SampleResult] = deque()
@@ -110,10 +117,11 @@ class Outbox:
         self._thread = threading.Thread(target=self._work, name="rushes-outbox", daemon=True)
         self._thread.start()
 
-    def _put_first(self, taken: HandOff) -> None:
-        """`put` in a forked child, the first time."""
-        self._start()
-        self.put(taken)
+    def put(self, hand_off: HandOff) -> None:
+        """Take a submission from the trainer's thread. Never blocks, never raises."""
+        if self._forked:
+            self._start()
+        self._waiting.append(hand_off)
 
     def results(self) -> list[SampleResult]:
         """Results that have come back since the last call. Never blocks."""
@@ -153,7 +161,6 @@ class Outbox:
     def forget(self) -> None:
         """Drop what belongs to the parent, in a child that was forked from it."""
         self._forked = True
-        self.put = self._put_first
         for parents in (self._waiting, self._unsent, self._results, self.expected):
             parents.clear()
 
@@ -185,7 +192,7 @@ class Outbox:
 
     def _sweep(self) -> None:
         """Remove what a process that was killed has left half done."""
-        for directory, pattern in ((self.snapshots, "*.pending*"), (self.spool.directory, ".*.tmp")):
+        for directory, pattern in ((self.snapshots, "*.pending*"), (self.spool.directory, TEMPORARY)):
             with contextlib.suppress(OSError):
                 for path in directory.glob(pattern):
                     if aged(path, ABANDONED_S):
@@ -196,7 +203,7 @@ class Outbox:
         try:
             for path, note in self.notes.abandoned():
                 logger.warning("rushes: step %d is handed over for a process that was killed meanwhile", note.step)
-                self._take(note.step, note.epoch, note.held, None)
+                self._take(HandOff(note.step, note.epoch, note.weights))
                 path.unlink(missing_ok=True)
         except Exception:
             logger.exception("rushes: hand-offs of a process that was killed cannot be resumed; training goes on")
@@ -204,7 +211,7 @@ class Outbox:
     def _turn(self) -> None:
         while self._waiting:
             try:
-                self._take(*self._waiting[0])
+                self._take(self._waiting[0])
             finally:
                 self._waiting.popleft()
         if time.monotonic() >= self._next_try:
@@ -214,16 +221,12 @@ class Outbox:
         if time.monotonic() >= self._next_release:
             self._release_unneeded()
 
-    def _take(
-        self, step: int, epoch: int | None, weights: OpenWeights | str | Exception | None, descriptor: int | None
-    ) -> None:
-        """Make a parcel of a hand-off and write it ahead; from memory alone where the disk refuses."""
+    def _take(self, hand_off: HandOff) -> None:
+        """Make a submission of a hand-off and write it to the spool; it stays in memory if the disk refuses."""
+        step, epoch, weights = hand_off
         notes: list[Path | None] = []
         parcel = self._packer.pack(
-            step,
-            epoch,
-            OpenWeights(weights, descriptor) if isinstance(weights, str) else weights,
-            lambda pending, source: notes.append(self.notes.write(step, epoch, pending, source)),
+            step, epoch, weights, lambda pending, source: notes.append(self.notes.write(step, epoch, pending, source))
         )
         path = None
         try:

@@ -13,15 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-from rushes._paths import absolute
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR
-from rushes.checkpoints.weights import OPENING, OpenWeights, Weights, hold
+from rushes._paths import SNAPSHOT_DIR, absolute
+from rushes.checkpoints.weights import OpenWeights, Weights, secure
 from rushes.errors import ConfigError
 from rushes.prompts.files import PromptLine, read_prompts
 from rushes.submission.build import Run, check_prompts
 from rushes.training.cadence import Cadence
 from rushes.training.flags import run_from_args
-from rushes.training.outbox import Outbox
+from rushes.training.outbox import HandOff, Outbox
 from rushes.wire.jobs import LABEL, Keep, SampleResult
 
 logger = logging.getLogger("rushes")
@@ -125,36 +124,17 @@ class TrainingSampler:
         outbox = self._outbox
         if outbox is None:
             return
-        # What trainers hand over nearly always, a file by its full path, is dealt with in this frame: the processor's
-        # caches are full of the training step, and every Python function that is not entered spares it 5 us or more.
-        if (
-            isinstance(weights, str)
-            and type(step) is int  # a bool, or a number of a framework's, is looked at first
-            and step > 0
-            and (epoch is None or (type(epoch) is int and epoch >= 0))
-            and weights.startswith("/")
-            and weights.endswith(".safetensors")
-        ):
-            try:
-                outbox.put((step, epoch, weights, os.open(weights, OPENING)))
-                return
-            except (OSError, ValueError):
-                pass  # `hold` says what is wrong with it
-        self._submit_checked(outbox, step, epoch, weights)
-
-    def _submit_checked(self, outbox: Outbox, step: int, epoch: int | None, weights: Weights | None) -> None:
-        """`submit` for everything that may be handed over, or may not."""
-        step = counted("step", step)
-        epoch = None if epoch is None else counted("epoch", epoch)
-        held: OpenWeights | Exception | None = None
+        step = whole_number("step", step)
+        epoch = None if epoch is None else whole_number("epoch", epoch)
+        secured: OpenWeights | Exception | None = None
         if step and weights is not None:
             try:
-                held = hold(weights, self._snapshots)
+                secured = secure(weights, self._snapshots)
             except ConfigError:
                 raise
             except Exception as error:  # noqa: BLE001 - the trainer's own save, or the disk: recorded, never raised
-                held = error
-        outbox.put((step, epoch, held, None))
+                secured = error
+        outbox.put(HandOff(step, epoch, secured))
 
     def labelled(self, label: str) -> TrainingSampler:
         """A sampler beside this one, for other weights of the same steps: averaged ones (EMA), for example.
@@ -208,7 +188,7 @@ class TrainingSampler:
         return read_prompts(self.prompts, lenient=self.lenient)
 
 
-def counted(name: str, value: SupportsIndex) -> int:
+def whole_number(name: str, value: SupportsIndex) -> int:
     """A step or an epoch as a plain whole number.
 
     Raises:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rushes._files import write_whole
 from rushes.watch.finding import Found, Identity
 
 SAMPLED = "sampled"
@@ -71,11 +72,8 @@ class Journal:
         Raises:
             OSError: the directory cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         known = {name: [*identity, done] for name, (identity, done) in self._known.items()}
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"version": 1, "known": known}, indent=0), encoding="utf-8")
-        temporary.replace(self.path)
+        write_whole(self.path, json.dumps({"version": 1, "known": known}, indent=0))
         self.exists = True
 
     def _name(self, found: Found) -> str:

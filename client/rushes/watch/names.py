@@ -88,15 +88,34 @@ def matched(match: re.Match[str]) -> Place:
     return Place(said.get("name", "").rstrip("-_. ") or None, step, epoch)
 
 
+STEP_KEYS = ("ss_steps", "step", "global_step")
+EPOCH_KEYS = ("ss_epoch", "epoch")
+
+
 def step_of_metadata(metadata: Mapping[str, Any]) -> int | None:
-    """The training step in a safetensors file's metadata: `ss_steps`, or ai-toolkit's `training_info`."""
+    """The training step in a safetensors file's metadata: one of `STEP_KEYS`, or ai-toolkit's `training_info`."""
     try:
-        if "ss_steps" in metadata:
-            return max(0, int(metadata["ss_steps"]))
-        info: Any = json.loads(metadata["training_info"])
-        return max(0, int(cast("dict[str, Any]", info)["step"]))
-    except (KeyError, TypeError, ValueError):
-        return None
+        info: Any = json.loads(metadata.get("training_info", "{}"))
+        told = number_in(cast("dict[str, Any]", info), ("step",))
+    except (AttributeError, TypeError, ValueError):
+        told = None
+    step = number_in(metadata, STEP_KEYS)
+    return told if step is None else step
+
+
+def epoch_of_metadata(metadata: Mapping[str, Any]) -> int | None:
+    """The epoch in a safetensors file's metadata."""
+    return number_in(metadata, EPOCH_KEYS)
+
+
+def number_in(values: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first of these entries that is a whole number; below zero counts as 0."""
+    for name in names:
+        try:
+            return max(0, int(values[name]))
+        except (KeyError, TypeError, ValueError, OverflowError):  # absent, `None`, thousands of digits
+            continue
+    return None
 
 
 def step_of(place: Place, metadata: Mapping[str, Any], newest: int) -> int:

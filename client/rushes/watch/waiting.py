@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rushes.checkpoints.adapters import adapter_config
-from rushes.checkpoints.snapshots import read_header
+from rushes.checkpoints.safetensors import METADATA, read_header
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.watch.finding import Found, Identity
 from rushes.wire.jobs import readable
@@ -103,5 +103,5 @@ def metadata_of(found: Found) -> Mapping[str, Any]:
             adapter_config(found.path)
         except CheckpointMissing as error:
             raise CheckpointIncomplete(f"{error}; is it still being written?") from None
-    metadata: Mapping[str, Any] | None = read_header(found.weights).get("__metadata__")
+    metadata: Mapping[str, Any] | None = read_header(found.weights).get(METADATA)
     return metadata or {}

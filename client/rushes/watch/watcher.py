@@ -14,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rushes.checkpoints.snapshots import PRIVATE_DIR, SNAPSHOT_DIR, SPOOL_DIR, read_header, release
+from rushes._paths import PRIVATE_DIR, SNAPSHOT_DIR, SPOOL_DIR
+from rushes.checkpoints.safetensors import read_header
+from rushes.checkpoints.snapshots import release
 from rushes.checkpoints.staging import uploaded
-from rushes.checkpoints.weights import hold
+from rushes.checkpoints.weights import secure
 from rushes.client.client import Client
 from rushes.errors import (
     CheckpointError,
@@ -193,7 +195,7 @@ class CheckpointWatcher:
         step = step_of(found.place, ready.metadata, self._newest.get(run.name, 0))
         packer = self._packer(run)
         try:
-            held = hold(found.path, Path(run.output_dir) / SNAPSHOT_DIR)
+            held = secure(found.path, Path(run.output_dir) / SNAPSHOT_DIR)
         except CheckpointError:
             return  # gone just now; the next look says what is there
         parcel = packer.pack(step, found.place.epoch, held)

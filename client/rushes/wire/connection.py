@@ -14,6 +14,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import OutOfMemoryError
 from redis.retry import Retry
 
+from rushes._compat.redis import check_options, connection_options
 from rushes.errors import ConfigError, QueueUnavailable
 from rushes.wire.sentinels import is_sentinel, sentinel_primary
 
@@ -49,7 +50,7 @@ def connect(url: str | None = None, *, retries: int = 2) -> Connection:
 
 
 def connect_async(url: str | None = None) -> Connection:
-    """The same for asyncio, without retries."""
+    """As `connect`, for asyncio and without retries."""
     import redis.asyncio
     from redis.asyncio.retry import Retry as AsyncRetry
     from redis.asyncio.sentinel import Sentinel
@@ -83,7 +84,7 @@ def opened(url: str | None, redis_class: Any, sentinel_class: Any, retry: Any) -
             client = sentinel_primary(url, redis_class, sentinel_class, options)
         else:
             client = redis_class.from_url(url, **options)
-        client.connection_pool.make_connection()  # not connected yet, but an option that does not exist is found
+        check_options(client)
     except (ValueError, TypeError) as error:
         why = "" if "@" in url else f" ({error})"  # it may quote a piece of the password
         raise ConfigError(
@@ -95,8 +96,8 @@ def opened(url: str | None, redis_class: Any, sentinel_class: Any, retry: Any) -
 
 
 def check_authority(url: str, client: Connection) -> None:
-    """Raise `ConfigError` if the file of `?ssl_ca_certs=` is not there: redis-py says so only at each connection."""
-    file = client.connection_pool.connection_kwargs.get("ssl_ca_certs")
+    """Raise `ConfigError` if the file of `?ssl_ca_certs=` does not exist; redis-py reports that at each connection."""
+    file = connection_options(client).get("ssl_ca_certs")
     if file and not Path(file).is_file():
         raise ConfigError(f"{shown(url)}: there is no file {file} with the certificates of the authority")
 
@@ -108,61 +109,6 @@ def shown(url: str) -> str:
     login, _, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")
     return f"{scheme}://{user}:***@{place}" if colon else url
-
-
-class Exchange:
-    """Sends commands together and returns their answers as the server gives them. Safe to use from several threads.
-
-    For the two places where somebody waits for a sample to start. It does what redis-py's own pipeline does, but on
-    connections of its own, without the layers between: those cost more than the server where the caches are cold, as
-    they are in a process that has been doing something else.
-    """
-
-    def __init__(self, client: Connection) -> None:
-        self._pool = client.connection_pool
-        self._idle: list[Connection] = []
-        self._process = os.getpid()
-
-    def __call__(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """The answers to `commands`.
-
-        Raises:
-            redis.RedisError: the server cannot be reached, or the first refusal among the answers.
-        """
-        connection = self._taken()
-
-        def ask() -> list[Any]:
-            # No PING first where the connection was idle for long: what a dead one loses is sent again.
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [connection.read_response() for _ in commands]
-
-        try:
-            connection.connect()  # if it is not; with the client's retries, and only this asks Sentinels where to
-            try:
-                return ask()
-            except (redis.ConnectionError, redis.TimeoutError):  # lost while nobody used it: that is no outage yet
-                connection.disconnect()
-                connection.connect()
-                return ask()
-        except BaseException:
-            connection.disconnect()  # there may be answers that were not read
-            raise
-        finally:
-            self._idle.append(connection)
-
-    def _taken(self) -> Connection:
-        """A connection that nobody else uses."""
-        if self._process != os.getpid():  # a fork shares its parent's sockets
-            self._idle, self._process = [], os.getpid()
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._pool.make_connection()
-
-    def close(self) -> None:
-        """Close the connections."""
-        while self._idle:
-            self._idle.pop().disconnect()
 
 
 @contextmanager

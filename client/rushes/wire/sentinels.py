@@ -7,10 +7,10 @@ Login and options are those of the Redis servers; with `rediss+sentinel://` they
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from redis import connection as redis_connection
+from rushes._compat.redis import parse_url
 
 SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 DEFAULT_PORT = 26379
@@ -43,8 +43,7 @@ def sentinel_primary(url: str, redis_class: Any, sentinel_class: Any, options: d
     own = {key: value for key, value in parse_qsl(query) if key in SENTINEL_OPTIONS}
     servers = urlencode([(key, value) for key, value in parse_qsl(query) if key not in SENTINEL_OPTIONS])
     # redis-py knows what is in the rest of a URL: options and their types, quoting, users.
-    parse_url = cast("Any", redis_connection).parse_url
-    parsed: dict[str, Any] = parse_url(f"{SCHEMES[scheme.lower()]}://{login}{at}localhost/{database or 0}?{servers}")
+    parsed = parse_url(f"{SCHEMES[scheme.lower()]}://{login}{at}localhost/{database or 0}?{servers}")
     for part in ("host", "connection_class"):
         parsed.pop(part, None)
     common = {**options, **parsed, **({"ssl": True} if scheme.lower() == "rediss+sentinel" else {})}

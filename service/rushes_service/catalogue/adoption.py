@@ -15,7 +15,16 @@ from rushes.errors import InputError, OutputError
 from rushes.submission.build import run_name
 from rushes.wire import keys
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import Checkpoint, JobState, ModelSpec, Prompt, SampleJob, SampleResult, digest, summary
+from rushes.wire.jobs import (
+    Checkpoint,
+    JobState,
+    ModelSpec,
+    Prompt,
+    SampleJob,
+    SampleResult,
+    digest,
+    summary,
+)
 from rushes.wire.scripts import script
 from rushes_service.media.naming import MEDIA_TYPES, SAMPLE_DIR
 from rushes_service.media.receipts import read_receipt, receipt_path

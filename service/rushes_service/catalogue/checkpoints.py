@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from rushes.checkpoints.snapshots import read_header
+from rushes.checkpoints.safetensors import METADATA, read_header
 from rushes.client.client import Client
 from rushes.errors import CheckpointError
+from rushes.watch.names import epoch_of_metadata, place_of_file, step_of
 from rushes.wire.jobs import FrozenModel
 from rushes_service.catalogue.entries import Entry
 from rushes_service.catalogue.reading import read_entries
 
 MAX_FILES = 1000
 """Files of a directory that are read."""
-
-STEP_IN_NAME = re.compile(r"(?:step|-)(\d{4,18})$")
-"""Step numbers in file names of trainers: `cat-step00000100`, `cat-000100`."""
-
-MOST_DIGITS = 18
-"""Of a number in metadata: Python refuses to read thousands."""
-
-STEP_KEYS = ("ss_steps", "step", "global_step")
-EPOCH_KEYS = ("ss_epoch", "epoch")
 
 
 class Known(FrozenModel):
@@ -98,20 +89,14 @@ def files_in(directory: Path) -> list[Path]:
 def on_disk(path: Path) -> Known:
     """A file that was never sampled; its step by its metadata, else by its name."""
     try:
-        metadata = read_header(path).get("__metadata__") or {}
+        metadata = read_header(path).get(METADATA) or {}
     except CheckpointError:
         return Known(path=str(path), step=0, kept=False)
-    named = STEP_IN_NAME.search(path.stem)
-    step = number(metadata, STEP_KEYS)
+    place = place_of_file(path.stem)
+    epoch = epoch_of_metadata(metadata)
     return Known(
         path=str(path),
-        step=step if step is not None else int(named[1]) if named else 0,
-        epoch=number(metadata, EPOCH_KEYS),
+        step=step_of(place, metadata, 0),
+        epoch=place.epoch if epoch is None else epoch,
         kept=True,
     )
-
-
-def number(metadata: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    """The first of these entries that is a whole number."""
-    texts = (str(metadata.get(name, "")) for name in names)
-    return next((int(text) for text in texts if text.isdecimal() and len(text) <= MOST_DIGITS), None)

@@ -13,8 +13,6 @@ from rushes.errors import ConfigError
 from rushes_service.api.app import ApiServer, create_app
 from rushes_service.settings import load_settings
 
-HELP = "serve the REST API and the page"
-
 BACKLOG = 128
 """Connections the kernel may hold while the server is busy; the usual value."""
 

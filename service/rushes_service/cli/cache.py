@@ -16,8 +16,6 @@ from pathlib import Path
 from rushes_service.settings import GIB, load_settings
 from rushes_service.storage.disk_cache import CONDITIONING_DIR, CachedFile, DiskCache
 
-HELP = "look at cached embeddings, or delete them"
-
 SHOWN = 60
 """Characters of a prompt."""
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from rushes.errors import ConfigError
 
-HELP = "train a LoRA for a tiny model and sample its checkpoints, all on this machine"
-
 DEFAULT_STEPS = 400
 FEWEST_STEPS = 4
 """One for each checkpoint."""

@@ -16,8 +16,6 @@ from rushes_service.doctor import files, fit, redis_server, software
 from rushes_service.doctor.report import Finding, Mark
 from rushes_service.settings import Settings, load_settings
 
-HELP = "check Redis, GPU, ffmpeg, models and versions; say how to mend what is wrong"
-
 COLOURS = {Mark.OK: "32", Mark.WARN: "33", Mark.FAIL: "31"}
 """ANSI: green, yellow, red."""
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from rushes.client.client import Client
 
-HELP = "write a run as a folder of pages that needs no server"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes export`."""

@@ -15,8 +15,6 @@ from pathlib import Path
 from rushes.client.client import Client
 from rushes.errors import ConfigError
 
-HELP = "draw a run as a labelled contact sheet, a picture or a film"
-
 MOST_COLUMNS = 12
 """Checkpoints side by side that a screen can still show."""
 

@@ -18,8 +18,6 @@ from rushes.client.client import Client
 from rushes.errors import InputError
 from rushes.wire.jobs import Prompt
 
-HELP = "bring samples that lie on disk back into the gallery"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes import`."""

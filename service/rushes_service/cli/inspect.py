@@ -13,8 +13,6 @@ from dataclasses import asdict
 from rushes._paths import absolute
 from rushes.families.table import ARCHITECTURES, architecture
 
-HELP = "show what is in a LoRA file: format, family, ranks, where it acts"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes inspect`."""

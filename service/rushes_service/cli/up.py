@@ -18,8 +18,6 @@ from rushes_service.processes.embedded_redis import EmbeddedRedis
 from rushes_service.processes.supervisor import Supervisor
 from rushes_service.settings import Settings, load_settings
 
-HELP = "start Redis, the API and a worker per device; restart what dies; stop all with Ctrl-C"
-
 DEVICE = re.compile(r"cpu|cuda:\d+|mps")
 
 HAND_BACK_S = 15.0

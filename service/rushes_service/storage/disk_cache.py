@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rushes.checkpoints.safetensors import METADATA, read_header
+from rushes.errors import CheckpointError
+
 CONDITIONING_DIR = "conditioning"
 """Below the cache directory."""
 
 KEY_FIELD = "rushes_key"
 """Metadata field of a file with the key that it was made from, as JSON."""
-
-LENGTH_BYTES = 8
-"""Of a safetensors file, which say how long its header is."""
-
-HEADER_LIMIT = 1 << 20
-"""Bytes. Conditioning is a few tensors: a longer header is of another program."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,8 @@ class CachedFile:
     def key(self) -> dict[str, Any]:
         """The key that the file was made from; empty if it has none."""
         try:
-            with self.path.open("rb") as file:
-                length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-                header = json.loads(file.read(length)) if length <= HEADER_LIMIT else {}
-            return dict(json.loads(header["__metadata__"][KEY_FIELD]))
-        except (OSError, ValueError, KeyError, TypeError):
+            return dict(json.loads(read_header(self.path)[METADATA][KEY_FIELD]))
+        except (CheckpointError, ValueError, KeyError, TypeError):
             return {}
 
 

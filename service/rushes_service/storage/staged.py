@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from rushes.checkpoints.snapshots import SNAPSHOT_DIR
+from rushes._paths import SNAPSHOT_DIR
 from rushes.checkpoints.staging import INPUT_DIR, content_of
 from rushes.checkpoints.store import Store, store_of
 from rushes.errors import CheckpointError, StagingError

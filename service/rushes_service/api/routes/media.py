@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from rushes.checkpoints.snapshots import read_header
+from rushes.checkpoints.safetensors import METADATA, read_header
 from rushes.checkpoints.store import is_url
 from rushes.errors import CheckpointError, OutputError, StagingError
 from rushes.wire.jobs import FrozenModel, JobRecord
@@ -143,7 +143,7 @@ def numbers_of(path: Path) -> Lora:
         CheckpointError: it is no complete safetensors file.
     """
     header = read_header(path)
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.pop(METADATA, None) or {}
     shapes = {name: entry["shape"] for name, entry in header.items()}
     down = [shape[0] for name, shape in shapes.items() if shape and ("lora_down" in name or "lora_A" in name)]
     return Lora(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rushes.checkpoints.snapshots import read_header
+from rushes.checkpoints.safetensors import read_header
 from rushes.errors import CheckpointError, CheckpointMissing
 from rushes.families.parameters import resolve
 from rushes.submission.build import SEED_LIMIT, Run, build_job, sampled_architecture

@@ -8,7 +8,7 @@ import random
 from functools import lru_cache
 from pathlib import Path
 
-from rushes.checkpoints.snapshots import read_header
+from rushes.checkpoints.safetensors import read_header
 from rushes.families.prompt_options import PATH_FIELDS
 from rushes.prompts.files import parse_line
 from rushes.submission.build import SEED_LIMIT, Run, build_jobs, checkpoint_at, extra_loras

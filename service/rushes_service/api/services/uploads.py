@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import secrets
 import stat
 import time
 from collections.abc import Collection, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from rushes._files import write_whole
 from rushes.client.client import Client
 from rushes.wire import keys
 from rushes.wire.connection import reachable
@@ -77,13 +77,7 @@ def keep(data: bytes, path: Path) -> None:
     if path.exists():
         path.touch()  # somebody is about to name it: see `prune`
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    private = path.with_name(f".{secrets.token_hex(8)}")
-    try:
-        private.write_bytes(data)
-        private.replace(path)
-    finally:
-        private.unlink(missing_ok=True)
+    write_whole(path, data)
 
 
 def prune(directory: Path, client: Client) -> int:

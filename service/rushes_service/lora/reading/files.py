@@ -22,14 +22,13 @@ from rushes.checkpoints.adapters import (
     is_adapter_directory,
 )
 from rushes.checkpoints.adapters import packed_header as header_bytes
-from rushes.checkpoints.snapshots import HEADER_LENGTH_BYTES, read_header, unreadable
+from rushes.checkpoints.safetensors import HEADER_LENGTH_BYTES, METADATA, data_start, read_header, unreadable
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.wire.jobs import Checkpoint
 from rushes_service.lora.reading.statements import Statement, statements
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
-METADATA = "__metadata__"
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -68,7 +67,7 @@ def locate(checkpoint: Checkpoint) -> Path:
     Whole, going by its header.
 
     Raises:
-        CheckpointMissing, CheckpointIncomplete, CheckpointFormat: as `rushes.checkpoints.snapshots.read_header`.
+        CheckpointMissing, CheckpointIncomplete, CheckpointFormat: as `rushes.checkpoints.safetensors.read_header`.
     """
     places = [Path(place) for place in (checkpoint.path, checkpoint.source) if place]
     for place in places:
@@ -155,7 +154,7 @@ def packed_header(header: Mapping[str, Any], config: str) -> bytes:
 
 def data_of(raw: torch.Tensor) -> torch.Tensor:
     """A file's bytes behind its header."""
-    return raw[HEADER_LENGTH_BYTES + int.from_bytes(bytes(raw[:HEADER_LENGTH_BYTES].numpy()), "little") :]
+    return raw[data_start(bytes(raw[:HEADER_LENGTH_BYTES].numpy())) :]
 
 
 def read_bytes(path: Path, pin: bool) -> torch.Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.errors import PromptError
 from rushes.families.prompt_options import OPTION_OF_FIELD
 from rushes_service.models.inputs.bit_depth import UnknownRange, bits_of, brightest, check_range, eight_bits

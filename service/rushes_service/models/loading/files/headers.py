@@ -6,24 +6,17 @@ import hashlib
 import json
 import math
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from rushes.errors import ModelError
+from rushes.checkpoints import safetensors
+from rushes.errors import CheckpointError, ModelError
 from rushes_service.models.loading.files.pickles import read_pickle
 
 SAFETENSORS = (".safetensors", ".sft")
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-
-LENGTH_BYTES = 8
-"""A safetensors file begins with the length of its header, little endian."""
-
-MAX_HEADER_BYTES = 100_000_000
-"""As the format's own readers allow."""
 
 SHARD = re.compile(r"(?P<name>.*)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 
@@ -127,17 +120,9 @@ def read_safetensors(file: Path) -> Iterator[tuple[str, Entry]]:
         ModelError: it is cut short, or no safetensors file.
     """
     try:
-        with file.open("rb") as stream:
-            beginning = stream.read(LENGTH_BYTES)
-            (length,) = struct.unpack("<Q", beginning)
-            if length > MAX_HEADER_BYTES:
-                raise ValueError("its header is too long")
-            described: dict[str, dict[str, Any]] = json.loads(stream.read(length))
-        described.pop("__metadata__", None)
-        ends = [int(facts["data_offsets"][1]) for facts in described.values()]
-        for name, facts in described.items():
-            yield name, Entry(str(facts["dtype"]), tuple(facts["shape"]), file)
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file} is no safetensors file: {error}; copy or download it again") from error
-    if (size := file.stat().st_size) < (whole := LENGTH_BYTES + length + max(ends, default=0)):
-        raise ModelError(f"{file} is cut short: it has {size} bytes of {whole}; copy or download it again")
+        header = safetensors.read_header(file)
+    except CheckpointError as error:
+        raise ModelError(f"{error}; copy or download it again") from error
+    for name, facts in header.items():
+        if name != safetensors.METADATA:
+            yield name, Entry(facts["dtype"], tuple(facts["shape"]), file)
