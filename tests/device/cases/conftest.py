@@ -1,0 +1,99 @@
+"""Cards, models and engines for the cases. This process has a pretended CUDA."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pretended_gpu import Gpu, install
+
+cards = install()
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from device_support import ADAPTERS, PRECISIONS, Made, Workplace, sample, settled, weights_of  # noqa: E402
+from rushes_service.engine.engine import Engine  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def gpu() -> Iterator[Gpu]:
+    """The cards, with memory to spare. A case fails that mixed devices, or used another card than the first."""
+    cards.mend()
+    cards.forget()
+    cards.initialised = True
+    yield cards
+    cards.mend()
+    torch.cuda.set_device(0)
+
+
+@pytest.fixture
+def one_card(gpu: Gpu) -> Iterator[None]:
+    """Fails the case that touched any card but the first, or mixed two places."""
+    yield
+    assert not {card: gpu.ask("touches", card) for card in range(1, gpu.cards) if gpu.ask("touches", card)}
+    assert not {what: times for what, times in gpu.counts().items() if what.startswith(("mixed", "bytes between"))}
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("device"))
+
+
+@dataclass
+class Bench:
+    """A warm engine, what its base model makes, and its weights as they were loaded."""
+
+    family: str
+    precision: str
+    engine: Engine
+    base: Made
+    weights: dict[str, torch.Tensor]
+
+
+class Benches:
+    """Keeps the engine that was used last: cases come sorted by family and precision."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        self.workplace = workplace
+        self._kept: tuple[tuple[str, str, bool], Bench] | None = None
+
+    def get(self, family: str, precision: str, *, offload: bool = False) -> Bench:
+        key = (family, precision, offload)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None
+            gc.unfreeze()
+            settled()
+            engine = self.workplace.engine(offload=offload)
+            base = sample(engine, self.workplace.job(family, model=PRECISIONS[precision]))
+            self._kept = (key, Bench(family, precision, engine, base, weights_of(engine)))
+            gc.freeze()  # the engine collects at every turn; what libraries hold need not be looked at each time
+        return self._kept[1]
+
+    def adapter(self, family: str, kind: str) -> Path:
+        """A file of a kind for a family, made of its model in float32."""
+        path = self.workplace.home / "adapters" / f"{family}-{kind.replace(' ', '-')}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            engine = self.workplace.engine("cpu")
+            engine.denoise(self.workplace.job(family, sample_steps=1), _Silent())
+            ADAPTERS[kind](engine, path)
+        return path
+
+
+class _Silent:
+    def stage(self, name: str, total: int = 0) -> None:
+        """Nothing."""
+
+    def step(self, done: int, total: int) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="session")
+def benches(workplace: Workplace) -> Benches:
+    return Benches(workplace)

@@ -1,0 +1,154 @@
+"""A worker's life: its first call, its card, many samples, a cancel, a decode beside the next sample, a full host."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from device_support import PRECISIONS, Workplace, same_weights, sample, settled, weights_of
+from engine_support import Recorder
+from family_support import FAMILIES
+from rushes.errors import SampleCancelled
+
+WAN = "wan2.1-t2v"
+MODEL = PRECISIONS["bfloat16"]
+
+
+@pytest.mark.usefixtures("one_card")
+def test_an_engine_may_be_the_first_to_use_cuda(workplace: Workplace, gpu: Any) -> None:
+    gpu.initialised = False
+    sample(workplace.engine(), workplace.job(WAN, model=MODEL))
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_worker_of_the_second_card_leaves_the_first_alone(
+    benches: Any, workplace: Workplace, gpu: Any, family: str, offload: bool
+) -> None:
+    lora = benches.adapter(family, "LoRA")
+    job = workplace.job(family, lora, model=MODEL)
+    wanted = sample(workplace.engine(), job)
+    torch.cuda.set_device(0)
+    gpu.forget()
+    streams = used_streams()
+    made = in_thread(lambda: sample(workplace.engine("cuda:1", offload=offload), job))
+    assert made.same_as(wanted)
+    assert {card: gpu.ask("touches", card) for card in range(gpu.cards) if gpu.ask("touches", card)}.keys() == {1}
+    assert used_streams() - streams <= {1}
+
+
+def used_streams() -> set[int]:
+    """Cards of which a stream has been made or asked for, since the last call."""
+    import pretended_gpu
+
+    found = set(pretended_gpu.stream_uses)
+    pretended_gpu.stream_uses.clear()
+    return found
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    """The result of `work` in a thread of its own, which begins on the first card, as with CUDA."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.mark.usefixtures("one_card")
+def test_a_device_without_an_index_costs_no_more(workplace: Workplace, gpu: Any) -> None:
+    counts = []
+    for device in ("cuda:0", "cuda"):
+        engine = workplace.engine(device)
+        sample(engine, workplace.job(WAN, model=MODEL))
+        gpu.forget()
+        sample(engine, workplace.job(WAN, model=MODEL))
+        counts.append(gpu.counts())
+    assert counts[0] == counts[1]
+    assert "empty_cache" not in counts[1]
+
+
+@pytest.mark.usefixtures("one_card")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_is_flat_over_twenty_samples(benches: Any, workplace: Workplace, gpu: Any, family: str) -> None:
+    loras = [None, benches.adapter(family, "LoRA"), benches.adapter(family, "LoKr")]
+    engine = workplace.engine()
+    held = []
+    for number in range(20):
+        options = {"model": MODEL, "seed": number, "sample_steps": 2}
+        stop = Recorder(stop_at=1, stop=SampleCancelled("enough")) if number % 7 == 5 else None
+        try:
+            sample(engine, workplace.job(family, loras[number % 3], **options), stop)
+        except SampleCancelled:
+            assert stop is not None
+        settled()
+        held.append((gpu.ask("held"), gpu.ask("pinned")))
+    assert held[6::3] == [held[6]] * len(held[6::3])
+    engine.unload()
+    settled()
+    assert gpu.ask("held") == 0
+
+
+@pytest.mark.usefixtures("one_card")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cancelled_sample_stops_within_a_step_and_leaves_the_base(benches: Any, workplace: Workplace, family: str) -> None:
+    bench = benches.get(family, "bfloat16")
+    job = workplace.job(family, benches.adapter(family, "LoRA"), model=MODEL, sample_steps=6)
+    watch = Recorder(stop_at=2, stop=SampleCancelled("enough"))
+    with pytest.raises(SampleCancelled):
+        sample(bench.engine, job, watch)
+    assert watch.steps[-1][0] == 2
+    assert sample(bench.engine, workplace.job(family, model=MODEL)).same_as(bench.base)
+    assert same_weights(weights_of(bench.engine), bench.weights)
+
+
+@pytest.mark.usefixtures("one_card")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_decode_beside_the_next_sample_makes_the_same(benches: Any, workplace: Workplace, family: str) -> None:
+    bench = benches.get(family, "bfloat16")
+    jobs = [workplace.job(family, benches.adapter(family, "LoRA") if seed == 1 else None, model=MODEL, seed=seed) for seed in range(3)]
+    wanted = [sample(bench.engine, job).pixels for job in jobs]
+    found: dict[int, torch.Tensor] = {}
+    before: threading.Thread | None = None
+    for number, job in enumerate(jobs):
+        made = bench.engine.denoise(job, Recorder())
+        if before is not None:
+            before.join()
+
+        def decode(number: int = number, made: Any = made) -> None:
+            found[number] = torch.cat([part.cpu() for part in made.pixels()], dim=1)
+
+        before = threading.Thread(target=decode)
+        before.start()
+    before.join()
+    assert all(torch.equal(found[number], pixels) for number, pixels in enumerate(wanted))
+
+
+@pytest.mark.usefixtures("one_card")
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_host_that_pins_no_more_memory_is_slower_and_no_failure(benches: Any, workplace: Workplace, gpu: Any, offload: bool) -> None:
+    lora = benches.adapter(WAN, "LoRA")
+    job = workplace.job(WAN, lora, model=MODEL)
+    wanted = sample(workplace.engine(), job)
+    gpu.tell("pinned limit", 0, 1)
+    made = sample(workplace.engine(offload=offload), job)
+    assert made.same_as(wanted)
+    assert made.facts["offloaded"] is offload
+    assert "out_of_memory" not in made.facts
+
+
+@pytest.mark.usefixtures("one_card")
+def test_copies_go_to_the_host_when_the_card_is_full_and_change_nothing(benches: Any, workplace: Workplace, gpu: Any) -> None:
+    job = workplace.job(WAN, benches.adapter(WAN, "LoRA"), model=MODEL)
+    wanted = sample(workplace.engine(), job)
+    engine = workplace.engine()
+    base = sample(engine, workplace.job(WAN, model=MODEL))
+    gpu.tell("neighbour", 0, gpu.free(0) - (1 << 18))
+    made = sample(engine, job)
+    assert "pinned" in made.facts["lora"]["merge"]
+    assert made.same_as(wanted)
+    assert sample(engine, workplace.job(WAN, model=MODEL)).same_as(base)
