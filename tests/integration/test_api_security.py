@@ -63,6 +63,17 @@ def test_no_route_but_the_health_checks_answers_without_the_token(api: Api, head
         assert stranger.get("/nowhere").status_code == 401
 
 
+@pytest.mark.parametrize("given", [TOKEN, "wrong", ""])
+def test_a_token_in_an_address_is_for_the_page_alone(api: Api, given: str) -> None:
+    """Addresses end in logs, histories and Referer headers: elsewhere even the right token does not count there."""
+    with httpx.Client(base_url=api.url) as stranger:
+        for method, address in every_route():
+            if address in OPEN_PATHS or address == "/":
+                continue
+            answer = stranger.request(method, address, params={"token": given})
+            assert answer.status_code == 401, (method, address)
+
+
 def test_a_token_may_be_of_any_alphabet(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     with serving(redis_server.url, tmp_path, token="clé 鍵") as api:
         assert api.http.get("/v1/samples").status_code == 200

@@ -19,7 +19,7 @@ from rushes.errors import LeaseLost, QueueError, QueueUnavailable
 from rushes.wire import keys
 from rushes.wire.connection import connect
 from rushes.wire.jobs import Checkpoint, JobError, JobState, ModelSpec, SampleResult
-from rushes_service.queue import Queue
+from rushes_service.queue import Queue, Reservation
 from support import wait_until
 
 SHORT_LEASE_S = 0.05
@@ -149,6 +149,51 @@ def test_a_worker_that_comes_back_late_can_change_nothing(client: Client, make_q
         late.finish(held, JobState.FAILED, None)
     assert client.get(job_id).state is JobState.DONE
     assert len(client.results("run")[0]) == 1
+
+
+def test_an_entry_that_another_worker_claimed_is_lost_before_the_record_says_so(
+    client: Client, make_queue: MakeQueue
+) -> None:
+    """A claim and the record are written apart when a worker of another version, or a person, claims."""
+    [job_id] = client.submit([make_job()])
+    late = make_queue("late")
+    held = late.reserve()
+    assert held
+    client.redis.xclaim(held.lane, keys.GROUP, "other", 0, [held.entry])
+    assert client.get(job_id).worker == "late"
+    everything_is_lost(late, held, client)
+
+
+@pytest.mark.parametrize(
+    "record", [{"state": "queued"}, {"entry": "0-1"}, {"worker": "other"}], ids=lambda record: next(iter(record))
+)
+def test_a_sample_that_its_record_gives_to_another_is_lost_though_its_entry_is_pending_here(
+    client: Client, make_queue: MakeQueue, record: dict[str, str]
+) -> None:
+    """It was queued again under another entry, or was reserved by another worker since."""
+    [job_id] = client.submit([make_job()])
+    late = make_queue("late")
+    held = late.reserve()
+    assert held
+    client.redis.hset(keys.job(job_id), mapping=record)
+    everything_is_lost(late, held, client)
+    client.redis.delete(keys.job(job_id))
+
+
+def everything_is_lost(late: Queue, held: Reservation, client: Client) -> None:
+    """No script changes anything for `late`."""
+    before = client.redis.hgetall(keys.job(held.id))
+    assert late.renew(held, "run", "denoise", 1, 2, news=True) == "lost"
+    for change in (
+        lambda: late.finish(held, JobState.DONE, done(held.id, client)),
+        lambda: late.hand_back(held, "run"),
+        lambda: late.retry_later(held, "run", JobError(code="x", message="y"), 0),
+        lambda: late.bury(held, "z"),
+    ):
+        with pytest.raises(LeaseLost):
+            change()
+    assert client.redis.hgetall(keys.job(held.id)) == before
+    assert client.redis.xlen(held.lane) == 1
 
 
 def test_a_sample_handed_back_is_next_for_another_worker_and_counts_as_no_delivery(

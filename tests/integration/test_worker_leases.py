@@ -13,11 +13,13 @@ import pytest
 
 from queue_support import MODEL, make_job
 from rushes.client.client import Client
+from rushes.errors import LeaseLost
+from rushes.wire import keys
 from rushes.wire.jobs import JobState, ModelSpec, SampleJob
-from rushes_service.queue import Queue
+from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
 from rushes_service.worker.dry_run import DryRunEngine, PaintedSample
-from rushes_service.worker.lease import Lease
+from rushes_service.worker.lease import Lease, Progress, Shutdown
 from rushes_service.worker.loop import Worker
 from support import wait_until
 
@@ -76,3 +78,82 @@ def test_a_sample_that_waits_for_the_one_before_it_is_nobody_elses(redis_url: st
         Worker(queue, SlowDecode(long_decode), settings, until_empty=True).run()
         assert stolen == [None] * 3
         assert [client.get(job_id).state for job_id in (first, second)] == [JobState.DONE] * 2
+
+
+def a_lease(queue: Queue, reservation: Reservation, beat: Callable[[Progress], None]) -> Lease:
+    return Lease(queue, reservation, "run", heartbeat_s=0.05, shutdown=Shutdown(0), beat=beat)
+
+
+@pytest.fixture
+def held(redis_url: str) -> Iterator[tuple[Queue, Reservation]]:
+    """A worker's queue, and a sample that it has reserved."""
+    with contextlib.closing(Client(redis_url)) as client:
+        client.submit([make_job()])
+        queue = Queue(redis_url, worker="holder", lease_s=LEASE_S)
+        reservation = queue.reserve()
+        assert reservation is not None
+        yield queue, reservation
+        client.redis.flushdb()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: driver shutting down"), OSError("no /proc"), KeyError("x")])
+def test_a_lease_is_renewed_whatever_announcing_raises(
+    held: tuple[Queue, Reservation], caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    queue, reservation = held
+    beats: list[Progress] = []
+
+    def beat(progress: Progress) -> None:
+        beats.append(progress)
+        raise error
+
+    with a_lease(queue, reservation, beat) as lease:
+        lease.stage("denoise", 9)
+        wait_until(lambda: len(beats) > 3, 10, "more heartbeats")
+        lease.step(5, 9)
+        record = keys.job(reservation.id)
+        wait_until(lambda: queue.redis.hget(record, "step") == "5", 10, "the progress of a later renewal")
+    assert str(error) in caplog.text
+    assert caplog.text.count("Traceback") == 1
+
+
+def test_a_lease_is_renewed_again_after_answers_that_make_no_sense(
+    held: tuple[Queue, Reservation], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue, reservation = held
+    record = keys.job(reservation.id)
+    with a_lease(queue, reservation, lambda _progress: None) as lease:
+        kept = queue.redis.hgetall(record)
+        queue.redis.set(record, "no record")  # every script answers WRONGTYPE now
+        wait_until(lambda: "WRONGTYPE" in caplog.text, 10, "the error to be said")
+        queue.redis.delete(record)
+        queue.redis.hset(record, mapping=kept)
+        lease.step(7, 9)
+        wait_until(lambda: queue.redis.hget(record, "step") == "7", 10, "the lease to be renewed again")
+        lease.check()
+
+
+def test_a_lease_that_was_lost_stays_lost(held: tuple[Queue, Reservation]) -> None:
+    """Another worker may have written the file by the time that the entry comes back."""
+    queue, reservation = held
+    beats: list[Progress] = []
+
+    def claim(worker: str) -> None:
+        queue.redis.xclaim(reservation.lane, keys.GROUP, worker, 0, [reservation.entry])
+
+    with a_lease(queue, reservation, beats.append) as lease:
+        claim("thief")
+        wait_until(lambda: _lost(lease), 10, "the loss to be noticed")
+        claim("holder")
+        seen = len(beats)
+        wait_until(lambda: len(beats) > seen + 2, 10, "more renewals")
+        with pytest.raises(LeaseLost):
+            lease.check()
+
+
+def _lost(lease: Lease) -> bool:
+    try:
+        lease.check()
+    except LeaseLost:
+        return True
+    return False

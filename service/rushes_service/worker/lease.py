@@ -79,6 +79,7 @@ class Lease:
         self._stage_began = time.monotonic()
         self._reported: Progress | None = None
         self._state: str = "ok"
+        self._last_error = ""
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="rushes-lease", daemon=True)
 
@@ -146,12 +147,23 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._done.wait(self._heartbeat_s):
-            try:
-                self._renew()
-                self._beat(self.progress)
-            except QueueUnavailable as error:
-                # Work goes on: should the lease run out meanwhile, finishing is fenced.
-                logger.warning("lease of %s not renewed: %s", self.held.id, error)
+            # Apart: a sample must not be lost because its worker cannot say how it is.
+            if self._outlived(self._renew, "its lease is not renewed"):
+                self._outlived(lambda: self._beat(self.progress), "its worker is not announced")
+
+    def _outlived(self, work: Callable[[], None], otherwise: str) -> bool:
+        """Do `work` and log whatever it raises: without this thread the sample is lost. False if Redis is away."""
+        try:
+            work()
+        except QueueUnavailable as error:
+            # Work goes on: should the lease run out meanwhile, finishing is fenced.
+            logger.warning("sample %s: %s for now: %s", self.held.id, otherwise, error)
+            return False
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next heartbeat tries again
+            known = str(error) == self._last_error
+            self._last_error = str(error)
+            logger.error("sample %s: %s for now: %s", self.held.id, otherwise, error, exc_info=not known)
+        return True
 
     def _renew(self) -> None:
         progress = self.progress

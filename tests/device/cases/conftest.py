@@ -1,4 +1,4 @@
-"""Cards, models and engines for the cases. This process has a pretended CUDA."""
+"""Cards, models and engines for the cases, in a process that has a pretended CUDA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,22 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from device_support import ADAPTERS, PRECISIONS, Made, Workplace, sample, settled, weights_of  # noqa: E402
+from family_support import FAMILIES  # noqa: E402
 from rushes_service.engine.engine import Engine  # noqa: E402
+from rushes_service.models.registry import find  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libraries_are_not_collected(workplace: Workplace) -> None:
+    """The engine collects garbage at every turn: without this, looking at what libraries hold takes most of the time."""
+    for family in FAMILIES:
+        find(family)
+    engine = workplace.engine()
+    sample(engine, workplace.job("hunyuan-video-i2v"))
+    engine.unload()
+    del engine
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -67,12 +82,10 @@ class Benches:
         key = (family, precision, offload)
         if self._kept is None or self._kept[0] != key:
             self._kept = None
-            gc.unfreeze()
             settled()
             engine = self.workplace.engine(offload=offload)
             base = sample(engine, self.workplace.job(family, model=PRECISIONS[precision]))
             self._kept = (key, Bench(family, precision, engine, base, weights_of(engine)))
-            gc.freeze()  # the engine collects at every turn; what libraries hold need not be looked at each time
         return self._kept[1]
 
     def adapter(self, family: str, kind: str) -> Path:
