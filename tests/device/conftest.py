@@ -46,10 +46,16 @@ def run_cases(pretended_cuda: Path, tmp_path: Path) -> Runner:
     def run(name: str) -> None:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(CASES / name)]
-        command += ["--durations", "5", "--basetemp", str(tmp_path / "cases"), *os.environ.get("DEVICE_ARGS", "").split()]
+        command += [
+            "--durations",
+            "5",
+            "--basetemp",
+            str(tmp_path / "cases"),
+            *os.environ.get("DEVICE_ARGS", "").split(),
+        ]
         environment = {**clean, LIBRARY: str(pretended_cuda), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        print(done.stdout[-20_000:])
+        sys.stdout.write(done.stdout[-20_000:])
         if done.returncode:
             pytest.fail(f"{name}: cases failed\n{done.stdout[-12_000:]}\n{done.stderr[-2_000:]}", pytrace=False)
 

@@ -41,7 +41,7 @@ class Workplace:
     ) -> SampleJob:
         """A job that is sampled in a fraction of a second; `model` changes the model's fields."""
         spec = ARCHITECTURES[family]
-        inputs = tiny_options(spec, self.home / "inputs" / family, None if spec.stills else frames)
+        inputs = tiny_options(spec, self.home / "inputs" / family, None if spec.image_only else frames)
         return SampleJob(
             id=uuid.uuid4().hex,
             run="device",

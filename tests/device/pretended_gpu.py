@@ -1,7 +1,7 @@
 """A pretended CUDA for a PyTorch that has none: four cards with real numbers, in this process, for good.
 
-`backend/` has the operations; here is what `torch.cuda` says about them. Numbers are the CPU's, bit for bit. What a card
-would refuse (tensors of two places, another index, more memory than there is) is refused, what it would be slow at
+`backend/` has the operations; here is what `torch.cuda` says about them. Numbers are the CPU's, bit for bit. What a
+card would refuse (tensors of two places, another index, more memory than there is) is refused, what it would be slow at
 (copies that move a model, waits of the host) is counted.
 """
 

@@ -159,7 +159,7 @@ class Lease:
             # Work goes on: should the lease run out meanwhile, finishing is fenced.
             logger.warning("sample %s: %s for now: %s", self.held.id, otherwise, error)
             return False
-        except Exception as error:  # noqa: BLE001  # whatever it is, the next heartbeat tries again
+        except Exception as error:  # whatever it is, the next heartbeat tries again
             known = str(error) == self._last_error
             self._last_error = str(error)
             logger.error("sample %s: %s for now: %s", self.held.id, otherwise, error, exc_info=not known)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -16,8 +18,8 @@ cards = install()
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-
 from device_support import ADAPTERS, PRECISIONS, Made, Workplace, sample, settled, weights_of  # noqa: E402
+
 from family_support import FAMILIES  # noqa: E402
 from rushes_service.engine.engine import Engine  # noqa: E402
 from rushes_service.models.registry import find  # noqa: E402
@@ -25,7 +27,7 @@ from rushes_service.models.registry import find  # noqa: E402
 
 @pytest.fixture(scope="session", autouse=True)
 def libraries_are_not_collected(workplace: Workplace) -> None:
-    """The engine collects garbage at every turn: without this, looking at what libraries hold takes most of the time."""
+    """The engine collects garbage at every turn: looking at all that libraries hold would take most of the time."""
     for family in FAMILIES:
         find(family)
     engine = workplace.engine()
@@ -48,11 +50,40 @@ def gpu() -> Iterator[Gpu]:
 
 
 @pytest.fixture
-def one_card(gpu: Gpu) -> Iterator[None]:
-    """Fails the case that touched any card but the first, or mixed two places."""
-    yield
-    assert not {card: gpu.ask("touches", card) for card in range(1, gpu.cards) if gpu.ask("touches", card)}
-    assert not {what: times for what, times in gpu.counts().items() if what.startswith(("mixed", "bytes between"))}
+def one_card() -> None:
+    """The case fails if it touched any card but the first, or mixed two places (see below)."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
+    """Looks at the cards once the case itself has succeeded, as a part of it."""
+    result = yield
+    if "one_card" in pyfuncitem.fixturenames:
+        touched = {card: count for card in range(1, cards.cards) if (count := cards.ask("touches", card))}
+        assert not touched, f"other cards were used: {touched}"
+        mixed = {what: times for what, times in cards.counts().items() if what.startswith(("mixed", "bytes between"))}
+        assert not mixed
+    return result
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults that are known: their cases must fail, and the mark goes when they are mended."""
+    for item in items:
+        for cases, reason in KNOWN_FAULTS.items():
+            if re.search(cases, item.nodeid):
+                item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+KNOWN_FAULTS: dict[str, str] = {
+    r"is_right.*(encode|decode)-.*-and all after it": "a transformer that cannot come back stays on the CPU",
+    r"neighbour_that_takes_the_card": "a way that worked once is used for good",
+    r"may_be_the_first_to_use_cuda": "nothing initialises CUDA before its statistics are reset",
+    r"leaves_the_first_alone\[wan2.1-t2v-True": "diffusers makes its stream on the current card",
+    r"device_without_an_index": "cuda and cuda:0 are taken for two devices",
+    r"pins_no_more_memory": "pinned memory that cannot be had is taken for a full card",
+    r"offloaded_model_makes_the_same\[hunyuan-video-i2v": "the VAE stays in host memory although denoising needs it",
+}
+"""Patterns of cases, and what is wrong."""
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-
 from device_support import ADAPTERS, PRECISIONS, Made, Watch, base_of, places_of, same_weights, sample, weights_of
+
 from family_support import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("one_card")
@@ -38,7 +39,9 @@ def test_a_card_makes_what_the_cpu_makes(benches: Any, family: str) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_second_sample_is_the_same_waits_little_and_moves_no_model(benches: Any, gpu: Any, family: str, precision: str) -> None:
+def test_a_second_sample_is_the_same_waits_little_and_moves_no_model(
+    benches: Any, gpu: Any, family: str, precision: str
+) -> None:
     bench, waits = benches.get(family, precision), list[int]()
 
     class Counting(Watch):
@@ -53,7 +56,7 @@ def test_a_second_sample_is_the_same_waits_little_and_moves_no_model(benches: An
     moved = gpu.counts()
     assert moved.get("bytes to the card", 0) + moved.get("bytes to the host", 0) < model / 4 + again.pixels.nbytes * 2
     limit = next(count for name, count in WAITS_A_STEP.items() if family.startswith(name))
-    assert max(after - before for before, after in zip(waits, waits[1:], strict=False)) <= limit
+    assert max(after - before for before, after in pairwise(waits)) <= limit
     assert places_of(bench.engine) == {"cuda:0"}
 
 

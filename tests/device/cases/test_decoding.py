@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from device_support import PRECISIONS, sample
+
 from family_support import FAMILIES
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import VaeOptions
@@ -28,7 +28,7 @@ ROUNDING = 2e-2
 @pytest.mark.parametrize("family", FAMILIES)
 def test_frames_are_those_of_the_cpu(benches: Any, family: str, way: str) -> None:
     workplace = benches.workplace
-    frames = 1 if ARCHITECTURES[family].stills else 9
+    frames = 1 if ARCHITECTURES[family].image_only else 9
     options = {"model": PRECISIONS["float32"], "vae": WAYS[way], "frames": frames, "width": 64, "sample_steps": 1}
     job = workplace.job(family, **options)
     made = sample(benches.get(family, "float32").engine, job)
@@ -38,7 +38,7 @@ def test_frames_are_those_of_the_cpu(benches: Any, family: str, way: str) -> Non
     assert (made.pixels - wanted.pixels).abs().mean() <= ROUNDING
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if not ARCHITECTURES[name].stills])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not ARCHITECTURES[name].image_only])
 def test_a_decode_that_is_taken_frame_by_frame_is_the_whole_one(benches: Any, family: str) -> None:
     engine = benches.get(family, "bfloat16").engine
     job = benches.workplace.job(family, model=PRECISIONS["bfloat16"], frames=9, sample_steps=1)

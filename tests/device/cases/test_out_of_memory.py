@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-
 from device_support import PRECISIONS, Made, Watch, Workplace, places_of, same_weights, sample, settled, weights_of
+
 from engine_support import Recorder
 from family_support import FAMILIES
 from rushes.errors import OutOfMemory
@@ -81,7 +82,7 @@ def expected(benches: Any) -> Any:
         counter, engine = Counter(cards), workplace.engine(fresh=True)
         with_lora = sample(engine, workplace.job(family, lora, model=MODEL), counter)
         begun = [*counter.begun, ("end", cards.ask("allocations"))]
-        counts = {name: after - at for (name, at), (_, after) in zip(begun, begun[1:], strict=False)}
+        counts = {name: after - at for (name, at), (_, after) in pairwise(begun)}
         base = sample(engine, workplace.job(family, model=MODEL))
         return Expected(lora, with_lora, base, weights_of(engine), counts)
 
@@ -106,6 +107,8 @@ def test_whatever_allocation_fails_the_next_sample_is_right(
     last = wanted.allocations[stage]
     if not last:
         pytest.skip(f"the stage {stage} allocates nothing")
+    settled()
+    before = gpu.ask("held")  # by what pytest keeps of cases that failed
     engine = workplace.engine(fresh=stage == "encode")
     job = workplace.job(family, wanted.lora, model=MODEL)
     made = disturbed(engine, job, Failing(gpu, stage, max(1, round(place * last)), how))
@@ -117,8 +120,9 @@ def test_whatever_allocation_fails_the_next_sample_is_right(
     rightly_made(sample(engine, workplace.job(family, model=MODEL)), wanted, base=True)
     assert same_weights(weights_of(engine), wanted.weights)
     engine.unload()
+    del made
     settled()
-    assert gpu.ask("held") == 0
+    assert gpu.ask("held") <= before
 
 
 def disturbed(engine: Any, job: Any, how: Failing) -> Made | None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from device_support import PRECISIONS, Workplace, same_weights, sample, settled, weights_of
+
 from engine_support import Recorder
 from family_support import FAMILIES
 from rushes.errors import SampleCancelled
@@ -75,8 +75,9 @@ def test_a_device_without_an_index_costs_no_more(workplace: Workplace, gpu: Any)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_memory_is_flat_over_twenty_samples(benches: Any, workplace: Workplace, gpu: Any, family: str) -> None:
     loras = [None, benches.adapter(family, "LoRA"), benches.adapter(family, "LoKr")]
-    engine = workplace.engine()
-    held = []
+    settled()
+    before = gpu.ask("held")
+    engine, held = workplace.engine(), []
     for number in range(20):
         options = {"model": MODEL, "seed": number, "sample_steps": 2}
         stop = Recorder(stop_at=1, stop=SampleCancelled("enough")) if number % 7 == 5 else None
@@ -90,12 +91,14 @@ def test_memory_is_flat_over_twenty_samples(benches: Any, workplace: Workplace, 
     assert held[6::3] == [held[6]] * len(held[6::3])
     engine.unload()
     settled()
-    assert gpu.ask("held") == 0
+    assert gpu.ask("held") <= before
 
 
 @pytest.mark.usefixtures("one_card")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_cancelled_sample_stops_within_a_step_and_leaves_the_base(benches: Any, workplace: Workplace, family: str) -> None:
+def test_a_cancelled_sample_stops_within_a_step_and_leaves_the_base(
+    benches: Any, workplace: Workplace, family: str
+) -> None:
     bench = benches.get(family, "bfloat16")
     job = workplace.job(family, benches.adapter(family, "LoRA"), model=MODEL, sample_steps=6)
     watch = Recorder(stop_at=2, stop=SampleCancelled("enough"))
@@ -110,7 +113,10 @@ def test_a_cancelled_sample_stops_within_a_step_and_leaves_the_base(benches: Any
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_decode_beside_the_next_sample_makes_the_same(benches: Any, workplace: Workplace, family: str) -> None:
     bench = benches.get(family, "bfloat16")
-    jobs = [workplace.job(family, benches.adapter(family, "LoRA") if seed == 1 else None, model=MODEL, seed=seed) for seed in range(3)]
+    jobs = [
+        workplace.job(family, benches.adapter(family, "LoRA") if seed == 1 else None, model=MODEL, seed=seed)
+        for seed in range(3)
+    ]
     wanted = [sample(bench.engine, job).pixels for job in jobs]
     found: dict[int, torch.Tensor] = {}
     before: threading.Thread | None = None
@@ -130,7 +136,9 @@ def test_a_decode_beside_the_next_sample_makes_the_same(benches: Any, workplace:
 
 @pytest.mark.usefixtures("one_card")
 @pytest.mark.parametrize("offload", [False, True])
-def test_a_host_that_pins_no_more_memory_is_slower_and_no_failure(benches: Any, workplace: Workplace, gpu: Any, offload: bool) -> None:
+def test_a_host_that_pins_no_more_memory_is_slower_and_no_failure(
+    benches: Any, workplace: Workplace, gpu: Any, offload: bool
+) -> None:
     lora = benches.adapter(WAN, "LoRA")
     job = workplace.job(WAN, lora, model=MODEL)
     wanted = sample(workplace.engine(), job)
@@ -142,7 +150,9 @@ def test_a_host_that_pins_no_more_memory_is_slower_and_no_failure(benches: Any, 
 
 
 @pytest.mark.usefixtures("one_card")
-def test_copies_go_to_the_host_when_the_card_is_full_and_change_nothing(benches: Any, workplace: Workplace, gpu: Any) -> None:
+def test_copies_go_to_the_host_when_the_card_is_full_and_change_nothing(
+    benches: Any, workplace: Workplace, gpu: Any
+) -> None:
     job = workplace.job(WAN, benches.adapter(WAN, "LoRA"), model=MODEL)
     wanted = sample(workplace.engine(), job)
     engine = workplace.engine()
