@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -16,7 +17,8 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
-from rushes.wire.jobs import ModelSpec
+from rushes.families.wan import WAN_NEGATIVE_PROMPT
+from rushes.wire.jobs import ModelSpec, Prompt
 from rushes_service.engine.engine import Engine
 from rushes_service.models.registry import find
 from rushes_service.models.wan.inputs import IMAGE_TOKENS
@@ -24,12 +26,16 @@ from rushes_service.models.wan.inputs import IMAGE_TOKENS
 TEXT_TOKENS = 512
 
 
-def recorded_model(case: Case, architecture: str, directory: Path) -> ModelSpec:
-    """A diffusers directory of the recorded weights, which bear their original names; it has no encoders."""
-    transformer, vae = recorded_transformer(case, case.tensors("dit")), recorded_vae(case)
-    images = transformer.config.in_channels > vae.config.z_dim
+def recorded_model(case: Case, architecture: str, directory: Path, **more: Any) -> ModelSpec:
+    """A diffusers directory of the recorded weights, which bear their original names; it has no encoders.
+
+    `more` are other parts of the pipeline.
+    """
+    vae = recorded_vae(case)
+    parts = {"transformer": recorded_transformer(case, case.tensors("dit")), **more}
+    images = parts["transformer"].config.in_channels > vae.config.z_dim
     pipe = (WanImageToVideoPipeline if images else WanPipeline)(
-        tokenizer=None, text_encoder=None, transformer=transformer, vae=vae, scheduler=UniPCMultistepScheduler()
+        tokenizer=None, text_encoder=None, vae=vae, scheduler=UniPCMultistepScheduler(), **parts
     )
     pipe.save_pretrained(directory)
     return ModelSpec(architecture=architecture, model=str(directory))
@@ -49,15 +55,22 @@ def recorded_vae(case: Case) -> AutoencoderKLWan:
     return vae
 
 
-def recorded_engine(case: Case, model: ModelSpec, cache: Path) -> Engine:
-    """An engine with the recorded embeddings in its cache."""
-    engine, prompt, recorded = Engine("cpu", cache), case.prompt(), case.tensors("embeds")
+def recorded_engine(
+    case: Case,
+    model: ModelSpec,
+    cache: Path,
+    recorded: dict[str, torch.Tensor] | None = None,
+    prompt: Prompt | None = None,
+) -> Engine:
+    """An engine with the recorded embeddings in its cache, by default those of the case and of its first prompt."""
+    engine, prompt, recorded = Engine("cpu", cache), prompt or case.prompt(), recorded or case.tensors("embeds")
     base = find(model.architecture)(model, engine.device, torch.float32)
-    texts = {prompt.prompt: recorded["t5_embeds"], prompt.negative_prompt: recorded["negative_t5_embeds"]}
+    negative = WAN_NEGATIVE_PROMPT if prompt.negative_prompt is None else prompt.negative_prompt
+    texts = {prompt.prompt: recorded["t5_embeds"], negative: recorded["negative_t5_embeds"]}
     for text, embeds in texts.items():
         padded = torch.zeros(1, TEXT_TOKENS, embeds.shape[1])
         padded[0, : len(embeds)] = embeds
         engine.conditioning.write(base.text_key(text), {"embeds": padded})
-    if prompt.image_path is not None:
+    if "clip_embeds" in recorded:
         engine.conditioning.write(base.image_key(prompt.image_path), {IMAGE_TOKENS: recorded["clip_embeds"]})
     return engine

@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service.models.encoders", "rushes_service.models.vae"),
     ("rushes_service.models.base",),
     ("rushes_service.models.wan", "rushes_service.models.hunyuan", "rushes_service.models.flux"),
-    ("rushes_service.models.framepack",),  # HunyuanVideo with another transformer
+    ("rushes_service.models.framepack", "rushes_service.models.wan22"),  # HunyuanVideo and Wan with other transformers
     ("rushes_service.models",),
     ("rushes_service.engine", "rushes_service.inspection"),
     ("rushes_service.queue", "rushes_service.catalogue"),

@@ -73,8 +73,8 @@ def test_a_wrong_prompt_file_or_an_unserved_family_stops_before_training(redis_u
     (tmp_path / "prompts.txt").write_text("a ball --w wide\n")
     with pytest.raises(PromptError, match=r"prompts\.txt:1:"):
         Trainer().train(arguments(tmp_path, redis_url))
-    with pytest.raises(ArchitectureError, match=r"'wan' --task i2v-A14B.*wan2\.1-t2v.*--rushes_architecture"):
-        Trainer().train(arguments(tmp_path, redis_url, task="i2v-A14B"))
+    with pytest.raises(ArchitectureError, match=r"'wan' --task flf2v-14B.*wan2\.1-t2v.*--rushes_architecture"):
+        Trainer().train(arguments(tmp_path, redis_url, task="flf2v-14B"))
 
 
 @pytest.mark.parametrize(

@@ -68,4 +68,14 @@ WAN22_T2V_A14B = replace(
     ),
 )
 
-FAMILIES = (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN22_T2V_A14B)
+WAN22_I2V_A14B = replace(
+    WAN22_T2V_A14B,
+    name="wan2.2-i2v-a14b",
+    title="Wan2.2 image to video, two experts",
+    hub_id="Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+    cfg_scale=3.5,
+    high_noise_cfg_scale=3.5,
+    requires=frozenset({"image_path"}),
+)
+
+FAMILIES = (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN22_T2V_A14B, WAN22_I2V_A14B)

@@ -28,6 +28,7 @@ WAN_TASKS = {
     "t2v-14B-FC": "wan2.1-fun-control",
     "i2v-14B-FC": "wan2.1-fun-control",
     "t2v-A14B": "wan2.2-t2v-a14b",
+    "i2v-A14B": "wan2.2-i2v-a14b",
 }
 """`--task` of wan_train_network.py -> family."""
 

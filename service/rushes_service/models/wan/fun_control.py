@@ -18,11 +18,11 @@ from rushes.families.wan import WAN21_FUN_CONTROL
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.inputs.control import control_files, control_frames
 from rushes_service.models.inputs.images import picture_fingerprint, to_signed
-from rushes_service.models.wan.i2v import WanWithStartImage
+from rushes_service.models.wan.i2v import WanWithImageTokens
 from rushes_service.models.wan.inputs import IMAGE_TOKENS, LATENTS, encoded, text_as_image
 
 
-class WanFunControl(WanWithStartImage):
+class WanFunControl(WanWithImageTokens):
     """wan2.1-fun-control."""
 
     spec: ClassVar[ArchitectureSpec] = WAN21_FUN_CONTROL

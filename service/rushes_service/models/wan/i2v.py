@@ -7,7 +7,6 @@ says which frames are given, and both passes of guidance see the image.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +33,6 @@ class WanWithStartImage(Wan):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._vae_files: str | None = None
-        self._clip_files: str | None = None
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:
@@ -42,21 +40,43 @@ class WanWithStartImage(Wan):
         if parameters.image_path is not None:
             check_images((parameters.image_path,), FIELD)
 
-    def check_config(self, transformer: Path, config: Mapping[str, Any]) -> None:
-        super().check_config(transformer, config)
-        if config.get("image_dim") is None:
-            raise ModelError(
-                f"{transformer} has no attention for image tokens: it is not of Wan2.1 (Wan2.2's have none)"
-            )
-        if config.get("pos_embed_seq_len") is not None:
-            raise ModelError(f"{transformer} is a first and last frame model (FLF2V), which cannot be sampled yet")
-
     def vae_key(self, kind: str, parameters: SampleParameters, **more: Any) -> dict[str, Any]:
         """Cache key of what the VAE makes of an input at the size of the clip: tensor `latents` [1, 16, T, h, w]."""
         if self._vae_files is None:
             self._vae_files = self.source.fingerprint(("vae",))
         size = [parameters.width, parameters.height]
         return {"kind": kind, "files": self._vae_files, "dtype": name_of(self.vae_dtype), "size": size, **more}
+
+    def start_latents(self, parameters: SampleParameters, frames: int, cache: ConditioningCache) -> torch.Tensor:
+        """Latents [1, 16, T, h, w] of the start image followed by zeros, `frames` frames in all."""
+        image = str(parameters.image_path)
+
+        def compute() -> Conditioning:
+            clip = torch.zeros(3, frames, parameters.height, parameters.width)
+            clip[:, 0] = to_signed(fit(open_image(image, FIELD), parameters.width, parameters.height))
+            return {"latents": encoded(self.vae, clip)}
+
+        key = self.vae_key("wan-start-image", parameters, frames=frames, image=picture_fingerprint(image))
+        return cache.get(key, compute)["latents"].to(self.device)
+
+
+class WanWithImageTokens(WanWithStartImage):
+    """What Wan2.1 models share whose transformers see CLIP's tokens of the start image."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._clip_files: str | None = None
+
+    def check_config(self, name: str, config: Mapping[str, Any]) -> None:
+        super().check_config(name, config)
+        if config.get("image_dim") is None:
+            raise ModelError(
+                f"{self.source.place(name)} has no attention for image tokens: it is not of Wan2.1 (Wan2.2's have none)"
+            )
+        if config.get("pos_embed_seq_len") is not None:
+            raise ModelError(
+                f"{self.source.place(name)} is a first and last frame model (FLF2V), which cannot be sampled yet"
+            )
 
     def image_key(self, image: str) -> dict[str, Any]:
         """Cache key of an image's tokens: tensor `image_embeds` [1, 257, image_dim]."""
@@ -72,20 +92,8 @@ class WanWithStartImage(Wan):
 
         return {name: tensor.to(self.device) for name, tensor in cache.get(self.image_key(image), compute).items()}
 
-    def start_latents(self, parameters: SampleParameters, frames: int, cache: ConditioningCache) -> torch.Tensor:
-        """Latents [1, 16, T, h, w] of the start image followed by zeros, `frames` frames in all."""
-        image = str(parameters.image_path)
 
-        def compute() -> Conditioning:
-            clip = torch.zeros(3, frames, parameters.height, parameters.width)
-            clip[:, 0] = to_signed(fit(open_image(image, FIELD), parameters.width, parameters.height))
-            return {"latents": encoded(self.vae, clip)}
-
-        key = self.vae_key("wan-start-image", parameters, frames=frames, image=picture_fingerprint(image))
-        return cache.get(key, compute)["latents"].to(self.device)
-
-
-class WanImageToVideo(WanWithStartImage):
+class WanImageToVideo(WanWithImageTokens):
     """wan2.1-i2v."""
 
     spec: ClassVar[ArchitectureSpec] = WAN21_I2V

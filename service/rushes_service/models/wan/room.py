@@ -12,7 +12,6 @@ ROOM = Room(
         "wan2.1-t2v": Family("t2v:WanTextToVideo", "tiny:build_tiny_wan"),
         "wan2.1-i2v": Family("i2v:WanImageToVideo", "tiny_variants:build_tiny_wan_i2v"),
         "wan2.1-fun-control": Family("fun_control:WanFunControl", "tiny_variants:build_tiny_wan_fun_control"),
-        "wan2.2-t2v-a14b": Family("v22:WanTwoExperts", "tiny_variants:build_tiny_wan22_t2v"),
     },
     file_kinds=(
         FileKind(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from rushes_service.models.tiny_parts import build_once, byte_tokenizer
@@ -28,11 +28,6 @@ def build_tiny_wan_fun_control(directory: Path) -> Path:
     return build(directory, "wan2.1-fun-control", lambda: with_images(in_channels=48))
 
 
-def build_tiny_wan22_t2v(directory: Path) -> Path:
-    """Write a tiny Wan2.2 model with two experts to `directory`, unless it is there, and return it."""
-    return build(directory, "wan2.2-t2v-a14b", two_experts)
-
-
 def build(directory: Path, name: str, make: Callable[[], DiffusionPipeline]) -> Path:
     """Write the pipeline that `make` makes to `directory`; `name` tells recipes apart."""
     return build_once(directory, json.dumps({"recipe": RECIPE, "model": name}), make)
@@ -47,19 +42,6 @@ def with_images(in_channels: int) -> WanImageToVideoPipeline:
         transformer=transformer(in_channels, IMAGE_DIM),
         vae=vae(),
         scheduler=scheduler(),
-    )
-
-
-def two_experts() -> WanPipeline:
-    """A pipeline with a transformer for much noise and another for little."""
-    return WanPipeline(
-        tokenizer=byte_tokenizer(),
-        text_encoder=text_encoder(),
-        transformer=transformer(layers=1),
-        transformer_2=transformer(layers=1),
-        vae=vae(),
-        scheduler=scheduler(),
-        boundary_ratio=0.875,
     )
 
 

@@ -8,6 +8,7 @@ diffusers' `WanPipeline` changes from one to the other at the boundary that the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -18,16 +19,15 @@ from rushes.families.spec import ArchitectureSpec
 from rushes.families.wan import WAN22_T2V_A14B
 from rushes.wire.jobs import VaeOptions
 from rushes_service.lora.targets import LoraTarget, NameTable
+from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.loading.from_repo import quiet_loading_bars
+from rushes_service.models.wan.inputs import conditioned
 from rushes_service.models.wan.names import wan_names
 from rushes_service.models.wan.t2v import LATENT_CHANNELS, Wan
 
 HIGH, LOW, BOTH = "high", "low", "both"
 COMPONENTS = {HIGH: "transformer", LOW: "transformer_2"}
 """Directories of the experts in diffusers' layout."""
-
-BOUNDARY = 0.875
-"""Part of the noise schedule that the expert for much noise makes, as published; for models that do not state it."""
 
 
 class WanTwoExperts(Wan):
@@ -36,6 +36,10 @@ class WanTwoExperts(Wan):
     spec: ClassVar[ArchitectureSpec] = WAN22_T2V_A14B
     pipelines = ("WanPipeline",)
     in_channels = LATENT_CHANNELS
+
+    published_boundary: ClassVar[float] = 0.875
+    """Part of the noise schedule, from its end with little noise, above which the expert for much noise samples. For
+    models that do not state it."""
 
     def load(self) -> None:
         quiet_loading_bars()
@@ -46,8 +50,8 @@ class WanTwoExperts(Wan):
         self._pipe = self.pipeline(transformer=first, **more)
 
     def boundary(self) -> float:
-        """Part of the noise schedule, from its end with much noise, at which the experts change."""
-        return float(self.source.index().get("boundary_ratio") or BOUNDARY)
+        """Part of the noise schedule, from its end with little noise, at which the experts change."""
+        return float(self.source.index().get("boundary_ratio") or self.published_boundary)
 
     @property
     def transformer(self) -> nn.Module:
@@ -66,6 +70,12 @@ class WanTwoExperts(Wan):
         noise = "much" if self.model.experts == HIGH else "little"
         alone = f"made by the expert for {noise} noise alone, as trainers sample"
         return (*warnings, f"{alone}; --rushes_experts both samples as the model is meant to be used")
+
+    def inputs(self, conditioning: Conditioning) -> AbstractContextManager[None]:
+        with ExitStack() as stack:
+            for expert in self._experts.values():
+                stack.enter_context(conditioned(expert, conditioning))
+            return stack.pop_all()
 
     def guidance(self, parameters: SampleParameters) -> dict[str, float | None]:
         if self.model.experts != BOTH:
