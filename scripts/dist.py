@@ -43,7 +43,7 @@ def main() -> int:
     wheel = build()
     if args.build_only:
         return 0
-    missing = [version for version in PYTHONS if shutil.which(f"python{version}") is None]
+    missing = [version for version in PYTHONS if not runs(f"python{version}")]
     for version in PYTHONS:
         if version not in missing:
             try_client(version, wheel)
@@ -103,6 +103,12 @@ def try_service(wheel: Path) -> None:
         install(python, f"{wheel}[service]")
         run(python, "-m", "rushes", "demo", "--once", "--output", Path(output) / "demo-output")
         print("rushes[service]: the demo ran from the wheel")
+
+
+def runs(interpreter: str) -> bool:
+    """True if there is such a Python; pyenv has names for versions that it does not start."""
+    found = shutil.which(interpreter)
+    return found is not None and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0
 
 
 @contextmanager
