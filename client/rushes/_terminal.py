@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 UNSAFE = frozenset({"Cc", "Zl", "Zp", "Cs", "Co", "Cn"})
@@ -30,3 +31,8 @@ def escaped(character: str) -> str:
 def printable_lines(text: str) -> str:
     """The same of a text of several lines, which stay lines."""
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def print_line(text: str) -> None:
+    """Print a line with the time of day, at once."""
+    print(f"{time.strftime('%H:%M:%S')}  {printable(text)}", flush=True)

@@ -259,3 +259,8 @@ class SampleFailed(RushesError):
         self.results = results
         """A `SampleResult` for every sample waited for, in order; None where the payload could not be read."""
         super().__init__(message)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its class if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -74,7 +74,7 @@ def watcher(tmp_path: Path, redis_url: str, said: list[str]) -> Iterator[MakeWat
     ) -> CheckpointWatcher:
         clients.append(Client(url, retries=0))
         shared = Run(name="", model=MODEL, output_dir="", staging=staging, output_name=output_name)
-        settings = {"settle_s": 0.0, "say": said.append, **options}
+        settings = {"settle_s": 0.0, "report": said.append, **options}
         return CheckpointWatcher(roots, shared, lambda: read_prompts(prompts), clients[-1], **settings)  # type: ignore[arg-type]
 
     yield make

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rushes._paths import absolute
-from rushes._terminal import printable
+from rushes._terminal import print_line
 from rushes.cli.main import EXIT_FAILED, redis_argument
 from rushes.client.client import Client
 from rushes.errors import ConfigError
@@ -57,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way of pressing Ctrl-C
     followers: list[Follower] = []
     try:
-        followers += [Follower(client, name, destinations(args, name), say) for name in dict.fromkeys(args.runs)]
+        followers += [Follower(client, name, destinations(args, name), print_line) for name in dict.fromkeys(args.runs)]
         while True:
             settled = [follower.turn() for follower in followers]
             if args.once:
                 return 0 if all(settled) else EXIT_FAILED
             time.sleep(args.poll)
     except KeyboardInterrupt:
-        say("stopped; started again, it goes on from here")
+        print_line("stopped; started again, it goes on from here")
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -93,8 +93,3 @@ def trackers(args: argparse.Namespace, name: str) -> Iterator[tuple[str, str, Ca
     if args.mlflow:
         place = f"{args.mlflow} {args.mlflow_experiment}"
         yield "MLflow", place, lambda: MlflowTracker.start(args.mlflow, name, args.mlflow_experiment)
-
-
-def say(text: str) -> None:
-    """Print a line with the time of day."""
-    print(f"{time.strftime('%H:%M:%S')}  {printable(text)}", flush=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rushes._paths import PRIVATE_DIR, absolute
-from rushes._terminal import printable
+from rushes._terminal import print_line
 from rushes.cli.main import EXIT_FAILED, redis_argument
 from rushes.client.client import Client
 from rushes.errors import ConfigError
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"{error}; the watcher keeps its journal in {PRIVATE_DIR}/ there") from None
     except KeyboardInterrupt:
-        say("stopped; what is queued is still sampled")
+        print_line("stopped; what is queued is still sampled")
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -102,7 +102,7 @@ def watcher_of(args: argparse.Namespace, roots: list[Path]) -> CheckpointWatcher
         shared,
         read,
         Client(args.rushes_url, retries=0),
-        say=say,
+        report=print_line,
         search=Search(args.recursive, tuple(args.exclude)),
         backfill=args.backfill,
         base=args.sample_at_first,
@@ -115,7 +115,7 @@ def watch(watcher: CheckpointWatcher, poll_s: float) -> int:
     """Look, wait, and look again, for ever."""
     alarm = FileNotifier(watcher.roots)
     if not alarm.notified:
-        say(f"looking every {poll_s:g} s; with `pip install 'rushes[watch]'` new files are seen at once")
+        print_line(f"looking every {poll_s:g} s; with `pip install 'rushes[watch]'` new files are seen at once")
     while True:
         watcher.look()
         alarm.wait(min(poll_s, watcher.waiting.settle_s) if watcher.waiting.settling else poll_s)
@@ -128,15 +128,10 @@ def watch_once(watcher: CheckpointWatcher, sleep: Callable[[float], None] = time
         sleep(watcher.waiting.settle_s)
         watcher.look()
     for path in watcher.waiting.incomplete:
-        say(f"left alone: {path} is incomplete, or still being written")
+        print_line(f"left alone: {path} is incomplete, or still being written")
     if watcher.failed:
         return EXIT_FAILED
     if watcher.unsent:
-        say(f"{watcher.unsent} submissions wait in the spool for Redis; run this again when it is there")
+        print_line(f"{watcher.unsent} submissions wait in the spool for Redis; run this again when it is there")
         return EXIT_FAILED
     return 0
-
-
-def say(text: str) -> None:
-    """Print a line with the time of day."""
-    print(f"{time.strftime('%H:%M:%S')}  {printable(text)}", flush=True)

@@ -59,7 +59,7 @@ class Destination:
             if result.state is JobState.DONE and result.path and result.id not in self._logged | queued:
                 self._waiting.append(result)
 
-    def log(self, say: Say) -> int:
+    def log(self, report: Say) -> int:
         """Log what waits; returns how many were. What the tracker does not take is tried again, behind the others."""
         count = refused = 0
         troubled = False
@@ -70,25 +70,25 @@ class Destination:
             except Exception as error:  # noqa: BLE001 - a tracker's package may raise anything: its server is away
                 self._waiting.append(result)
                 if not (troubled or self._troubled):
-                    say(f"{self.name}: {error!r}; trying again")
+                    report(f"{self.name}: {error!r}; trying again")
                 troubled = True
                 refused += 1
                 if refused == AWAY_AFTER:
                     break
                 continue
             refused = 0
-            self._remember(result, say)
+            self._remember(result, report)
             count += 1
         self._troubled = troubled
         return count
 
-    def _remember(self, result: SampleResult, say: Say) -> None:
+    def _remember(self, result: SampleResult, report: Say) -> None:
         self._logged.add(result.id)
         try:
             with self.memory.open("a") as file:
                 file.write(f"{result.id}\n")
         except OSError as error:
-            say(f"{self.memory}: {error.strerror}; {result.id} is logged again after a restart")
+            report(f"{self.memory}: {error.strerror}; {result.id} is logged again after a restart")
 
 
 class Follower:
@@ -97,14 +97,14 @@ class Follower:
     Args:
         run: its name.
         destinations: where its results go.
-        say: is told what happens, a line at a time.
+        report: is told what happens, a line at a time.
     """
 
-    def __init__(self, client: Client, run: str, destinations: Sequence[Destination], say: Say) -> None:
+    def __init__(self, client: Client, run: str, destinations: Sequence[Destination], report: Say) -> None:
         self.client = client
         self.run = run
         self.destinations = destinations
-        self.say = say
+        self.report = report
         self._cursor = "0-0"
         self._away = False
 
@@ -120,13 +120,13 @@ class Follower:
                     destination.take(results)
         except QueueUnavailable as error:
             if not self._away:
-                self.say(str(error))
+                self.report(str(error))
             self._away = True
         else:
             self._away = False
         for destination in self.destinations:
-            if count := destination.log(self.say):
-                self.say(f"{self.run}: {count} {'sample' if count == 1 else 'samples'} to {destination.name}")
+            if count := destination.log(self.report):
+                self.report(f"{self.run}: {count} {'sample' if count == 1 else 'samples'} to {destination.name}")
         return not self._away and not any(destination.waiting for destination in self.destinations)
 
     def close(self) -> None:

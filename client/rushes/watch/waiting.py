@@ -34,12 +34,12 @@ class Waiting:
     Args:
         settle_s: how long, in seconds, a complete checkpoint must have stayed as it is. No clock but our own is asked:
             times of a network file system are those of another machine.
-        say: is told of files that never get ready.
+        report: is told of files that never get ready.
     """
 
-    def __init__(self, settle_s: float, say: Callable[[str], None]) -> None:
+    def __init__(self, settle_s: float, report: Callable[[str], None]) -> None:
         self.settle_s = settle_s
-        self.say = say
+        self.report = report
         self._seen: dict[Path, Seen] = {}
 
     @property
@@ -84,7 +84,7 @@ class Waiting:
     def _tell(self, seen: Seen, text: str) -> None:
         """Say something about a file, once for each of its contents."""
         if not seen.told:
-            self.say(text)
+            self.report(text)
         seen.told = True
 
 

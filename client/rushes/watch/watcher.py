@@ -45,7 +45,7 @@ JOURNAL = "watched"
 
 
 class Ready(NamedTuple):
-    """A checkpoint to sample now. Sorted by `order`: those that do not say their step come last."""
+    """A checkpoint to sample now. Sorted by `order`: those that do not report their step come last."""
 
     order: tuple[bool, int, int]
     journal: Journal
@@ -62,7 +62,7 @@ class CheckpointWatcher:
             else they are made from where each checkpoint lies and what it is called.
         prompts: reads the prompt file anew, for each checkpoint.
         client: where samples are queued.
-        say: is told what happens, a line at a time.
+        report: is told what happens, a line at a time.
         backfill: sample what was there before, too.
         base: sample the base model once per run, as step 0.
         settle_s: see `SETTLE_S`.
@@ -76,7 +76,7 @@ class CheckpointWatcher:
         prompts: Callable[[], Iterable[PromptLine]],
         client: Client,
         *,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         search: Search | None = None,
         backfill: bool = False,
         base: bool = False,
@@ -86,13 +86,13 @@ class CheckpointWatcher:
         self.roots = roots
         self.run = run
         self.client = client
-        self.say = say
+        self.report = report
         self.search = search or Search()
         self.base = base
         self.fixed = fixed
         self.prompts = prompts
         self._journals = {root: Journal(self._journal_path(root), root) for root in roots}
-        self.waiting = Waiting(settle_s, say)
+        self.waiting = Waiting(settle_s, report)
         self._lines = list(prompts())
         self._packers: dict[str, SubmissionBuilder] = {}
         self._newest: dict[str, int] = {}
@@ -127,7 +127,7 @@ class CheckpointWatcher:
                 self._submit(one)
             except OSError as error:
                 if not (failed_before or self.failed):
-                    self.say(f"{error}; what is new is tried again until it can be written")
+                    self.report(f"{error}; what is new is tried again until it can be written")
                 self.failed = True
         self._hand_over()
 
@@ -142,23 +142,23 @@ class CheckpointWatcher:
             journal.forget_skipped()
         there = self._find(root)
         journal.prune(there)
-        old = [found for found in there if self._ours(found) and self._counted(found)]
+        old = [found for found in there if self._ours(found) and self._number_of_samples(found)]
         known = [found for found in old if journal.knows(found)]
         if not root.is_dir():
-            self.say(f"watching {root}, which does not exist yet")
+            self.report(f"watching {root}, which does not exist yet")
         elif journal.exists:
-            self.say(f"watching {root}: {len(known)} checkpoints known, {len(old) - len(known)} new")
+            self.report(f"watching {root}: {len(known)} checkpoints known, {len(old) - len(known)} new")
         elif backfill:
-            self.say(f"watching {root}: {len(old)} checkpoints to sample")
+            self.report(f"watching {root}: {len(old)} checkpoints to sample")
         else:
             for found in old:
                 journal.note(found, SKIPPED)
             journal.save()
             left = f"; the {len(old)} checkpoints in it are left alone (--backfill samples them)" if old else ""
-            self.say(f"watching {root}{left}")
+            self.report(f"watching {root}{left}")
 
-    def _counted(self, found: Found) -> bool:
-        """True for a complete checkpoint; its step counts when a later one does not say its own."""
+    def _number_of_samples(self, found: Found) -> bool:
+        """True for a complete checkpoint; its step counts when a later one does not report its own."""
         try:
             metadata = metadata_of(found)
         except CheckpointError:
@@ -214,9 +214,9 @@ class CheckpointWatcher:
 
     def _announce(self, found: Found, run: Run, step: int, parcel: Submission) -> None:
         place = f"step {step}" if found.place.epoch is None else f"step {step}, epoch {found.place.epoch}"
-        self.say(f"{run.name}, {place}: {counted(len(parcel.jobs))} of {found.path.name}")
+        self.report(f"{run.name}, {place}: {number_of_samples(len(parcel.jobs))} of {found.path.name}")
         for refused in parcel.refused:
-            self.say(f"  prompt {refused.job.prompt_index} is not sampled: {refused.error.message}")
+            self.report(f"  prompt {refused.job.prompt_index} is not sampled: {refused.error.message}")
 
     def _hand_over(self) -> None:
         """Hand over what lies in the spools, also what a trainer or watcher that ended has left there."""
@@ -226,21 +226,21 @@ class CheckpointWatcher:
                     self._deliver(spool, path)
         except (QueueUnavailable, StagingError) as error:
             if self._away is not type(error):
-                self.say(f"{error}. Samples wait in the spool until then")
+                self.report(f"{error}. Samples wait in the spool until then")
             self._away = type(error)
             return
         while self._uploaded:
             with contextlib.suppress(OSError):
                 release(self._uploaded.pop())
         if self._away:
-            self.say("everything in the spool is handed over now")
+            self.report("everything in the spool is handed over now")
         self._away = None
 
     def _deliver(self, spool: Spool, path: Path) -> None:
         try:
             parcel = spool.read(path)
         except WireError as error:
-            self.say(f"{spool.set_aside(path)} is set aside: {error}")
+            self.report(f"{spool.set_aside(path)} is set aside: {error}")
             return
         if parcel is not None:
             self.client.hand_over(parcel)
@@ -291,6 +291,6 @@ def torn(parcel: Submission) -> bool:
     return False
 
 
-def counted(samples: int) -> str:
+def number_of_samples(samples: int) -> str:
     """`1 sample`, `2 samples`."""
     return "1 sample" if samples == 1 else f"{samples} samples"

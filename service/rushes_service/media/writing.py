@@ -70,7 +70,7 @@ def write_media(
     write = write_png if target.suffix == ".png" else write_mp4
     with private_prefix(target.parent, job_id) as prefix:
         media, note = (target.parent / (prefix + suffix) for suffix in (target.suffix, ".json"))
-        with output_errors(target), contextlib.closing(counted(frames, frame_count, target)) as counting:
+        with output_errors(target), contextlib.closing(checked_frames(frames, frame_count, target)) as counting:
             height, width = write(health.watch(counting), media, fps, described)
             note.write_text(to_text(described(), indent=2), encoding="utf-8")
             size = media.stat().st_size
@@ -108,7 +108,7 @@ def write_mp4(frames: Frames, path: Path, fps: int, receipt: Receipt) -> tuple[i
     return height, width
 
 
-def counted(frames: Frames, expected: int, target: Path) -> Generator[np.ndarray, None, None]:
+def checked_frames(frames: Frames, expected: int, target: Path) -> Generator[np.ndarray, None, None]:
     """Pass `frames` on; raise `OutputError` unless they are `expected` frames of one size."""
     count = 0
     shape: tuple[int, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import torch
 
-from rushes.errors import ConfigError, OutOfMemory, WorkerUnfit
+from rushes.errors import ConfigError, OutOfMemory, WorkerUnfit, first_line
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -75,11 +75,6 @@ def out_of_memory(device: torch.device, doing: str, error: BaseException) -> Out
         torch.cuda.empty_cache()
     advice = "use a smaller --w, --h or --f, or --vae_tiling"
     return OutOfMemory(f"{device} ran out of memory while {doing}: {advice} ({first_line(error)})")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def reset_peak_memory(device: torch.device) -> None:

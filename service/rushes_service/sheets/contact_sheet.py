@@ -60,7 +60,7 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[Column], *, title: str,
     height = body + sum(heights) + ROW_GAP * (len(rows) - 1) + 30 + 16 + MARGIN
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), shortened(draw, title, width - 2 * MARGIN, 26), TEXT, font(26), anchor="lt")
+    draw.text((MARGIN, MARGIN), fitting_text(draw, title, width - 2 * MARGIN, 26), TEXT, font(26), anchor="lt")
     for index, column in enumerate(columns):
         draw_header(draw, column, left + index * (CELL_WIDTH + GAP), top)
     y = body
@@ -105,7 +105,7 @@ def draw_header(draw: ImageDraw.ImageDraw, column: Column, x: int, y: int) -> No
     draw.text((x, y + 12), column.title, ACCENT if column.base else TEXT, font(17), anchor="ls")
     if column.note:
         room = CELL_WIDTH - round(draw.textlength(column.title, font(17))) - GAP
-        draw.text((x + CELL_WIDTH, y + 12), shortened(draw, column.note, room, 13), QUIET, font(13), anchor="rs")
+        draw.text((x + CELL_WIDTH, y + 12), fitting_text(draw, column.note, room, 13), QUIET, font(13), anchor="rs")
     draw.line((x, y + 24, x + CELL_WIDTH - 1, y + 24), ACCENT if column.base else EMPTY, 2)
 
 
@@ -115,7 +115,7 @@ def draw_label(draw: ImageDraw.ImageDraw, row: Row, y: int, height: int) -> None
     room = max(1, (height - len(facts) * FACT_HEIGHT) // LINE_HEIGHT)
     lines = wrap(draw, row.prompt, LABEL_WIDTH - 28)
     if len(lines) > room:
-        lines = [*lines[: room - 1], shortened(draw, f"{lines[room - 1]} {lines[room]}", LABEL_WIDTH - 28)]
+        lines = [*lines[: room - 1], fitting_text(draw, f"{lines[room - 1]} {lines[room]}", LABEL_WIDTH - 28)]
     for index, line in enumerate(lines):
         draw.text((MARGIN, y - 3 + index * LINE_HEIGHT), line, TEXT, font(16), anchor="la")
     below = y + 4 + len(lines) * LINE_HEIGHT
@@ -139,7 +139,7 @@ def wrap(draw: ImageDraw.ImageDraw, text: str, width: int, size: int = 16) -> li
     return lines
 
 
-def shortened(draw: ImageDraw.ImageDraw, text: str, width: int, size: int = 16) -> str:
+def fitting_text(draw: ImageDraw.ImageDraw, text: str, width: int, size: int = 16) -> str:
     """`text`, or as much of its beginning as fits into `width` pixels with an ellipsis."""
     if draw.textlength(text, font(size)) <= width:
         return text

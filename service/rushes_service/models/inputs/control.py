@@ -10,7 +10,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from rushes.errors import PromptError
+from rushes.errors import PromptError, first_line
 from rushes_service.models.inputs.bit_depth import brightest, check_range
 from rushes_service.models.inputs.images import check_size, decoded, fit, picture_errors
 
@@ -121,8 +121,3 @@ def video(file: Path, count: int, deep: list[int]) -> Generator[np.ndarray]:
         raise PromptError(f"--cn {file} cannot be read as a video: {first_line(error)}", key=FIELD) from error
     finally:
         reader.close()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from rushes.errors import ModelError
+from rushes.errors import ModelError, first_line
 
 
 @contextlib.contextmanager
@@ -22,8 +22,3 @@ def loading(path: Path) -> Iterator[None]:
         if "size mismatch" not in str(error) and "state_dict" not in str(error):
             raise
         raise ModelError(f"{path} does not fit its own config.json: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -17,8 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import logging as transformers_logging
 
 from rushes._paths import expanded
-from rushes.errors import ModelError
-from rushes_service.models.loading.errors import first_line, loading
+from rushes.errors import ModelError, first_line
+from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
