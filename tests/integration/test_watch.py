@@ -19,7 +19,7 @@ from rushes.checkpoints.safetensors import read_header
 from rushes.checkpoints.store import store_of
 from rushes.cli import main as cli
 from rushes.watch import CheckpointWatcher, Search
-from rushes.wire.jobs import JobState
+from rushes.wire.jobs import JobState, ModelSpec, SampleJob
 from support import wait_until
 
 WRITER = Path(__file__).parents[1] / "acceptance" / "programs" / "slow_writer.py"
@@ -70,10 +70,11 @@ def watcher(tmp_path: Path, redis_url: str, said: list[str]) -> Iterator[MakeWat
         url: str = redis_url,
         staging: str | None = None,
         output_name: str | None = None,
+        model: ModelSpec = MODEL,
         **options: object,
     ) -> CheckpointWatcher:
         clients.append(Client(url, retries=0))
-        shared = Run(name="", model=MODEL, output_dir="", staging=staging, output_name=output_name)
+        shared = Run(name="", model=model, output_dir="", staging=staging, output_name=output_name)
         settings = {"settle_s": 0.0, "report": said.append, **options}
         return CheckpointWatcher(roots, shared, lambda: read_prompts(prompts), clients[-1], **settings)  # type: ignore[arg-type]
 
@@ -309,6 +310,134 @@ def test_the_journal_forgets_checkpoints_that_are_gone_but_not_all_of_them_at_on
         file.rename(out / file.name)
     watching.look()
     assert sampled(redis_url) == [("cat", 30, 3)]
+
+
+TWO_EXPERTS = ModelSpec(architecture="wan2.2-t2v-a14b", model="tiny", experts="both")
+
+
+def queued(url: str) -> list[SampleJob]:
+    """Every sample's job, in the order in which they were queued."""
+    client = Client(url)
+    jobs = [record.job for record in reversed(client.list())]
+    client.close()
+    return [job for job in jobs if job]
+
+
+def unique_safetensors(path: Path) -> None:
+    """A file without tensors whose content is like no other's."""
+    header = json.dumps({"__metadata__": {"path": str(path)}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def test_files_of_two_experts_are_of_one_run_and_step_and_each_names_its_expert(
+    out: Path, watcher: MakeWatcher, redis_url: str
+) -> None:
+    watching = watcher(out, model=TWO_EXPERTS, search=Search(short_experts=True))
+    names = ("zorp_000000250_high_noise", "zorp_000000250_low_noise", "zorp-high-000004", "zorp-low-000004_comfy")
+    for name in names:
+        unique_safetensors(out / f"{name}.safetensors")
+    watching.look()
+    found = {Path(job.checkpoint.source or "").stem: job for job in queued(redis_url) if job.checkpoint}
+    assert len({job.run for job in found.values()}) == 1
+    assert [(found[name].step, found[name].checkpoint.expert, found[name].label) for name in names] == [
+        (250, "high", "high"),
+        (250, "low", "low"),
+        (4, "high", "high"),
+        (4, "low", "comfy-low"),
+    ]
+
+
+def test_directories_of_two_experts_are_one_run(tmp_path: Path, watcher: MakeWatcher, redis_url: str) -> None:
+    watching = watcher(tmp_path, model=TWO_EXPERTS, search=Search(recursive=True))
+    for expert in ("high_noise", "low_noise"):
+        (tmp_path / f"zorp_{expert}").mkdir()
+        unique_safetensors(tmp_path / f"zorp_{expert}" / "epoch-0.safetensors")
+    watching.look()
+    first, second = queued(redis_url)
+    assert first.run == second.run
+    assert {job.checkpoint.expert for job in (first, second) if job.checkpoint} == {"high", "low"}
+    assert {Path(job.output_dir).name for job in (first, second)} == {"zorp_high_noise", "zorp_low_noise"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        ({"experts": "low"}, "--rushes_experts both"),
+        ({"experts": "both", "lora_expert": "low"}, "--rushes_lora_expert"),
+    ],
+)
+def test_a_file_for_an_expert_that_does_not_sample_is_left_alone_and_named(
+    out: Path, watcher: MakeWatcher, redis_url: str, said: list[str], choice: dict[str, str], told: str
+) -> None:
+    model = TWO_EXPERTS.model_copy(update=choice)
+    watching = watcher(out, model=model)
+    for step in (100, 200):
+        for expert in ("high", "low"):
+            unique_safetensors(out / f"zorp_{step:09}_{expert}_noise.safetensors")
+    watching.look()
+    watching.look()
+    assert [(job.step, job.checkpoint.expert) for job in queued(redis_url) if job.checkpoint] == [
+        (100, "low"),
+        (200, "low"),
+    ]
+    (line,) = [line for line in said if "left alone" in line]
+    assert told in line
+
+
+def test_a_copy_is_of_its_run_under_a_label(out: Path, watcher: MakeWatcher, redis_url: str) -> None:
+    watching = watcher(out)
+    for name in ("cat-000004", "cat-000004_comfy", "cat_EMA-000004"):
+        unique_safetensors(out / f"{name}.safetensors")
+    watching.look()
+    jobs = queued(redis_url)
+    assert len({job.run for job in jobs}) == 1
+    assert {(job.output_name, job.step, job.label) for job in jobs} == {
+        ("cat", 4, None),
+        ("cat", 4, "comfy"),
+        ("cat", 4, "ema"),
+    }
+
+
+def test_epochs_from_0_go_on_counting_so_when_the_first_is_gone(
+    out: Path, watcher: MakeWatcher, redis_url: str
+) -> None:
+    watching = watcher(out)
+    for epoch in range(2):
+        unique_safetensors(out / f"epoch-{epoch}.safetensors")
+        watching.look()
+    (out / "epoch-0.safetensors").unlink()
+    unique_safetensors(out / "epoch-2.safetensors")
+    watching.look()
+    for epoch in (3, 4):
+        (out / f"epoch-{epoch - 2}.safetensors").unlink()
+        watching = watcher(out)
+        unique_safetensors(out / f"epoch-{epoch}.safetensors")
+        watching.look()
+    assert [(job.step, job.epoch) for job in queued(redis_url)] == [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4)]
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ([], "looked for *.safetensors"),
+        (
+            ["run1/cat-000001.safetensors"],
+            "run1/cat-000001.safetensors lies deeper: watch its directory, or all of them",
+        ),
+        (["model.safetensors"], "model.safetensors is passed over"),
+        (["cat.ckpt"], "looked for *.safetensors"),
+    ],
+)
+def test_a_directory_without_a_checkpoint_is_told_what_was_looked_for(
+    out: Path, watcher: MakeWatcher, said: list[str], files: list[str], told: str
+) -> None:
+    for name in files:
+        (out / name).parent.mkdir(exist_ok=True)
+        unique_safetensors(out / name)
+    watcher(out)
+    (line,) = said
+    assert line.startswith(f"watching {out}, which holds no checkpoint yet: ")
+    assert told in line
 
 
 def test_what_is_no_safetensors_file_is_named_once_and_left_alone(

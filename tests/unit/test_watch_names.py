@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from queue_support import empty_safetensors
+from rushes.checkpoints.file_names import expert_in_name
 from rushes.watch import Search, find
-from rushes.watch.names import Place, step_of, step_of_metadata
+from rushes.watch.names import Place, place_of_file, step_of, step_of_metadata
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,37 @@ from rushes.watch.names import Place, step_of, step_of_metadata
         ("epoch-4.safetensors", Place(None, None, 4)),
         ("epoch=4-step=500.safetensors", Place(None, 500, 4)),
         ("final/adapter_model.safetensors", Place()),
+        ("cat-000004.SAFETENSORS", Place("cat", None, 4)),
+        ("cat-000004_comfy.safetensors", Place("cat", None, 4, "comfy")),
+        ("cat_000000500_converted.safetensors", Place("cat", 500, None, "converted")),
+        ("cat-000004_EMA.safetensors", Place("cat", None, 4, "ema")),
+        ("cat_ema-000004.safetensors", Place("cat", None, 4, "ema")),
+        ("cat-ema-0.999-step00000100.safetensors", Place("cat", 100, None, "ema-0.999")),
+        ("cat.ComfyUI.safetensors", Place("cat", None, None, "comfyui")),
+        ("pytorch_lora_weights_comfy.safetensors", Place(None, None, None, "comfy")),
+        ("checkpoint-500-ema/pytorch_lora_weights.safetensors", Place(None, 500, None, "ema")),
+        ("checkpoint-500/pytorch_lora_weights_comfy.safetensors", Place(None, 500, None, "comfy")),
+        ("cinema-000004.safetensors", Place("cinema", None, 4)),
+        ("epoch=4-step=500-val_loss=0.12.safetensors", Place(None, 500, 4)),
+        ("cat-epoch=04-val_loss=1.2e-3.safetensors", Place("cat", None, 4)),
+        ("val_loss=0.12-epoch=4-step=500-v1.safetensors", Place(None, 500, 4)),
+        ("step=500-epoch=4-train_acc=0.5.safetensors", Place(None, 500, 4)),
+        ("cat-step00000500-loss-0.12.safetensors", Place("cat", 500)),
+        ("cat_000000500_loss0.0456.safetensors", Place("cat", 500)),
+        ("checkpoint-500_val_loss_0.12/adapter_model.safetensors", Place(None, 500)),
+        ("cat_epoch_4_step_500.safetensors", Place("cat", 500, 4)),
+        ("cat-global_step500.safetensors", Place("cat", 500)),
+        ("zorp_000000250_high_noise.safetensors", Place("zorp", 250, expert="high")),
+        ("zorp_000000250_low_noise.safetensors", Place("zorp", 250, expert="low")),
+        ("zorp_high_noise_000000250.safetensors", Place("zorp", 250, expert="high")),
+        ("zorp-HighNoise-000004.safetensors", Place("zorp", None, 4, expert="high")),
+        ("zorpLowNoise-step00000100.safetensors", Place("zorp", 100, expert="low")),
+        ("zorp-low-noise.safetensors", Place("zorp", expert="low")),
+        ("low_noise_model.safetensors", Place(expert="low")),
+        ("zorp-000004_low_noise_comfy.safetensors", Place("zorp", None, 4, "comfy", "low")),
+        ("checkpoint-500/zorp_high_noise.safetensors", Place(None, 500, expert="high")),
+        ("low_key-000004.safetensors", Place("low_key", None, 4)),
+        ("highlands_noise-000003.safetensors", Place("highlands_noise", None, 3)),
         ("adapter_model.safetensors", Place()),
     ],
 )
@@ -87,3 +119,74 @@ def test_the_step_is_that_of_the_name_then_of_the_metadata_then_the_epoch_then_t
     assert step_of(Place("cat"), {}, 7) == 7
     assert step_of(Place("cat"), {}, 0) == step_of(Place(step=0), {}, 0) == 1
     assert step_of_metadata({"ss_steps": "None"}) is step_of_metadata({"training_info": "[]"}) is None
+
+
+@pytest.mark.parametrize(
+    ("stem", "place"),
+    [
+        ("zorp-high-000004", Place("zorp", None, 4, expert="high")),
+        ("zorp_000000500_LN", Place("zorp", 500, expert="low")),
+        ("zorp-low", Place("zorp", expert="low")),
+        ("zorp_HIGH-step00000100", Place("zorp", 100, expert="high")),
+        ("high_quality_zorp-000004", Place("high_quality_zorp", None, 4)),
+    ],
+)
+def test_short_names_of_experts_count_where_a_family_has_two(stem: str, place: Place) -> None:
+    assert place_of_file(stem, short_experts=True) == place
+    assert place_of_file(stem).expert is None
+
+
+@pytest.mark.parametrize(
+    ("stem", "run", "place"),
+    [
+        ("lora-250131", "lora-250131", Place("lora-250131")),
+        ("lora-250131-000004", "lora-250131", Place("lora-250131", None, 4)),
+        ("cat_ema", "cat_ema", Place("cat_ema")),
+        ("cat_ema-000004_comfy", "cat_ema", Place("cat_ema", None, 4, "comfy")),
+        ("cat-000004_for my friend", "cat", Place("cat", None, 4, "for-my-friend")),
+        ("low_noise-000004", "low_noise", Place("low_noise", None, 4)),
+        ("cat_style-000004", "cat", Place("cat_style", None, 4)),
+        ("catalogue-000004", "cat", Place("catalogue", None, 4)),
+    ],
+)
+def test_the_name_of_the_run_is_no_epoch_and_no_copy(stem: str, run: str, place: Place) -> None:
+    assert place_of_file(stem, run) == place
+
+
+def test_a_file_whose_name_says_no_run_is_of_the_one_in_its_metadata(tmp_path: Path) -> None:
+    for name in ("epoch-4.safetensors", "lora.safetensors"):
+        empty_safetensors(tmp_path / name)
+    assert {found.of("cat").place for found in find(tmp_path, Search())} == {Place("cat", None, 4), Place("cat")}
+
+
+@pytest.mark.parametrize(
+    "pattern", ["epoch-{}.safetensors", "cat-00000{}.safetensors", "epoch{}/adapter_model.safetensors"]
+)
+def test_epochs_that_count_from_0_are_steps_of_their_own(pattern: str, tmp_path: Path) -> None:
+    for epoch in range(3):
+        file = tmp_path / pattern.format(epoch)
+        file.parent.mkdir(exist_ok=True)
+        empty_safetensors(file)
+    places = sorted((found.place.epoch or 0, step_of(found.place, {}, 0)) for found in find(tmp_path, Search()))
+    assert places == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_epochs_that_count_from_1_are_their_steps(tmp_path: Path) -> None:
+    for name in ("cat-000001", "cat-000002", "dog-000000"):
+        empty_safetensors(tmp_path / f"{name}.safetensors")
+    steps = {found.path.stem: step_of(found.place, {}, 0) for found in find(tmp_path, Search())}
+    assert steps == {"cat-000001": 1, "cat-000002": 2, "dog-000000": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "expert"),
+    [
+        ("Wan22-T2V-A14B-HIGH_noise-lightning.safetensors", "high"),
+        ("lightx2v/low_noise_model.safetensors", "low"),
+        ("wan2.2_high_noise_and_low_noise.safetensors", None),
+        ("cat_low.safetensors", None),
+        ("cat.safetensors", None),
+    ],
+)
+def test_files_that_are_named_alone_say_their_expert(name: str, expert: str | None) -> None:
+    assert expert_in_name(name) == expert

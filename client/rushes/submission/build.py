@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rushes._paths import absolute
 from rushes.checkpoints.adapters import adapter_fingerprint
+from rushes.checkpoints.file_names import expert_in_name
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.checkpoints.store import check_url
 from rushes.errors import ArchitectureError, CheckpointError, CheckpointMissing, ConfigError, PromptError
@@ -227,10 +228,10 @@ def checkpoint_at(path: str | Path) -> Checkpoint:
     if readable(str(found)) != str(found):
         raise CheckpointError(f"{readable(str(found))}: its name is not Unicode; rename it")
     if found.is_dir():
-        return Checkpoint(path=str(found), fingerprint=adapter_fingerprint(found))
+        return Checkpoint(path=str(found), fingerprint=adapter_fingerprint(found), expert=expert_in_name(found))
     if not found.is_file():
         raise CheckpointMissing(f"{path}: there is no such checkpoint file")
-    return Checkpoint(path=str(found), fingerprint=fingerprint(found))
+    return Checkpoint(path=str(found), fingerprint=fingerprint(found), expert=expert_in_name(found))
 
 
 def extra_loras(paths: Sequence[str | Path], strengths: Sequence[float] = ()) -> tuple[ExtraLora, ...]:
@@ -247,7 +248,7 @@ def extra_loras(paths: Sequence[str | Path], strengths: Sequence[float] = ()) ->
     found = [checkpoint_at(path) for path in paths]
     padded = [*strengths, *[1.0] * (len(paths) - len(strengths))]
     return tuple(
-        ExtraLora(path=file.path, fingerprint=file.fingerprint, strength=strength)
+        ExtraLora(path=file.path, fingerprint=file.fingerprint, strength=strength, expert=file.expert)
         for file, strength in zip(found, padded, strict=True)
     )
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rushes._paths import SNAPSHOT_DIR
+from rushes.checkpoints.file_names import expert_in_name
 from rushes.checkpoints.weights import OpenWeights, SecuredCallback
 from rushes.errors import CheckpointError, PromptError, RushesError
 from rushes.prompts.files import PromptLine
 from rushes.submission.build import Refused, Run, build_from_lines
 from rushes.submission.spool import Submission
-from rushes.wire.jobs import Checkpoint, JobError, readable
+from rushes.wire.jobs import Checkpoint, Expert, JobError, readable
 
 LOST = "lost"
 """Checkpoint fingerprint of weights that could not be had: such samples are not those of the base model."""
@@ -43,13 +44,18 @@ class SubmissionBuilder:
         epoch: int | None,
         weights: OpenWeights | Exception | None,
         secured: SecuredCallback | None = None,
+        *,
+        expert: Expert | None = None,
     ) -> Submission:
         """The parcel of one submission; `weights` is an error when they could not be had. Never raises.
 
         Args:
             secured: as for `OpenWeights.keep`.
+            expert: the transformer of Wan2.2 that the weights are for; else what the file's name says.
         """
         checkpoint, reason = self._keep(weights, secured)
+        if checkpoint is not None and isinstance(weights, OpenWeights):
+            checkpoint = checkpoint.model_copy(update={"expert": expert or expert_in_name(weights.path)})
         jobs, refused = build_from_lines(self.run, self._lines(), checkpoint=checkpoint, step=step, epoch=epoch)
         if reason is not None:
             jobs, refused = [], [*refused, *(Refused(job, reason) for job in jobs)]

@@ -1,12 +1,13 @@
-"""The directory watcher: for every trainer, unmodified.
+"""The directory watcher, for every trainer, unmodified: finds new checkpoints and hands their samples over.
 
-The rooms, in the order of a checkpoint's way:
+Other rooms import the names below, `names`, `experts` and `notifier`. The modules, in the order of a checkpoint's way:
 
     names.py      file name and metadata -> run, step, epoch
     finding.py    a directory -> the checkpoints in it
     journal.py    which of them are known already, on disk
+    experts.py    which of them are for a transformer that samples
     waiting.py    which of them are complete, and done with
-    alarm.py      waits until something may have changed
+    notifier.py   waits until something may have changed
     watcher.py    new and complete -> held, spooled, handed over
 """
 

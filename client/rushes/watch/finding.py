@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
 from rushes.checkpoints.adapters import ADAPTER_CONFIG, WEIGHTS_NAME
+from rushes.checkpoints.file_names import without_expert
 from rushes.watch.names import Place, place_of_directory, place_of_file
 
 ENDING = ".safetensors"
@@ -31,6 +32,10 @@ SHELVES = ("lora_weights", "save")
 """Directories that belong to the run above them: finetrainers', OneTrainer's."""
 
 
+RunKey = tuple[Path, str | None]
+"""Directory and name of a run."""
+
+
 class Identity(NamedTuple):
     """What tells one content of a file from another without reading it."""
 
@@ -49,6 +54,8 @@ class Found:
         run_dir: the output directory of its training run.
         place: what its name says.
         identity: of `weights`.
+        own_directory: it lies in a directory that is named after its step.
+        short_experts: see `Search`.
     """
 
     path: Path
@@ -56,10 +63,25 @@ class Found:
     run_dir: Path
     place: Place
     identity: Identity
+    own_directory: bool = False
+    short_experts: bool = False
+
+    @property
+    def run_key(self) -> RunKey:
+        """What checkpoints of one run have in common."""
+        return self.run_dir, self.place.name
 
     def of(self, output_name: str | None) -> Found:
-        """This, known to be of a run called so: the last checkpoint of `lora-250131` is no epoch of a run `lora`."""
-        return replace(self, place=Place(output_name)) if self.path.stem == output_name else self
+        """This, known to be of a run called so: the last checkpoint of `lora-250131` is no epoch of a run `lora`.
+
+        A name that says of no run is that run's.
+        """
+        if not output_name:
+            return self
+        inside = self.own_directory
+        place = self.place if inside else place_of_file(self.path.stem, output_name, short_experts=self.short_experts)
+        place = replace(place, name=place.name or output_name, epochs_from_zero=self.place.epochs_from_zero)
+        return replace(self, place=place)
 
 
 @dataclass(frozen=True)
@@ -69,19 +91,33 @@ class Search:
     Args:
         recursive: directories below are runs of their own.
         exclude: further patterns of file and directory names to leave alone.
+        short_experts: `_high` and `_low` at the end of a name say which transformer a file is for.
     """
 
     recursive: bool = False
     exclude: tuple[str, ...] = ()
+    short_experts: bool = False
 
     def skips(self, name: str, also: tuple[str, ...]) -> bool:
         """True for names that are left alone; hidden ones always are."""
-        return name.startswith(".") or any(fnmatch(name, pattern) for pattern in (*also, *self.exclude))
+        if name.startswith(".") or any(fnmatch(name, pattern) for pattern in self.exclude):
+            return True
+        return any(fnmatch(name.lower(), pattern) for pattern in also)
 
 
 def find(root: Path, search: Search) -> list[Found]:
     """Checkpoints in an output directory, in no particular order; nothing where there is no such directory."""
-    return list(look_into(root, root, None, search))
+    return epochs_counted(look_into(root, root, None, search))
+
+
+def epochs_counted(checkpoints: Iterable[Found], from_zero: Collection[RunKey] = ()) -> list[Found]:
+    """Checkpoints that know whether their run counts epochs from 0: one of it does so, or `from_zero` has its key."""
+    every = list(checkpoints)
+    zero = {found.run_key for found in every if found.place.epoch == 0} | set(from_zero)
+    return [
+        replace(found, place=replace(found.place, epochs_from_zero=True)) if found.run_key in zero else found
+        for found in every
+    ]
 
 
 def look_into(directory: Path, run_dir: Path, place: Place | None, search: Search) -> Iterator[Found]:
@@ -92,12 +128,13 @@ def look_into(directory: Path, run_dir: Path, place: Place | None, search: Searc
         return
     names = {entry.name for entry in entries}
     if WEIGHTS_NAME in names and not search.skips(WEIGHTS_NAME, ()):
-        yield from found(directory, directory / WEIGHTS_NAME, run_dir, place or Place())
+        yield from found(directory, directory / WEIGHTS_NAME, run_dir, place or Place(), place is not None, search)
     for entry in entries:
         path = Path(entry.path)
-        if entry.name.endswith(ENDING):
+        if entry.name.lower().endswith(ENDING):
             if entry.name != WEIGHTS_NAME and not search.skips(entry.name, NO_CHECKPOINTS):
-                yield from found(path, path, run_dir, combined(place, place_of_file(path.stem)))
+                inner = place_of_file(path.stem, short_experts=search.short_experts)
+                yield from found(path, path, run_dir, combined(place, inner), place is not None, search)
         elif entry.is_dir(follow_symlinks=False) and place is None and not search.skips(entry.name, NO_RUNS):
             yield from look_below(path, run_dir, search)
 
@@ -115,10 +152,14 @@ def look_below(directory: Path, run_dir: Path, search: Search) -> Iterator[Found
         yield from look_into(directory, run_dir, Place(), search)
 
 
-def found(path: Path, weights: Path, run_dir: Path, place: Place) -> Iterator[Found]:
-    """A checkpoint, unless its file has just gone."""
+def found(
+    path: Path, weights: Path, run_dir: Path, place: Place, own_directory: bool, search: Search
+) -> Iterator[Found]:
+    """A checkpoint, unless its file has just gone. Where its name tells no expert, that of its run's directory may."""
+    expert = place.expert or without_expert(run_dir.name, short=search.short_experts)[1]
     try:
-        yield Found(path, weights, run_dir, place, identity(weights))
+        of_expert = replace(place, expert=expert)
+        yield Found(path, weights, run_dir, of_expert, identity(weights), own_directory, search.short_experts)
     except OSError:
         return
 
@@ -140,6 +181,19 @@ def combined(outer: Place | None, inner: Place) -> Place:
     """
     if outer is None:
         return inner
-    if outer.step is None and outer.epoch is None:
-        return Place(None, inner.step, inner.epoch)
-    return outer
+    numbers = inner if outer.step is None and outer.epoch is None else outer
+    label, expert = outer.label or inner.label, outer.expert or inner.expert
+    return Place(None, numbers.step, numbers.epoch, label, expert)
+
+
+def nothing_found(root: Path, search: Search) -> str:
+    """What was looked for in a directory that holds no checkpoint, and where some may be; for a terminal."""
+    looked = f"looked for *{ENDING} and directories like checkpoint-500 or epoch4"
+    inside = sorted(path for path in (*root.glob("*"), *root.glob("*/*")) if path.name.lower().endswith(ENDING))
+    passed_over = [path for path in inside if search.skips(path.name, NO_CHECKPOINTS)]
+    if passed_over:
+        looked += f"; {passed_over[0].name} is passed over, being a part of a model or of a state to resume from"
+    deeper = [] if search.recursive else [found.path for found in find(root, replace(search, recursive=True))]
+    if deeper:
+        looked += f"; {min(deeper).relative_to(root)} lies deeper: watch its directory, or all of them with --recursive"
+    return looked

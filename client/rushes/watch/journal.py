@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rushes._files import write_whole
-from rushes.watch.finding import Found, Identity
+from rushes.watch.finding import Found, Identity, RunKey
 
 SAMPLED = "sampled"
 SKIPPED = "skipped"
@@ -33,9 +33,13 @@ class Journal:
         self.path = path
         self.root = root
         self.exists = path.is_file()
+        self.from_zero: set[RunKey] = set()
+        """Runs whose first epoch is called 0; the file that says so may be gone."""
         self._known: dict[str, tuple[Identity, str]] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            known: Any = json.loads(path.read_text(encoding="utf-8"))["known"]
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            self.from_zero = {(root / str(below), name) for below, name in content.get("from_zero", ())}
+            known = content["known"]
             self._known = {name: (Identity(*map(int, entry[:3])), str(entry[3])) for name, entry in known.items()}
 
     def knows(self, found: Found) -> bool:
@@ -73,7 +77,8 @@ class Journal:
             OSError: the directory cannot be written.
         """
         known = {name: [*identity, done] for name, (identity, done) in self._known.items()}
-        write_whole(self.path, json.dumps({"version": 1, "known": known}, indent=0))
+        from_zero = sorted(([below.relative_to(self.root).as_posix(), name] for below, name in self.from_zero), key=str)
+        write_whole(self.path, json.dumps({"version": 1, "known": known, "from_zero": from_zero}, indent=0))
         self.exists = True
 
     def _name(self, found: Found) -> str:

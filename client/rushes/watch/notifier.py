@@ -68,7 +68,7 @@ class FileNotifier:
 
 def is_checkpoint(path: str, roots: Sequence[Path]) -> bool:
     """True for files that a checkpoint consists of, not for what Rushes itself writes in hidden directories."""
-    if not path.endswith(WATCHED_ENDINGS):
+    if not path.lower().endswith(WATCHED_ENDINGS):
         return False
     below = next((Path(path).relative_to(root) for root in roots if Path(path).is_relative_to(root)), Path(path))
     return not any(part.startswith(".") for part in below.parts)

@@ -34,7 +34,7 @@ class Waiting:
     Args:
         settle_s: how long, in seconds, a complete checkpoint must have stayed as it is. No clock but our own is asked:
             times of a network file system are those of another machine.
-        report: is told of files that never get ready.
+        report: receives a line about each file that never gets ready.
     """
 
     def __init__(self, settle_s: float, report: Callable[[str], None]) -> None:
@@ -64,10 +64,10 @@ class Waiting:
             return None
         except CheckpointIncomplete as error:
             if now - seen.since > STUCK_S:
-                self._tell(seen, str(error))
+                self._report_once(seen, str(error))
             return None
         except CheckpointError as error:
-            self._tell(seen, f"left alone: {error}")
+            self._report_once(seen, f"left alone: {error}")
             return None
         seen.whole = True
         return metadata if now - seen.since >= self.settle_s else None
@@ -81,7 +81,7 @@ class Waiting:
         for path in self._seen.keys() - there:
             del self._seen[path]
 
-    def _tell(self, seen: Seen, text: str) -> None:
+    def _report_once(self, seen: Seen, text: str) -> None:
         """Say something about a file, once for each of its contents."""
         if not seen.told:
             self.report(text)

@@ -32,7 +32,8 @@ from rushes.prompts.files import PromptLine
 from rushes.submission.build import Run, run_name
 from rushes.submission.packing import LOST, SubmissionBuilder
 from rushes.submission.spool import Spool, Submission
-from rushes.watch.finding import Found, Search, find
+from rushes.watch.experts import not_sampled, of_both_experts
+from rushes.watch.finding import Found, Search, epochs_counted, find, nothing_found
 from rushes.watch.journal import SAMPLED, SKIPPED, Journal
 from rushes.watch.names import step_of
 from rushes.watch.waiting import Waiting, metadata_of
@@ -62,7 +63,7 @@ class CheckpointWatcher:
             else they are made from where each checkpoint lies and what it is called.
         prompts: reads the prompt file anew, for each checkpoint.
         client: where samples are queued.
-        report: is told what happens, a line at a time.
+        report: receives what happens, a line at a time.
         backfill: sample what was there before, too.
         base: sample the base model once per run, as step 0.
         settle_s: see `SETTLE_S`.
@@ -94,7 +95,7 @@ class CheckpointWatcher:
         self._journals = {root: Journal(self._journal_path(root), root) for root in roots}
         self.waiting = Waiting(settle_s, report)
         self._lines = list(prompts())
-        self._packers: dict[str, SubmissionBuilder] = {}
+        self._packers: dict[tuple[str, str | None], SubmissionBuilder] = {}
         self._newest: dict[str, int] = {}
         self._with_base: set[str] = set()
         self._spools = {str(self._output_dir(root)): Spool(self._output_dir(root) / SPOOL_DIR) for root in roots}
@@ -104,6 +105,8 @@ class CheckpointWatcher:
         """Why nothing can be handed over, as far as it has been told."""
         self.failed = False
         """Something could not be written at the last look; it is tried again at the next."""
+        self._refused: set[tuple[str, str]] = set()
+        """Runs, and why checkpoints of them are left alone, as far as it was reported."""
         for root in roots:
             self._begin(root, backfill)
 
@@ -133,7 +136,10 @@ class CheckpointWatcher:
 
     def _find(self, root: Path) -> list[Found]:
         output_name = self.run.output_name if "output_name" in self.fixed else None
-        return [found.of(output_name) for found in find(root, self.search)]
+        from_zero = self._journals[root].from_zero
+        there = epochs_counted((found.of(output_name) for found in find(root, self.search)), from_zero)
+        from_zero |= {found.run_key for found in there if found.place.epoch == 0}
+        return there
 
     def _begin(self, root: Path, backfill: bool) -> None:
         """Take what lies in a directory that was never watched for known, or tell it apart to be sampled."""
@@ -146,6 +152,10 @@ class CheckpointWatcher:
         known = [found for found in old if journal.knows(found)]
         if not root.is_dir():
             self.report(f"watching {root}, which does not exist yet")
+        elif not there:
+            if not (journal.exists or backfill):
+                journal.save()
+            self.report(f"watching {root}, which holds no checkpoint yet: {nothing_found(root, self.search)}")
         elif journal.exists:
             self.report(f"watching {root}: {len(known)} checkpoints known, {len(old) - len(known)} new")
         elif backfill:
@@ -193,12 +203,15 @@ class CheckpointWatcher:
         _, journal, found, _ = ready
         run = self._run_of(found)
         step = step_of(found.place, ready.metadata, self._newest.get(run.name, 0))
+        if reason := not_sampled(found.place.expert, run):
+            self._leave_alone(journal, found, run, reason)
+            return
         packer = self._packer(run)
         try:
             held = secure(found.path, Path(run.output_dir) / SNAPSHOT_DIR)
         except CheckpointError:
             return  # gone just now; the next look says what is there
-        parcel = packer.pack(step, found.place.epoch, held)
+        parcel = packer.pack(step, found.place.epoch, held, expert=found.place.expert)
         if torn(parcel):
             return
         spool = self._spools.setdefault(run.output_dir, Spool(Path(run.output_dir) / SPOOL_DIR))
@@ -211,6 +224,15 @@ class CheckpointWatcher:
         journal.save()
         self.waiting.done(found.path)
         self._announce(found, run, step, parcel)
+
+    def _leave_alone(self, journal: Journal, found: Found, run: Run, reason: str) -> None:
+        """Pass a checkpoint over that cannot be sampled as the flags say; the reason is reported once for its like."""
+        journal.note(found, SKIPPED)
+        journal.save()
+        self.waiting.done(found.path)
+        if (run.name, reason) not in self._refused:
+            self._refused.add((run.name, reason))
+            self.report(f"left alone: {found.path.name} and further ones {reason}")
 
     def _announce(self, found: Found, run: Run, step: int, parcel: Submission) -> None:
         place = f"step {step}" if found.place.epoch is None else f"step {step}, epoch {found.place.epoch}"
@@ -248,16 +270,18 @@ class CheckpointWatcher:
             self._uploaded |= uploaded(parcel.jobs)
 
     def _packer(self, run: Run) -> SubmissionBuilder:
-        if run.name not in self._packers:
-            self._packers[run.name] = SubmissionBuilder(run, self.prompts, self._lines)
-        return self._packers[run.name]
+        key = run.name, run.label
+        if key not in self._packers:
+            self._packers[key] = SubmissionBuilder(run, self.prompts, self._lines)
+        return self._packers[key]
 
     def _run_of(self, found: Found) -> Run:
         """The run that a checkpoint belongs to: named as the trainer itself would name it."""
         output_dir = str(self._output_dir(found.run_dir))
         output_name = self.run.output_name if "output_name" in self.fixed else found.place.name
-        name = self.run.name if "name" in self.fixed else run_name(output_dir, output_name)
-        return replace(self.run, name=name, output_dir=output_dir, output_name=output_name)
+        name = self.run.name if "name" in self.fixed else run_name(of_both_experts(output_dir), output_name)
+        label = "-".join(part for part in (found.place.label, found.place.expert) if part)
+        return replace(self.run, name=name, output_dir=output_dir, output_name=output_name, label=label or None)
 
     def _output_dir(self, directory: Path) -> Path:
         return Path(self.run.output_dir) if "output_dir" in self.fixed else directory

@@ -176,23 +176,26 @@ class Checkpoint(FrozenModel):
 
     `fingerprint` is the SHA-256 of the content. `source` is where the trainer wrote the file, tried when
     `path` is gone. With `snapshot`, `path` is a link that Rushes made and removes when its last sample has ended.
+    `expert` is the transformer that the file is for, where a model has two and the file's name says so.
     """
 
     path: str
     fingerprint: str
     source: str | None = None
     snapshot: bool = False
+    expert: Expert | None = None
 
 
 class ExtraLora(FrozenModel):
     """A LoRA that is merged beside the checkpoint, with a strength of its own: a style, a distilled speed-up.
 
-    The file stays where it is; `fingerprint` is the SHA-256 of its content.
+    The file stays where it is; `fingerprint` is the SHA-256 of its content, `expert` as for `Checkpoint`.
     """
 
     path: str
     fingerprint: str
     strength: float = Field(default=1.0, allow_inf_nan=False)
+    expert: Expert | None = None
 
 
 class SampleJob(FrozenModel):
