@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service.models",),
     ("rushes_service.engine", "rushes_service.inspection"),
     ("rushes_service.queue", "rushes_service.catalogue"),
+    ("rushes_service.ranking",),
     ("rushes_service.sheets",),
     ("rushes_service.processes",),
     ("rushes_service.worker", "rushes_service.api.http", "rushes_service.doctor"),

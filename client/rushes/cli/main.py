@@ -46,6 +46,7 @@ HEAVY = {
     "up": "start Redis, the API and a worker per device; restart what dies; stop all with Ctrl-C",
     "worker": "make samples on one device until stopped",
     "api": "serve the REST API and the page",
+    "rank": "print the blind ranking of a run's checkpoints, or export its votes",
     "export": "write a run as a folder of pages that needs no server",
     "grid": "draw a run as a labelled contact sheet, a picture or a film",
     "import": "bring samples that lie on disk back into the gallery",

@@ -15,6 +15,7 @@ them on a cluster-aware proxy too.
     {rushes}:results:<run>           stream  job ids of a run in the order in which they ended
     {rushes}:about:<run>             hash    what people wrote about a run: title, note, archived
     {rushes}:favourites:<run>        set     job ids of a run that somebody marked
+    {rushes}:votes:<run>             hash    votes on pairs of samples of a run: id -> JSON
     {rushes}:answer:<key>            string  what a request with an idempotency key was answered
     {rushes}:snapshot:<path>         set     job ids that still need this checkpoint snapshot
     {rushes}:workers                 zset    worker names by last heartbeat
@@ -70,6 +71,7 @@ RESULTS_PREFIX = f"{PREFIX}:results:"
 SNAPSHOT_PREFIX = f"{PREFIX}:snapshot:"
 ABOUT_PREFIX = f"{PREFIX}:about:"
 FAVOURITES_PREFIX = f"{PREFIX}:favourites:"
+VOTES_PREFIX = f"{PREFIX}:votes:"
 ANSWER_PREFIX = f"{PREFIX}:answer:"
 LANE_PREFIX = f"{PREFIX}:lane:"
 WORKER_PREFIX = f"{PREFIX}:worker:"
@@ -111,6 +113,11 @@ def about(name: str) -> str:
 def favourites(name: str) -> str:
     """Job ids of one training run that somebody marked."""
     return FAVOURITES_PREFIX + name
+
+
+def votes(name: str) -> str:
+    """Votes on pairs of samples of one training run."""
+    return VOTES_PREFIX + name
 
 
 def answer(digest: str) -> str:

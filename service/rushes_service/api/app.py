@@ -30,6 +30,7 @@ from rushes_service.api.routes import (
     media,
     page,
     queue,
+    ranking,
     resampling,
     runs,
     samples,
@@ -43,7 +44,7 @@ from rushes_service.storage.staged import StagedFiles
 THUMBNAIL_DIR = "thumbnails"
 """Below the cache directory."""
 
-ROOMS = (samples, resampling, grids, media, runs, queue, uploads, videos, events, health, page)
+ROOMS = (samples, resampling, grids, ranking, media, runs, queue, uploads, videos, events, health, page)
 
 DESCRIPTION = """
 Samples of LoRA checkpoints, made by workers on other GPUs while training goes on.

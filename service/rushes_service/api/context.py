@@ -13,6 +13,7 @@ from rushes_service.api.background.feed import Feed
 from rushes_service.api.background.metrics import Metrics
 from rushes_service.api.background.thumbnails import Thumbnails
 from rushes_service.api.http.paths import Roots
+from rushes_service.ranking.contests import Contests
 from rushes_service.settings import Settings
 from rushes_service.storage.staged import StagedFiles
 
@@ -32,9 +33,11 @@ class Context:
     staged: StagedFiles
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     feed: Feed = field(init=False)
+    contests: Contests = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "feed", Feed(self.settings.redis_url, self.stopping))
+        object.__setattr__(self, "contests", Contests(self.client))
 
 
 def context_of(request: Request) -> Context:

@@ -109,19 +109,17 @@ class LoraRequest(FrozenModel):
     strength: float = Field(default=1.0, allow_inf_nan=False)
 
 
+RunName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""Name of a run."""
+
+
 class RunFields(FrozenModel):
     """Fields that all samples of a run share.
 
     Paths may be relative to one of the server's roots and must lie under one of them.
     """
 
-    run: str = Field(
-        default="interactive",
-        min_length=1,
-        max_length=200,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="Run it is listed under.",
-    )
+    run: RunName = Field(default="interactive", description="Run it is listed under.")
     architecture: str | None = Field(default=None, description="Model family; left out when `model` is an object.")
     model: ModelOrSource | None = Field(
         default=None,

@@ -26,6 +26,7 @@ from rushes.wire.jobs import (
     summary,
 )
 from rushes.wire.scripts import script
+from rushes_service.catalogue.entries import Entry
 from rushes_service.media.naming import MEDIA_TYPES, SAMPLE_DIR
 from rushes_service.media.receipts import read_receipt, receipt_path
 
@@ -176,6 +177,23 @@ def output_of(path: Path) -> Path:
     """The output directory that a media file belongs to."""
     folder = path.resolve().parent
     return folder.parent if folder.name == SAMPLE_DIR else folder
+
+
+def as_entry(found: Found) -> Entry:
+    """A sample on disk as the catalogue reads it from Redis."""
+    return Entry(
+        id=found.job.id,
+        state=JobState.DONE.value,
+        stage="",
+        step=0,
+        total=0,
+        created_at=found.job.submitted_at,
+        finished_at=found.finished_at,
+        worker=found.result.worker,
+        cancelling=False,
+        job=found.job.model_dump(mode="json", exclude_defaults=True),
+        result=found.result.model_dump(mode="json", exclude_defaults=True),
+    )
 
 
 def adopt(client: Client, samples: Sequence[Found]) -> int:

@@ -3,7 +3,7 @@
 import { at, go, onAddress } from "./address.js";
 import { fillPlace, resample, sampleAll } from "./asking.js";
 import { syncCompare } from "./compare.js";
-import { $, debounce, h, notice, oneAtATime, setIcon, soon, toast } from "./dom.js";
+import { $, debounce, h, notice, oneAtATime, setIcon, setTheme, soon, toast } from "./dom.js";
 import { listen } from "./keyboard.js";
 import { follow } from "./live.js";
 import { apply, cellAt, clear, columnOf, grid, load, rowOf } from "./model.js";
@@ -36,9 +36,14 @@ const actions = {
   resample: (cell) => resample(cell),
   sampleAll: (cell) => sampleAll(cell),
   queue: openQueue,
+  rank: openRanking,
   unmark: () => setMarked(null),
   compare,
 };
+
+function openRanking() {
+  if (grid.run) location.href = `rank#${new URLSearchParams({ run: grid.run })}`;
+}
 
 // From the large view with the base model; on the sheet mark one, then the other.
 function compare(cell) {
@@ -139,16 +144,13 @@ $("search").addEventListener("input", debounce(() => go({ q: $("search").value }
 $("play").addEventListener("click", () => setPlaying(!isPlaying()));
 $("queue-open").addEventListener("click", openQueue);
 $("about").addEventListener("click", () => openInfo(show));
+$("rank").addEventListener("click", openRanking);
 $("theme").addEventListener("click", () => {
   const next = THEMES[(THEMES.indexOf(localStorage.getItem("theme") ?? "") + 1) % THEMES.length];
   localStorage.setItem("theme", next);
-  showTheme();
+  setTheme();
   toast(next ? `Colours: ${next}.` : "Colours: as the system.");
 });
-
-function showTheme() {
-  document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "";
-}
 
 onPlayback(() => {
   setIcon($("play"), isPlaying() ? "pause" : "play");
@@ -171,7 +173,7 @@ onAddress(() => {
   }
 });
 
-showTheme();
+setTheme();
 showControls();
 setPlaying(isPlaying());
 listen(actions);

@@ -106,6 +106,11 @@ export function toast(text) {
   toastTimer = setTimeout(() => ($("toast").hidden = true), 4000);
 }
 
+// Light, dark, or as the system: as this browser remembers it.
+export function setTheme() {
+  document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "";
+}
+
 export function notice(text) {
   $("notice").textContent = text;
   $("notice").hidden = !text;

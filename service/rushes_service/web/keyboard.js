@@ -18,6 +18,7 @@ const KEYS = [
   ["/", "search prompts"],
   ["+ −", "larger, smaller"],
   ["q", "queue and workers"],
+  ["v", "vote: blind ranking of the checkpoints"],
   ["Esc", "close"],
 ];
 
@@ -70,6 +71,7 @@ function handle(event, actions) {
   if (key === "+" || key === "=") return zoomBy(1.2), true;
   if (key === "-") return zoomBy(1 / 1.2), true;
   if (key === "q") return actions.queue(), true;
+  if (key === "v") return actions.rank(), true;
   if (key === "?") return openHelp(), true;
   if (key === "Escape") return actions.unmark(), true;
   return false;

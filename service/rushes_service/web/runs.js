@@ -81,6 +81,7 @@ export function openInfo(reload) {
       "div",
       { className: "actions" },
       h("button", { type: "button", className: "primary", onclick: save }, "Save"),
+      h("a", { className: "button", href: `rank#${new URLSearchParams({ run: run.name })}` }, "Blind ranking"),
       h("button", { type: "button", className: "danger", onclick: stop }, "Cancel all that waits"),
       h("button", { type: "button", className: "plain", onclick: () => dialog.close() }, "Close"),
     ),

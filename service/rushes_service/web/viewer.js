@@ -58,6 +58,7 @@ function build(actions) {
         parts.play,
         parts.star,
         h("button", { type: "button", title: "Compare with the base model (c)", onclick: () => actions.compare(shownCell) }, icon("compare"), "Compare"),
+        h("button", { type: "button", title: "Blind ranking of the checkpoints", onclick: () => actions.rank() }, "Rank"),
         h("button", { type: "button", title: "Sample again with changes (r)", onclick: () => actions.resample(shownCell) }, "Re-sample…"),
         h("button", { className: "icon plain", type: "button", title: "Close (Esc)", "aria-label": "Close", onclick: () => dialog.close() }, icon("close")),
       ),

@@ -56,11 +56,48 @@ def take(browser: Browser, api: Api, name: str, view: str, width: int, height: i
     page.page.wait_for_timeout(SETTLE_MS)
     page.page.keyboard.press("Space")  # all clips show the same frame
     page.page.wait_for_timeout(SETTLE_MS)
+    keep(page, name)
+
+
+def keep(page: Visit, name: str) -> None:
+    """Write what a page looks like, and close it."""
     target = IMAGES / name
     page.page.screenshot(path=target)
     with Image.open(target) as image:
         image.convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE).save(target, optimize=True)
     page.page.context.close()
+
+
+def vote(api: Api, voter: str, count: int) -> None:
+    """Votes of somebody who prefers later checkpoints, up to step 800."""
+    for _ in range(count):
+        pair = api.http.get("/v1/ranking/pair", params={"run": "papercut-r16", "voter": voter}).json()
+        if pair["left"] is None:
+            return
+        sides = {
+            side: api.http.get(f"/v1/samples/{pair[side]['id']}").json()["job"].get("step", 0)
+            for side in ("left", "right")
+        }
+        worth = {side: step if step <= 800 else 600 for side, step in sides.items()}
+        choice = "equal" if abs(worth["left"] - worth["right"]) < 150 else max(worth, key=worth.__getitem__)
+        body = {"runs": ["papercut-r16"], "voter": voter, "left": pair["left"]["id"], "right": pair["right"]["id"]}
+        api.http.post("/v1/ranking/votes", json={**body, "choice": choice}).raise_for_status()
+
+
+def take_ranking(browser: Browser, api: Api, name: str, width: int, height: int, scheme: str, *, table: bool) -> None:
+    """The page of blind ranking, with or without its table."""
+    address = f"{api.url}/rank#run=papercut-r16"
+    page: Visit = visit(browser, address, viewport={"width": width, "height": height}, color_scheme=scheme)
+    page.page.locator("#voter").fill("ada")
+    page.page.keyboard.press("Enter")
+    page.see("#pair [data-sample]", 2)
+    if table:
+        page.page.keyboard.press("r")
+        page.see("#table tbody tr", 3)
+    page.page.wait_for_timeout(SETTLE_MS)
+    page.page.keyboard.press("Space")
+    page.page.wait_for_timeout(SETTLE_MS)
+    keep(page, name)
 
 
 def main() -> None:
@@ -77,6 +114,11 @@ def main() -> None:
             view = f"a={cell(api, 0, 'base')}&b={cell(api, 0, '1000')}"
             take(browser, api, "gallery-compare.png", view, 1280, 800)
             take(browser, api, "gallery-phone.png", "", 390, 780)
+            vote(api, "ada", 9)
+            vote(api, "bob", 14)
+            take_ranking(browser, api, "rank.png", 1280, 800, "dark", table=False)
+            take_ranking(browser, api, "rank-light.png", 1280, 900, "light", table=True)
+            take_ranking(browser, api, "rank-phone.png", 390, 780, "dark", table=False)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,13 @@ HEADERS = {
 }
 
 
+@router.head("/rank")
+@router.get("/rank")
+def rank_page() -> Response:
+    """The page of blind ranking."""
+    return FileResponse(WEB / "rank.html", media_type="text/html", headers=HEADERS)
+
+
 @router.head("/")
 @router.get("/")
 def page(request: Request, context: InContext, token: Annotated[str | None, Query()] = None) -> Response:
