@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import lora_support
 from engine_support import Recorder
 from family_support import tiny_model_spec, tiny_options
-from rushes.checkpoints.snapshots import fingerprint
+from rushes.checkpoints.safetensors import fingerprint
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob, VaeOptions
 from rushes_service.engine.engine import Engine
