@@ -34,9 +34,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service.models.rooms", "rushes_service.models.inputs", "rushes_service.models.tiny_parts"),
     ("rushes_service.models.loading",),
     ("rushes_service.models.conditioning",),
-    ("rushes_service.models.encoders", "rushes_service.models.vae"),
+    ("rushes_service.models.encoders", "rushes_service.models.llm", "rushes_service.models.vae"),
     ("rushes_service.models.base",),
-    ("rushes_service.models.wan", "rushes_service.models.hunyuan", "rushes_service.models.flux"),
+    (
+        "rushes_service.models.wan",
+        "rushes_service.models.hunyuan",
+        "rushes_service.models.flux",
+        "rushes_service.models.qwen",
+        "rushes_service.models.zimage",
+    ),
     ("rushes_service.models.framepack", "rushes_service.models.wan22"),  # HunyuanVideo and Wan with other transformers
     ("rushes_service.models",),
     ("rushes_service.engine", "rushes_service.inspection"),

@@ -23,13 +23,16 @@ from diffusers import (
 from diffusers.hooks import HookRegistry, group_offloading
 from PIL import Image
 from torch import nn
+from transformers import Qwen3ForCausalLM
 
 from rushes_service.models.hunyuan import tiny as hunyuan_tiny
+from rushes_service.models.llm import tiny as llm_tiny
 from rushes_service.models.wan import tiny as wan_tiny
+from rushes_service.models.zimage import tiny as zimage_tiny
 from rushes_service.runtime import compat_diffusers_models as models
 from rushes_service.runtime.compat_diffusers import GROUP_OFFLOADING, offload_group, offload_hook
 from rushes_service.runtime.compat_torch import copy_all
-from rushes_service.runtime.compat_transformers import PillowSiglipProcessor
+from rushes_service.runtime.compat_transformers import PillowSiglipProcessor, Qwen3, QwenVL
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,3 +164,24 @@ def test_the_image_processor_of_siglip_resizes_with_pillow():
     processor = PillowSiglipProcessor(size={"height": 8, "width": 8})
     made = processor(images=Image.new("RGB", (16, 12), "red"), return_tensors="pt")["pixel_values"]
     assert made.shape == (1, 3, 8, 8)
+
+
+def test_z_image_pads_its_sequences_to_a_multiple_that_is_read_when_it_is_called():
+    model = zimage_tiny.transformer()
+    inputs = [torch.randn(16, 1, 8, 8)], torch.tensor([0.5]), [torch.randn(9, 32)]
+    lengths = []
+    hook = model.layers[0].register_forward_pre_hook(lambda _layer, args: lengths.append(args[0].shape[1]))
+    with torch.no_grad():
+        model(*inputs)
+        with models.unpadded_z_image():
+            model(*inputs)
+    hook.remove()
+    assert lengths == [64, 16 + 9]
+
+
+def test_language_models_are_read_without_their_heads(tmp_path):
+    words = llm_tiny.qwen_tokenizer()
+    whole = Qwen3ForCausalLM(llm_tiny.qwen3(words).config)
+    whole.save_pretrained(tmp_path)
+    assert set(Qwen3.from_pretrained(tmp_path).state_dict()) == set(llm_tiny.qwen3(words).state_dict())
+    assert set(QwenVL(llm_tiny.qwen_vl(words).config).state_dict()) == set(llm_tiny.qwen_vl(words).state_dict())

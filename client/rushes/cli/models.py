@@ -22,6 +22,7 @@ DEFAULTS = ("width", "height", "frame_count", "sample_steps", "guidance_scale", 
 
 CFG_RULES: dict[CfgRule, str] = {
     "unless_one": "always, unless --l 1",
+    "above_one": "with --l above 1",
     "with_negative": "with both --n and --l other than 1",
     "with_scale": "with --l other than 1",
     "never": "never",
@@ -49,7 +50,7 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
     asked: dict[str, Any] = {field: example(field) for field in spec.requires}
     resolved, _ = resolve(Prompt(prompt="", **asked), spec)
     defaults = {field: getattr(resolved, field) for field in DEFAULTS}
-    negative = spec.negative_prompt if spec.cfg == "unless_one" else None
+    negative = spec.negative_prompt if spec.cfg in ("unless_one", "above_one") else None
     ignored = [*spec.ignores, "frame_count"] if spec.image_only else spec.ignores
     return {
         "name": spec.name,
@@ -62,6 +63,7 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
         "classifier_free_guidance": CFG_RULES[spec.cfg],
         "size_multiple": spec.size_multiple,
         "frame_stride": None if spec.image_only else resolved.frame_count - 1 if spec.sections else spec.frame_stride,
+        "versions": list(spec.versions),
         "fps": None if spec.image_only else spec.fps,
         "hub_id": spec.hub_id,
         "transformer_hub_id": spec.transformer_hub_id,
@@ -97,6 +99,7 @@ def as_text(family: dict[str, Any]) -> str:
         "defaults": f"--w {given['width']}  --h {given['height']}{frames}  {'  '.join(numbers)}",
         "sizes": f"multiples of {family['size_multiple']} pixels{frame_rule(family)}",
         "guidance": f"classifier-free: {family['classifier_free_guidance']}",
+        "versions": f"--model_version {' '.join(family['versions'])}" if len(family["versions"]) > 1 else "",
         "model": family["hub_id"],
         "and": family["transformer_hub_id"],
     }

@@ -22,6 +22,7 @@ FLUX1_KONTEXT = ArchitectureSpec(
     fps=1,
     cfg="never",
     guidance_scale=2.5,
+    dynamic_shift=True,
     uses=frozenset({"control_image_path"}),
     image_only=True,
     control_images=1,

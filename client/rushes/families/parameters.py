@@ -6,6 +6,7 @@ from rushes.errors import ArchitectureError, PromptError
 from rushes.families.one_frame import parse_one_frame
 from rushes.families.prompt_options import OPTION_OF_FIELD
 from rushes.families.spec import DEFAULT_FRAMES, DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, ArchitectureSpec
+from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import FrozenModel, ModelSpec, Prompt
 
 
@@ -57,6 +58,7 @@ def resolve(
     """
     check_required(prompt, spec)
     check_experts(model, spec)
+    check_version(model, spec)
     warnings = [
         f"{OPTION_OF_FIELD[field]} is ignored by {spec.name}"
         for field in OPTION_OF_FIELD
@@ -81,7 +83,7 @@ def resolve(
         sample_steps=prompt.sample_steps or DEFAULT_STEPS,
         cfg_scale=cfg_scale,
         guidance_scale=default(prompt.guidance_scale, spec.guidance_scale),
-        discrete_flow_shift=default(prompt.discrete_flow_shift, spec.flow_shift),
+        discrete_flow_shift=flow_shift(prompt, spec, warnings),
         lora_multiplier=1.0 if prompt.lora_multiplier is None else prompt.lora_multiplier,
         high_noise_cfg_scale=high_noise_cfg_scale(prompt, spec, model),
         **kept,
@@ -110,6 +112,26 @@ def check_experts(model: ModelSpec | None, spec: ArchitectureSpec) -> None:
         raise ArchitectureError(
             f"--rushes_lora_expert {model.lora_expert} needs --rushes_experts both: an expert alone gets every LoRA"
         )
+
+
+def check_version(model: ModelSpec | None, spec: ArchitectureSpec) -> None:
+    """Raise `ArchitectureError` for a `--model_version` that `spec` has not, naming the family that has it."""
+    version = model.model_version if model else None
+    if version is None or version in spec.versions:
+        return
+    other = next((name for name, family in ARCHITECTURES.items() if version in family.versions), None)
+    known = f"{spec.name} knows {', '.join(spec.versions)}" if spec.versions else f"{spec.name} has no versions"
+    hint = f"; it is one of {other}: say --architecture {other}" if other else ""
+    raise ArchitectureError(f"--model_version {version}: {known}{hint}")
+
+
+def flow_shift(prompt: Prompt, spec: ArchitectureSpec, warnings: list[str]) -> float | None:
+    """The shift of the schedule; None if `spec` has none, or if it is to grow with the picture."""
+    if prompt.dynamic_shift and spec.dynamic_shift:
+        return None
+    if prompt.dynamic_shift:
+        warnings.append(f"dynamic_shift is ignored by {spec.name}")
+    return default(prompt.discrete_flow_shift, spec.flow_shift)
 
 
 def high_noise_cfg_scale(prompt: Prompt, spec: ArchitectureSpec, model: ModelSpec | None) -> float | None:
@@ -167,11 +189,12 @@ def classifier_free_guidance(prompt: Prompt, spec: ArchitectureSpec) -> tuple[fl
     """CFG scale and negative prompt; (1.0, None) when the reference would not run CFG."""
     scale = spec.cfg_scale if prompt.cfg_scale is None else prompt.cfg_scale
     negative = prompt.negative_prompt
-    if spec.cfg == "unless_one":
+    if spec.cfg in ("unless_one", "above_one"):
         negative = spec.negative_prompt or "" if negative is None else negative
     elif spec.cfg == "with_scale":
         negative = negative or ""
-    if scale == 1.0 or negative is None or spec.cfg == "never":
+    off = scale <= 1.0 if spec.cfg == "above_one" else scale == 1.0
+    if off or negative is None or spec.cfg == "never":
         return 1.0, None
     return scale, negative
 

@@ -17,9 +17,9 @@ DEFAULT_STEPS = 20
 DEFAULT_FLOW_SHIFT = 14.5
 """The reference sampler's shift for every family, whatever the model was published with."""
 
-CfgRule = Literal["unless_one", "with_negative", "with_scale", "never"]
-"""When classifier-free guidance runs: always unless `--l 1`; only with both `--n` and `--l` other than 1; with `--l`
-other than 1, the negative prompt being empty unless given; not at all."""
+CfgRule = Literal["unless_one", "above_one", "with_negative", "with_scale", "never"]
+"""When classifier-free guidance runs: always unless `--l 1`; with `--l` above 1; only with both `--n` and `--l` other
+than 1; with `--l` other than 1, the negative prompt being empty unless given; not at all."""
 
 IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", "control_image_path", "one_frame"})
 
@@ -75,6 +75,12 @@ class ArchitectureSpec:
 
     control_images: int | None = None
     """How many `--ci` count, for families that use them; None counts all."""
+
+    dynamic_shift: bool = False
+    """Without a flow shift the schedule grows with the picture; prompts ask for it with `dynamic_shift`."""
+
+    versions: tuple[str, ...] = ()
+    """What `--model_version` may be; without it, the first."""
 
     variants: tuple[tuple[str, str], ...] = ()
     """Trainers' flags that turn this family into another: (flag, name of the other)."""

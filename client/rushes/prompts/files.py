@@ -136,6 +136,8 @@ def from_table(values: Mapping[str, Any], base: Path, lenient: bool) -> tuple[Pr
         del known["seed"]
     if isinstance(known.get("sample_steps"), int):
         known["sample_steps"] = max(1, min(MAX_STEPS, known["sample_steps"]))
+    if known.get("discrete_flow_shift", 0) is None:
+        known["dynamic_shift"] = True  # the one way to say so in the reference
     if isinstance(known.get("control_image_path"), str):
         known["control_image_path"] = (known["control_image_path"],)
     warnings = [

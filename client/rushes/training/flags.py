@@ -21,6 +21,7 @@ MODEL_FLAGS = (
     "dit",
     "dit_high_noise",
     "vae",
+    "text_encoder",
     "text_encoder1",
     "text_encoder2",
     "t5",
@@ -31,7 +32,7 @@ MODEL_FLAGS = (
 )
 """Flags that name parts of the base model: the trainers' own, and those of the tokenizers."""
 
-MODEL_SWITCHES = ("fp8_base", "fp8_scaled", "fp8_llm", "fp8_t5", "f1", "latent_window_size")
+MODEL_SWITCHES = ("fp8_base", "fp8_scaled", "fp8_llm", "fp8_vl", "fp8_t5", "f1", "latent_window_size")
 """Flags of the trainers that say how the base model is to be used, wherever its files are."""
 
 SAMPLED_INSTEAD = ("dit", "dit_high_noise")
@@ -72,6 +73,8 @@ def model_from_args(given: dict[str, Any], architecture: str, model: str | None)
     parts = {flag: located(given[flag]) for flag in (*flags, *MODEL_SWITCHES) if given.get(flag)}
     parts |= {flag: located(given[f"rushes_{flag}"]) for flag in SAMPLED_INSTEAD if given.get(f"rushes_{flag}")}
     parts |= {field: given[f"rushes_{field}"] for field in OWN_CHOICES if given.get(f"rushes_{field}")}
+    if spec and (version := given.get("model_version")) and version != next(iter(spec.versions), None):
+        parts["model_version"] = version  # the first is what is meant without the flag
     variants = [other for flag, other in spec.variants if given.get(flag)] if spec else []
     return checked(ModelSpec, architecture=next(iter(variants), architecture), model=located(source), **parts)
 
@@ -160,6 +163,7 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "help": "decode in tiles of this many pixels (approximate)",
     },
     "--vae_tiling": {"action": "store_true", "help": "decode in tiles (approximate)"},
+    "--text_encoder": {"metavar": "FILE", "help": "text encoder of a family with a single one (Qwen2.5-VL, Qwen3)"},
     "--text_encoder1": {"metavar": "FILE", "help": "first text encoder"},
     "--text_encoder2": {"metavar": "FILE", "help": "second text encoder"},
     "--fp8_base": {"action": "store_true", "help": "transformer's weights in fp8, computed in its own precision"},
@@ -167,7 +171,8 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "the same with a scale for every 64 weights, with --fp8_base or alone",
     },
-    "--fp8_llm": {"action": "store_true", "help": "first text encoder in fp8"},
+    "--fp8_llm": {"action": "store_true", "help": "first text encoder, or Qwen3, in fp8"},
+    "--fp8_vl": {"action": "store_true", "help": "Qwen2.5-VL in fp8"},
     "--t5": {"metavar": "FILE", "help": "T5 text encoder"},
     "--fp8_t5": {"action": "store_true", "help": "T5 in fp8"},
     "--clip": {"metavar": "FILE", "help": "CLIP image encoder"},
@@ -177,6 +182,10 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "help": "tokenizer of T5 or of the first text encoder (default: from --rushes_model or the hub)",
     },
     "--tokenizer2": {"metavar": "DIR", "help": "tokenizer of the second text encoder (default: likewise)"},
+    "--model_version": {
+        "metavar": "NAME",
+        "help": "which of a family's models it is, edit-2511 say (default: the first that `rushes models` lists)",
+    },
     "--f1": {"action": "store_true", "help": "FramePack: the model is the F1 variant"},
     "--latent_window_size": {"metavar": "N", "type": int, "help": "FramePack: latent frames in a section (default: 9)"},
     "--one_frame": {"action": "store_true", "help": "FramePack: single pictures, see --of in prompt files"},

@@ -75,6 +75,9 @@ class ModelSpec(FrozenModel):
     model: str | None = None
     dit: str | None = None
     vae: str | None = None
+    text_encoder: str | None = None
+    """The text encoder of a family that has one; `text_encoder1` and `text_encoder2` are those of a family of two."""
+
     text_encoder1: str | None = None
     text_encoder2: str | None = None
     t5: str | None = None
@@ -94,12 +97,16 @@ class ModelSpec(FrozenModel):
     """The same with scales, and only for the linear layers of its blocks."""
 
     fp8_llm: bool = False
+    fp8_vl: bool = False
     fp8_t5: bool = False
     f1: bool = False
     """FramePack's F1 variant, which makes a clip forwards from its start."""
 
     latent_window_size: int = Field(default=9, ge=1, le=256)
     """Latent frames in a section of FramePack; 9 as published."""
+
+    model_version: str | None = None
+    """Which of a family's published models it is, where files do not tell: `edit-2511`; None is the first of them."""
 
     experts: Experts = "low"
     """Which of Wan2.2's transformers make the clip; the trainers sample with the one for little noise alone."""
@@ -161,6 +168,9 @@ class Prompt(FrozenModel):
     sample_steps: int | None = Field(default=None, ge=1, le=1000)
     guidance_scale: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     discrete_flow_shift: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    dynamic_shift: bool = False
+    """No fixed shift: the schedule grows with the picture. Prompt files say so with `"discrete_flow_shift": null`."""
+
     cfg_scale: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     negative_prompt: str | None = None
     image_path: str | None = None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -157,3 +157,32 @@ def stretch_colours(layer: torch.nn.Module, picture: torch.Tensor) -> None:
     stretch = PICTURE_STD / picture.std(dim=others)
     layer.bias.copy_((layer.bias - picture.mean(dim=others)) * stretch)
     layer.weight *= stretch.view(-1, *[1] * (layer.weight.ndim - 1))
+
+
+@torch.no_grad()
+def image_vae() -> AutoencoderKL:
+    """FLUX's VAE layout (16 channels, 8 times smaller), eight channels wide throughout."""
+    widths = [8, 8, 8, 8]
+    model = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        block_out_channels=widths,
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=4,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.1159,
+        scaling_factor=0.3611,
+    ).eval()
+    model.requires_grad_(False)
+    for upsampler in (block.upsamplers[0] for block in model.decoder.up_blocks if block.upsamplers):
+        blur(upsampler.conv)
+    last = model.decoder.conv_out
+    blur(last)
+    rescale(last, FAINT)
+    picture = model.decode(torch.randn(1, 16, 16, 16) / model.config.scaling_factor).sample
+    stretch_colours(last, picture)
+    return model

@@ -5,7 +5,8 @@ Importing it imports those classes. `tests/house/test_compat.py` checks the name
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
 )
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.transformers import transformer_z_image
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTimeTextImageEmbedding
 from torch import nn
 
@@ -81,3 +83,13 @@ def pooled_rotation(
 ) -> Rotation:
     """FramePack's rotary embedding of tokens [frames * rows * columns], averaged over `pooling` tokens."""
     return transformer._pad_rotary_emb(rotation, rows, columns, pooling)  # type: ignore[no-any-return,operator]
+
+
+@contextlib.contextmanager
+def unpadded_z_image() -> Iterator[None]:
+    """Inside, Z-Image's transformer takes sequences of any length, where it pads them to multiples of 32 tokens."""
+    multiple, transformer_z_image.SEQ_MULTI_OF = transformer_z_image.SEQ_MULTI_OF, 1
+    try:
+        yield
+    finally:
+        transformer_z_image.SEQ_MULTI_OF = multiple

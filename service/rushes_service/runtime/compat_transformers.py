@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import transformers
 
 PillowSiglipProcessor = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor  # type: ignore[attr-defined]
 """SigLIP's image processor that resizes with Pillow, as that of the reference."""
+
+
+class QwenVL(transformers.Qwen2_5_VLModel):  # type: ignore[misc]
+    """Qwen2.5-VL without the head that predicts words. Models are published with one, which is passed over silently."""
+
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head"]
+
+
+class Qwen3(transformers.Qwen3Model):  # type: ignore[misc]
+    """Qwen3, likewise."""
+
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head"]

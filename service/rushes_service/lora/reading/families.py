@@ -18,6 +18,7 @@ from rushes_service.lora.reading.keys import split
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLUX, HUNYUAN, FRAMEPACK, WAN = "flux1", "hunyuan-video", "framepack", "wan"
+QWEN, Z_IMAGE = "qwen-image", "z-image"
 
 STATED: tuple[tuple[str, str], ...] = (
     (r"skyreels[-_ ]?v?1", HUNYUAN),
@@ -28,11 +29,11 @@ STATED: tuple[tuple[str, str], ...] = (
     (r"chroma", "chroma"),
     (r"flux[-_. ]?2|klein", "flux2"),
     (r"flux", FLUX),
-    (r"qwen[-_ ]?image", "qwen-image"),
+    (r"qwen[-_ ]?image", QWEN),
     (r"(?:^|[^a-z])wan(?:[^a-z]|$)|skyreels[-_ ]?v?2", WAN),
     (r"ltx", "ltx-video"),
     (r"cogvideo", "cogvideox"),
-    (r"z[-_ ]?image", "z-image"),
+    (r"z[-_ ]?image", Z_IMAGE),
     (r"stable[-_ ]?diffusion|sdxl|(?:^|[^a-z])sd[-_ ]?(?:v|x|[123])", "stable-diffusion"),
     (r"(lumina|hidream|kandinsky|cosmos|mochi|pixart|sana|aura[-_ ]?flow|omnigen|ideogram|krea|anima|kolors)", ""),
 )
@@ -53,16 +54,18 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"single_blocks_\d+_(modulation_lin(_|\.|$)|norm_)", (FLUX,)),
     (r"(double|single)_blocks[._]\d+", (FLUX, HUNYUAN)),  # ComfyUI has FLUX's inner names for both
     (r"clean_x_embedder|image_projection", (FRAMEPACK,)),
+    (r"transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)", (QWEN,)),
+    (r"^lora_unet_transformer_blocks_\d+_attn(?!\d)", (FRAMEPACK, QWEN)),
     (r"^lora_unet_(single_)?transformer_blocks_\d+_(attn|ff|norm|proj)(?!\d)", (FRAMEPACK,)),
     (r"token_refiner", (HUNYUAN, FRAMEPACK)),
-    (r"transformer_blocks[._]\d+[._]((img|txt)_(mlp|mod))", ("qwen-image",)),
     (r"transformer_blocks[._]\d+[._]attn[12]", ("ltx-video", "cogvideox")),
+    (r"(^|[._])transformer_blocks[._]\d+[._]attn[._]", (FLUX, HUNYUAN, FRAMEPACK, QWEN)),
     (r"(^|[._])(single_)?transformer_blocks[._]\d+[._]", (FLUX, HUNYUAN, FRAMEPACK)),
-    (r"(^|[._])layers[._]\d+[._](attention|feed_forward)", ("z-image",)),
+    (r"(^|[._])(layers|(noise|context)_refiner)[._]\d+[._](attention|feed_forward)", (Z_IMAGE,)),
 )
 """What gives a family away in a key. The first sign that is found counts; several families share some names."""
 
-DEPTHS = {FLUX: (19, 38), HUNYUAN: (20, 40), FRAMEPACK: (20, 40)}
+DEPTHS = {FLUX: (19, 38), HUNYUAN: (20, 40), FRAMEPACK: (20, 40), QWEN: (60, 0)}
 """Double and single blocks of the released models: FLUX and HunyuanVideo share names and widths, but not depth."""
 
 DOUBLE = re.compile(r"(?:double_blocks|(?<!single_)transformer_blocks)[._](\d+)[._]")

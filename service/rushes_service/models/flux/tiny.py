@@ -6,19 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
-from rushes_service.models.tiny_parts import (
-    FAINT,
-    VELOCITY_STD,
-    blur,
-    build_once,
-    byte_tokenizer,
-    rescale,
-    stretch_colours,
-)
+from rushes_service.models.tiny_parts import VELOCITY_STD, build_once, byte_tokenizer, image_vae, rescale
 
 RECIPE = 1
 """Raised when a change here makes different weights."""
@@ -51,7 +43,7 @@ def pipeline() -> FluxKontextPipeline:
         tokenizer_2=byte_tokenizer(),
         text_encoder_2=t5_encoder(),
         transformer=transformer(),
-        vae=vae(),
+        vae=image_vae(),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
     )
 
@@ -117,33 +109,4 @@ def transformer() -> FluxTransformer2DModel:
         txt_ids=torch.zeros(16, 3),
     ).sample
     rescale(model.proj_out, VELOCITY_STD / velocity.std())
-    return model
-
-
-@torch.no_grad()
-def vae() -> AutoencoderKL:
-    """FLUX's VAE layout (16 channels, 8 times smaller), eight channels wide throughout."""
-    widths = [8, 8, 8, 8]
-    model = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=["DownEncoderBlock2D"] * len(widths),
-        up_block_types=["UpDecoderBlock2D"] * len(widths),
-        block_out_channels=widths,
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=4,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        shift_factor=0.1159,
-        scaling_factor=0.3611,
-    ).eval()
-    model.requires_grad_(False)
-    for upsampler in (block.upsamplers[0] for block in model.decoder.up_blocks if block.upsamplers):
-        blur(upsampler.conv)
-    last = model.decoder.conv_out
-    blur(last)
-    rescale(last, FAINT)
-    picture = model.decode(torch.randn(1, 16, 16, 16) / model.config.scaling_factor).sample
-    stretch_colours(last, picture)
     return model

@@ -10,6 +10,7 @@ from rushes_service.models.loading.build_plans import VAE_PREFIXES, BuildPlan
 from rushes_service.models.loading.files.naming import Rule
 from rushes_service.models.loading.files.rules import substituted
 from rushes_service.models.loading.files.shapes import Config, Shapes
+from rushes_service.models.vae.wan_names import wan_vae_rule
 
 
 def block_widths(s: Shapes, end: str) -> list[int]:
@@ -63,6 +64,16 @@ def latent_diffusion_rule(config: Mapping[str, Any]) -> Rule:
     )
 
 
+def qwen_vae_config(s: Shapes, base: Mapping[str, Any]) -> Config:
+    """Qwen-Image's VAE, for pictures or for layers with transparency."""
+    first = ("encoder.conv1.weight", "encoder.conv_in.weight")
+    return {
+        "base_dim": s.rows(*first) // base["dim_mult"][0],
+        "input_channels": s.columns(*first),
+        "z_dim": s.rows("conv2.weight", "post_quant_conv.weight"),
+    }
+
+
 BUILD_PLANS = (
     BuildPlan(
         "AutoencoderKL",
@@ -71,4 +82,5 @@ BUILD_PLANS = (
         anchors=("block_out_channels",),
         prefixes=VAE_PREFIXES,
     ),
+    BuildPlan("AutoencoderKLQwenImage", qwen_vae_config, wan_vae_rule, anchors=("z_dim",), prefixes=VAE_PREFIXES),
 )

@@ -1,0 +1,31 @@
+"""Qwen-Image's families. Defaults are those of musubi-tuner 0.3.4's qwen_image_train_network.py."""
+
+from __future__ import annotations
+
+from rushes.families.spec import ArchitectureSpec, ModelFile
+
+QWEN_FILES = (
+    ModelFile("dit", "transformer", ("qwen-image-transformer",)),
+    ModelFile("vae", "vae", ("qwen-image-vae", "wan-vae")),
+    ModelFile("text_encoder", "text_encoder", ("qwen2.5-vl",)),
+    ModelFile("tokenizer1", "tokenizer"),
+)
+
+QWEN_IMAGE = ArchitectureSpec(
+    name="qwen-image",
+    title="Qwen-Image, pictures from words",
+    hub_id="Qwen/Qwen-Image",
+    size_multiple=16,
+    frame_stride=1,
+    fps=1,
+    cfg="above_one",
+    cfg_scale=4.0,
+    negative_prompt=" ",
+    dynamic_shift=True,
+    image_only=True,
+    versions=("original",),
+    sampled=True,
+    files=QWEN_FILES,
+)
+
+FAMILIES = (QWEN_IMAGE,)

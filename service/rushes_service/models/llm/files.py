@@ -1,0 +1,60 @@
+"""How language models are read from single files, or from the shards they are published as."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rushes.errors import ModelError
+from rushes_service.models.loading.build_plans import BuildPlan
+from rushes_service.models.loading.files.naming import Rule
+from rushes_service.models.loading.files.rules import substituted, unchanged
+from rushes_service.models.loading.files.shapes import Config, Shapes, heads, unpublished
+
+
+def decoder_config(s: Shapes, base: Mapping[str, Any], prefix: str = "") -> Config:
+    """A decoder of Qwen's or Llama's kind, whose names begin with `prefix`."""
+    vocabulary, width = s.shape(f"{prefix}embed_tokens.weight")
+    size = base.get("head_dim") or base["hidden_size"] // base["num_attention_heads"]
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_attention_heads": heads(s.rows(f"{prefix}layers.0.self_attn.q_proj.weight"), size, s.path),
+        "num_key_value_heads": heads(s.rows(f"{prefix}layers.0.self_attn.k_proj.weight"), size, s.path),
+        "intermediate_size": s.rows(f"{prefix}layers.0.mlp.gate_proj.weight"),
+        "num_hidden_layers": s.count(rf"{re.escape(prefix)}layers\.(\d+)\."),
+    }
+
+
+def qwen_vl_config(s: Shapes, base: Mapping[str, Any]) -> Config:
+    """Qwen2.5-VL in Qwen's or in ComfyUI's names.
+
+    Raises:
+        ModelError: its width is none that was published.
+    """
+    prefix = "model.language_model." if s.has("model.language_model.embed_tokens.weight") else "model."
+    text, eyes = base["text_config"], base["vision_config"]
+    found = decoder_config(s, text, prefix)
+    if found["hidden_size"] != text["hidden_size"]:
+        raise ModelError(unpublished(s.path, "hidden_size", found["hidden_size"]))
+    depth = s.count(r"(?:model\.)?visual\.blocks\.(\d+)\.")
+    return {"text_config": {**text, **found}, "vision_config": {**eyes, "depth": depth}}
+
+
+def qwen_vl_rule(_config: Mapping[str, Any]) -> Rule:
+    """Qwen2.5-VL without the head that predicts words: `model.layers` and `visual` of the first release."""
+    return substituted(((r"^language_model\.", "model."), (r"^visual\.", "visual.")))
+
+
+BUILD_PLANS = (
+    BuildPlan("Qwen2_5_VLModel", qwen_vl_config, qwen_vl_rule, unused=r"^lm_head"),
+    BuildPlan(
+        "Qwen3Model",
+        decoder_config,
+        unchanged,
+        anchors=("hidden_size",),
+        prefixes=("model.",),
+        unused=r"lm_head|inv_freq",
+    ),
+)

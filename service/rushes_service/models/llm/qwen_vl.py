@@ -1,0 +1,36 @@
+"""Qwen-Image's text encoder: Qwen2.5-VL inside a system prompt, which is cut off again.
+
+Facts are musubi-tuner 0.3.4's (qwen_image/qwen_image_utils.py): the last hidden states, after the final norm, without
+the first 34 tokens, of 1024 tokens of text at most. diffusers' pipeline has the same template and cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import QwenImagePipeline
+from transformers import AutoTokenizer
+
+from rushes_service.models.conditioning import Conditioning
+from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.runtime.compat_transformers import QwenVL
+
+
+class QwenImageText(LazyEncoder):
+    """Qwen2.5-VL, reading words alone."""
+
+    @torch.no_grad()
+    def encode(self, text: str) -> Conditioning:
+        """Embedding of one text: `embeds` [1, n, 3584], a row for each of its tokens."""
+        embeds, _ = self.loaded.encode_prompt(text, device=self.device)
+        return {"embeds": embeds}
+
+    def load(self) -> Any:
+        return QwenImagePipeline(
+            tokenizer=self.part("tokenizer", AutoTokenizer),
+            text_encoder=self.encoder("text_encoder", QwenVL),
+            vae=None,
+            scheduler=None,
+            transformer=None,
+        )

@@ -1,0 +1,117 @@
+"""Tiny language models over the bytes of a prompt, with tokenizers that cut a system prompt into its published count.
+
+The real encoders cut off a fixed number of tokens before the text; the tokenizers made here need that very number for
+the very same words, and one token for every other byte.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLModel,
+    Qwen3Config,
+    Qwen3Model,
+)
+
+TEXT_DIM = 32
+END, PAD = "<|im_end|>", "<|endoftext|>"
+SPECIALS = (PAD, "<|im_start|>", END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+WORDS = ("system", "user", "assistant", "\n", "<think>", "</think>")
+SINGLE_TOKENS = re.compile(rf"({'|'.join(re.escape(word) for word in (*SPECIALS, *WORDS))})")
+"""What is one token to the real tokenizers too."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+"""Qwen's, as far as a single message of a user needs it."""
+
+
+def pieces(before: str, count: int) -> list[str]:
+    """A template's text before the prompt, cut into `count` pieces: its longest part; the others are one each."""
+    parts = [part for part in SINGLE_TOKENS.split(before) if part]
+    longest = max(parts, key=len)
+    cuts = count - (len(parts) - 1)
+    size = len(longest) // cuts
+    # All of one length but the last: the tokenizer takes the longest piece that fits, and must find each of these.
+    ends = [*range(0, cuts * size, size), len(longest)]
+    return [longest[start:stop] for start, stop in pairwise(ends)]
+
+
+def qwen_tokenizer(*cut: tuple[str, int], max_length: int = 2048) -> PreTrainedTokenizerFast:
+    """One token for each of Qwen's special ones, one for every other byte.
+
+    Args:
+        cut: texts before prompts, and of how many tokens each is to be.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIALS])
+    words = [*WORDS, *(piece for before, count in cut for piece in pieces(before, count))]
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in dict.fromkeys(words)])
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=max_length, padding_side="right"
+    )
+    found.chat_template = CHAT_TEMPLATE
+    return found
+
+
+def qwen_vl(words: PreTrainedTokenizerFast) -> Qwen2_5_VLModel:
+    """Two layers of Qwen2.5-VL, and two of its eyes."""
+    token = words.convert_tokens_to_ids
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": TEXT_DIM,
+        "intermediate_size": 2 * TEXT_DIM,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
+        "bos_token_id": token(PAD),
+        "eos_token_id": token(END),
+    }
+    eyes = {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": TEXT_DIM,
+        "fullatt_block_indexes": [1],
+        "window_size": 56,
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=eyes,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+    )
+    return Qwen2_5_VLModel(config).eval().requires_grad_(False)
+
+
+def qwen3(words: PreTrainedTokenizerFast, layers: int = 3) -> Qwen3Model:
+    """A few layers of Qwen3."""
+    config = Qwen3Config(
+        vocab_size=len(words),
+        hidden_size=TEXT_DIM,
+        intermediate_size=2 * TEXT_DIM,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=words.pad_token_id,
+        bos_token_id=words.pad_token_id,
+        eos_token_id=words.eos_token_id,
+    )
+    return Qwen3Model(config).eval().requires_grad_(False)

@@ -1,0 +1,242 @@
+"""Qwen-Image, through diffusers' `QwenImagePipeline`, with the reference sampler's schedule and noise.
+
+Facts are musubi-tuner 0.3.4's (qwen_image_train_network.py, qwen_image/qwen_image_utils.py): the shift of the schedule
+is fixed unless a prompt file says null, the last noise level is 0.02 whatever the shift, and noise is drawn in the
+transformer's precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+from torch import nn
+
+from rushes.errors import ModelError, PromptError
+from rushes.families.parameters import SampleParameters
+from rushes.families.qwen import QWEN_IMAGE
+from rushes.families.spec import ArchitectureSpec
+from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes_service.lora.targets import NameTable, name_table
+from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes_service.models.conditioning import Conditioning, ConditioningCache
+from rushes_service.models.llm.qwen_vl import QwenImageText
+from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.from_files import find_source
+from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.vae.qwen import LATENT_CHANNELS, SPATIAL_RATIO, decode_qwen
+from rushes_service.models.vae.tiles import plan_tiles
+from rushes_service.runtime.devices import name_of
+from rushes_service.runtime.float8 import precision
+
+PATCH = 16
+"""Pixels per side of one token: eight in the VAE, two in the packing."""
+
+LAST_SIGMA = 0.02
+"""Noise level that the last step starts from, whatever the shift."""
+
+SHIFT_AT_256_TOKENS, SHIFT_AT_8192_TOKENS = 0.5, 0.9
+"""`mu` of the shift that grows with the picture, linear in its number of tokens and not clamped."""
+
+
+class QwenImage(Architecture):
+    """What all of Qwen-Image share; a subclass says what its pipeline is called and what else conditions it."""
+
+    pipelines: ClassVar[tuple[str, ...]]
+    """Classes that `model_index.json` may name."""
+
+    blocks = ("transformer_blocks",)
+
+    vae_dtype: ClassVar[torch.dtype] = torch.float32
+    """bfloat16, as the file is stored in and the reference decodes it, shows in flat areas."""
+
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
+    ) -> None:
+        super().__init__(model, device, dtype, file_hashes)
+        components = ("transformer", "vae")
+        self.source: Source = find_source(model, self.spec, self.pipelines, components, self.file_hashes)
+        self._text_files: str | None = None
+        self._pipe: Any = None
+
+    @classmethod
+    def check(cls, parameters: SampleParameters) -> None:
+        if parameters.discrete_flow_shift == 0:
+            raise PromptError(
+                f"--fs 0 leaves nothing to denoise; {cls.spec.name} needs a flow shift above 0 (2.2 is close to how "
+                'the model is published; in a .json file "discrete_flow_shift": null makes it grow with the picture)',
+                key="discrete_flow_shift",
+            )
+        if parameters.sample_steps == 1:
+            raise PromptError(
+                f"--s 1 cannot be sampled: {cls.spec.name}'s last step starts from a noise level of {LAST_SIGMA}, its "
+                "first from 1, so it takes two at least",
+                key="sample_steps",
+            )
+
+    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
+        warnings = []
+        if vae.chunk_size is not None:
+            warnings.append("--vae_chunk_size changes nothing for Qwen-Image: its pictures have no time to split")
+        if tiles := plan_tiles(vae, parameters.width, parameters.height):
+            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
+        return tuple(warnings)
+
+    def load(self) -> None:
+        quiet_loading_bars()
+        model = self.source.load("transformer", QwenImageTransformer2DModel, self.dtype)
+        self.check_config(model.config)
+        coder = self.source.load("vae", AutoencoderKLQwenImage, self.vae_dtype)
+        for part in (model, coder):
+            part.requires_grad_(False).to(self.device).eval()
+        self._pipe = self.pipeline(transformer=model, vae=coder, scheduler=FlowMatchEulerDiscreteScheduler())
+        self._pipe.set_progress_bar_config(disable=True)
+
+    def check_config(self, config: Any) -> None:
+        """Raise `ModelError` unless a transformer of this configuration is of this family."""
+        if config.use_layer3d_rope or config.use_additional_t_cond:
+            raise ModelError(
+                f"{self.source.place('transformer')} is Qwen-Image-Layered: say --architecture qwen-image-layered"
+            )
+        if config.zero_cond_t:
+            raise ModelError(
+                f"{self.source.place('transformer')} is Qwen-Image-Edit-2511: say --architecture qwen-image-edit "
+                "--model_version edit-2511"
+            )
+
+    def pipeline(self, **parts: Any) -> Any:
+        """The pipeline around loaded parts, without text encoder."""
+        return QwenImagePipeline(tokenizer=None, text_encoder=None, **parts)
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self._pipe.transformer  # type: ignore[no-any-return]
+
+    @property
+    def vae(self) -> AutoencoderKLQwenImage:
+        """The loaded VAE."""
+        return self._pipe.vae
+
+    def lora_names(self) -> NameTable:
+        return name_table(self.transformer, lambda name: name)
+
+    def text_key(self, text: str) -> dict[str, Any]:
+        """Cache key of a text's embedding, see `QwenImageText.encode`."""
+        if self._text_files is None:
+            self._text_files = self.source.fingerprint(QwenImageText.parts)
+        dtype = precision(self.dtype, float8=self.model.fp8_vl)
+        return {"kind": "qwen-image", "files": self._text_files, "dtype": dtype, "text": text}
+
+    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
+        texts = {"prompt_embeds": parameters.prompt}
+        if parameters.negative_prompt is not None:
+            texts["negative_prompt_embeds"] = parameters.negative_prompt
+        encoder = QwenImageText(self.source, self.device, self.dtype, float8=self.model.fp8_vl)
+        try:
+            found = {
+                name: cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"]
+                for name, text in texts.items()
+            }
+        finally:
+            encoder.free()
+        return {name: tensor.to(self.device, self.dtype) for name, tensor in found.items()}
+
+    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+        scheduler = self._pipe.scheduler = schedule(parameters)
+        total = parameters.sample_steps
+
+        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+            on_step(index + 1, total, tensors["latents"])
+            return {}
+
+        packed = self._pipe(
+            **conditioning,
+            **all_valid(conditioning),
+            latents=initial_noise(parameters, self.device, self.dtype),
+            width=parameters.width,
+            height=parameters.height,
+            sigmas=unshifted(total),
+            num_inference_steps=total,
+            true_cfg_scale=parameters.cfg_scale,
+            output_type="latent",
+            return_dict=False,
+            callback_on_step_end=step_ended,
+        )[0]
+        return Denoised(unpacked(packed, parameters), self.facts(scheduler))
+
+    def facts(self, scheduler: FlowMatchEulerDiscreteScheduler) -> dict[str, Any]:
+        """What the receipt says about the sampler."""
+        return {
+            "scheduler": "Euler (flow)",
+            "sigmas": scheduler.sigmas.tolist(),
+            "vae_dtype": name_of(self.vae_dtype),
+        }
+
+    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
+        height, width = (SPATIAL_RATIO * size for size in latents.shape[-2:])
+        pixels = decode_qwen(self.vae, latents, plan_tiles(vae, width, height)).float()
+        yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)
+
+
+class QwenTextToImage(QwenImage):
+    """qwen-image."""
+
+    spec: ClassVar[ArchitectureSpec] = QWEN_IMAGE
+    pipelines = ("QwenImagePipeline",)
+
+
+def all_valid(conditioning: Conditioning) -> dict[str, torch.Tensor]:
+    """Masks without padding, of embeddings that have none; the pipeline wants to be told."""
+    return {
+        f"{name}_mask": torch.ones(tensor.shape[:2], dtype=torch.long, device=tensor.device)
+        for name, tensor in conditioning.items()
+    }
+
+
+def unshifted(steps: int) -> np.ndarray:
+    """Noise levels [steps] before the shift, as the reference hands them to its scheduler."""
+    return np.linspace(1.0, 1 / steps, steps)
+
+
+def schedule(parameters: SampleParameters) -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler of a sample."""
+    shift = parameters.discrete_flow_shift
+    return FlowMatchEulerDiscreteScheduler(
+        shift=shift or 1.0,
+        shift_terminal=LAST_SIGMA,
+        use_dynamic_shifting=shift is None,
+        base_image_seq_len=256,
+        max_image_seq_len=8192,
+        base_shift=SHIFT_AT_256_TOKENS,
+        max_shift=SHIFT_AT_8192_TOKENS,
+    )
+
+
+def initial_noise(parameters: SampleParameters, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Noise [1, tokens, 64] in `dtype`, drawn as latents [1, 1, 16, h, w] in that very precision."""
+    rows, columns = parameters.height // SPATIAL_RATIO, parameters.width // SPATIAL_RATIO
+    generator = torch.Generator(device).manual_seed(parameters.seed)
+    drawn = torch.randn(1, 1, LATENT_CHANNELS, rows, columns, generator=generator, device=device, dtype=dtype)
+    return packed(drawn[:, 0])
+
+
+def packed(latents: torch.Tensor) -> torch.Tensor:
+    """Latents [1, 16, 2h, 2w] as tokens [1, h w, 64]."""
+    batch, channels, rows, columns = latents.shape
+    grid = latents.view(batch, channels, rows // 2, 2, columns // 2, 2)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows // 2 * (columns // 2), channels * 4)
+
+
+def unpacked(tokens: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
+    """Tokens [1, h w, 64] as latents [1, 16, 1, 2h, 2w] in float32."""
+    rows, columns = parameters.height // PATCH, parameters.width // PATCH
+    grid = tokens.float().view(1, rows, columns, LATENT_CHANNELS, 2, 2)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(1, LATENT_CHANNELS, 1, 2 * rows, 2 * columns)

@@ -1,0 +1,90 @@
+"""A tiny Qwen-Image model with random weights: real classes, no network, below 2 MB. See `tiny_parts`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+
+from rushes_service.models.llm.tiny import TEXT_DIM, qwen_tokenizer, qwen_vl
+from rushes_service.models.tiny_parts import FAINT, VELOCITY_STD, blur, build_once, rescale, stretch_colours
+
+RECIPE = 1
+"""Raised when a change here makes different weights."""
+
+PROMPT_GAIN = 8.0
+"""Makes the prompt show in the picture."""
+
+AXES = (4, 6, 6)
+"""Rotary dimensions of each head for picture, row and column."""
+
+
+def build_tiny_qwen(directory: Path, *, seed: int = 0) -> Path:
+    """Write a complete `QwenImagePipeline` directory to `directory` and return it; as `build_tiny_wan`.
+
+    Raises:
+        ConfigError: `directory` exists and holds something else.
+    """
+    recipe = json.dumps({"recipe": RECIPE, "family": "qwen-image", "seed": seed})
+    return build_once(directory, recipe, pipeline, seed=seed)
+
+
+def pipeline() -> QwenImagePipeline:
+    """The tiny pipeline in float32 on the CPU."""
+    template = QwenImagePipeline(None, None, None, None, None)
+    before = template.prompt_template_encode.partition("{}")[0]
+    words = qwen_tokenizer((before, template.prompt_template_encode_start_idx))
+    return QwenImagePipeline(
+        tokenizer=words,
+        text_encoder=qwen_vl(words),
+        transformer=transformer(),
+        vae=vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
+    )
+
+
+@torch.no_grad()
+def transformer() -> QwenImageTransformer2DModel:
+    """Two blocks, 32 wide, scaled so that the velocity it predicts is as large as the noise."""
+    model = QwenImageTransformer2DModel(
+        num_layers=2,
+        attention_head_dim=sum(AXES),
+        num_attention_heads=2,
+        joint_attention_dim=TEXT_DIM,
+        axes_dims_rope=AXES,
+    ).eval()
+    model.requires_grad_(False)
+    rescale(model.txt_in, PROMPT_GAIN)
+    velocity = model(
+        hidden_states=torch.randn(1, 16, 64),
+        encoder_hidden_states=torch.randn(1, 16, TEXT_DIM),
+        timestep=torch.tensor([0.5]),
+        img_shapes=[[(1, 4, 4)]],
+    ).sample
+    rescale(model.proj_out, VELOCITY_STD / velocity.std())
+    return model
+
+
+@torch.no_grad()
+def vae(channels: int = 3) -> AutoencoderKLQwenImage:
+    """Qwen-Image's VAE layout (16 channels, 8 times smaller), four channels wide at its finest."""
+    model = AutoencoderKLQwenImage(
+        base_dim=4, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[], input_channels=channels
+    ).eval()
+    model.requires_grad_(False)
+    spatial = [part for part in model.decoder.modules() if isinstance(part, torch.nn.Conv2d)]
+    for layer in (*(part for part in spatial if part.kernel_size == (3, 3)), model.decoder.conv_out):
+        blur(layer)
+    mean = torch.tensor(model.config.latents_mean).view(1, 16, 1, 1, 1)
+    std = torch.tensor(model.config.latents_std).view(1, 16, 1, 1, 1)
+    last = model.decoder.conv_out
+    rescale(last, FAINT)
+    stretch_colours(last, model.decode(torch.randn(1, 16, 1, 16, 16) * std + mean).sample)
+    return model

@@ -1,0 +1,67 @@
+"""A LoRA of each family, as its trainer writes it, given to each other family: refused, and both are named."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from family_support import FAMILIES, tiny_model_spec
+from lora_support import linears, musubi, write
+from rushes.errors import LoraMismatch
+from rushes_service.lora.merge import LoraMerger
+from rushes_service.lora.reading import read_lora
+from rushes_service.lora.targets import NameTable
+from rushes_service.models.registry import find
+
+SYSTEMS = {
+    "wan": ("wan",),
+    "hunyuan-video": ("hunyuan-video-i2v", "skyreels-v1"),
+    "framepack": ("framepack",),
+    "flux1": ("flux1",),
+    "qwen-image": ("qwen-image",),
+    "z-image": ("z-image",),
+}
+"""What messages call families with one transformer between them, and how their names begin."""
+
+KIN = {("framepack", "hunyuan-video"), ("hunyuan-video", "framepack")}
+"""FramePack is built on HunyuanVideo, and takes LoRAs of it whose keys fit."""
+
+
+def system(name: str) -> str:
+    """What messages call the family `name`."""
+    return next((label for label, begins in SYSTEMS.items() if name == label or name.startswith(begins)), name)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("matrix")
+
+
+@cache
+def loaded(name: str, directory: Path) -> tuple[NameTable, dict[str, torch.Size], Path]:
+    """A family's names and shapes, and a LoRA of it."""
+    base = find(name)(tiny_model_spec(name, directory), torch.device("cpu"), torch.float32)
+    base.load()
+    names = base.lora_names()
+    modules = linears(base.transformer, names, original=system(name) != "framepack")
+    path = write(musubi(modules, torch.Generator().manual_seed(0)), directory / f"{name}.safetensors")
+    return names, dict(LoraMerger(base.transformer).shapes), path
+
+
+@pytest.mark.parametrize("trained", FAMILIES)
+def test_a_lora_of_one_family_is_refused_by_the_others_with_both_names(trained: str, directory: Path) -> None:
+    _, _, path = loaded(trained, directory)
+    for sampled in FAMILIES:
+        names, shapes, _ = loaded(sampled, directory)
+        if system(sampled) != system(trained) and (system(trained), system(sampled)) not in KIN:
+            with pytest.raises(LoraMismatch) as refusal:
+                read_lora(path, names, shapes, family=sampled)
+            assert system(trained) in str(refusal.value)
+            assert sampled in str(refusal.value)
+
+
+def test_every_family_belongs_to_a_system() -> None:
+    assert {system(name) for name in FAMILIES} == set(SYSTEMS)
