@@ -113,3 +113,15 @@ def test_on_a_phone_the_pictures_are_one_above_the_other_and_a_touch_is_a_vote(r
     expect(found.page.locator("#count")).to_contain_text("1 of about 16")
     assert ada.votes() == 1
     assert found.errors == []
+
+
+def test_a_strength_is_swept_from_the_large_view(run: Api, browser: Browser) -> None:
+    sample = next(record.id for record in run.queue.list(run="cut", limit=100) if record.job and record.job.step == 500)
+    found = visit(browser, f"{run.url}/#run=cut&sample={sample}")
+    found.page.get_by_role("button", name="Sweep the strength").click()
+    found.page.locator("#ask button.primary").click()
+
+    found.page.wait_for_url("**/#run=cut-sweep-500")
+    titles = ["base model", "× 0.4", "× 0.6", "× 0.8", "× 1", "× 1.2"]
+    expect(found.page.locator(".head strong")).to_have_text(titles)
+    assert found.errors == []

@@ -34,6 +34,7 @@ environment:
 LIGHT = {
     "prompts": "check a prompt file and show what it asks for",
     "submit": "sample a checkpoint, or the base model, with a prompt file",
+    "sweep": "sample one checkpoint at several strengths and seeds, side by side",
     "watch": "sample every new checkpoint that a trainer writes into a directory",
     "track": "show results in TensorBoard, W&B, Trackio or MLflow, each at its step",
     "jobs": "list, show, cancel and retry samples",

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic_core import PydanticSerializationError
 from typing_extensions import Self
 
+from rushes.submission.sweeps import MAX_VALUES
 from rushes.wire.jobs import FrozenModel, JobRecord, ModelSpec, Prompt, VaeOptions
 
 M = TypeVar("M", bound=BaseModel)
@@ -215,6 +216,20 @@ class GridRequest(RunFields):
         default=(), max_length=50, description="Left out: each prompt's own, or one drawn for all of its checkpoints."
     )
     base: bool = Field(default=True, description="Sample the base model too.")
+
+
+class SweepRequest(FrozenModel):
+    """Strengths and seeds for the checkpoint of a sample."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"strengths": [0.4, 0.6, 0.8, 1.0, 1.2], "seeds": 4}]})
+
+    strengths: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(
+        default=(0.4, 0.6, 0.8, 1.0, 1.2), min_length=1, max_length=MAX_VALUES
+    )
+    seeds: int = Field(default=1, ge=1, le=MAX_VALUES, description="The prompt's own seed and those that follow it.")
+    prompts: Literal["this", "all"] = Field(
+        default="all", description="Only this sample's prompt, or all of the checkpoint."
+    )
 
 
 class GridAnswer(FrozenModel):

@@ -1,7 +1,7 @@
 // The page: reads the run of the address, draws it, and follows what happens.
 
 import { at, go, onAddress } from "./address.js";
-import { fillPlace, resample, sampleAll } from "./asking.js";
+import { fillPlace, resample, sampleAll, sweep } from "./asking.js";
 import { syncCompare } from "./compare.js";
 import { $, debounce, h, notice, oneAtATime, setIcon, setTheme, soon, toast } from "./dom.js";
 import { listen } from "./keyboard.js";
@@ -35,6 +35,7 @@ const actions = {
   retry: (cell) => told(() => send("POST", `${samplePath(cell.id)}/retry`), "Queued again."),
   resample: (cell) => resample(cell),
   sampleAll: (cell) => sampleAll(cell),
+  sweep: (cell) => sweep(cell),
   queue: openQueue,
   rank: openRanking,
   unmark: () => setMarked(null),

@@ -1,5 +1,6 @@
 // Asking for samples: one again with changes, all checkpoints with a prompt, or a place of the sheet that is empty.
 
+import { go } from "./address.js";
 import { $, closesOnBackdrop, field, h, open, toast } from "./dom.js";
 import { columnOf, grid, rowOf } from "./model.js";
 import { ask, runPath, samplePath, send } from "./server.js";
@@ -154,6 +155,29 @@ function promptLike(row, text) {
 function said(answer) {
   const skipped = answer.skipped?.length ? `; ${answer.skipped.length} checkpoints are gone` : "";
   toast(`${answer.samples.length} queued, ${answer.existing} there already${skipped}.`);
+}
+
+// One checkpoint at several strengths and seeds, as a run of its own.
+export function sweep(cell) {
+  form(
+    "Sweep the strength",
+    "This checkpoint at several strengths, as a sheet of its own with the strengths across; it can be ranked as any run.",
+    [
+      h(
+        "div",
+        { className: "columns" },
+        field("Strengths", h("input", { name: "strengths", value: "0.4, 0.6, 0.8, 1, 1.2" })),
+        field("Seeds", h("input", { type: "number", name: "seeds", value: 1, min: 1, max: 50 }), "of each prompt"),
+      ),
+      field("Prompts", h("select", { name: "prompts" }, h("option", { value: "all" }, "all of this checkpoint"), h("option", { value: "this" }, "only this one"))),
+    ],
+    "Sweep",
+    async (values) => {
+      const answer = await send("POST", `${samplePath(cell.id)}/sweep`, { strengths: numbers(values.strengths), seeds: Number(values.seeds), prompts: values.prompts });
+      said(answer);
+      go({ run: answer.run, sample: "", q: "", show: "", strength: "" }, { push: true });
+    },
+  );
 }
 
 // Fill one empty place: the row's prompt at the column's checkpoint.

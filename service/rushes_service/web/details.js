@@ -30,7 +30,7 @@ export function details(cell, row, column, stack, actions) {
       ["frames", (cell.frame_count ?? 1) > 1 ? `${cell.frame_count} at ${cell.fps ?? "?"} fps` : null],
       ...optionEntries(row.options),
     ]),
-    buttons(cell, row, actions),
+    buttons(cell, row, column, actions),
     ...takes(cell, stack),
     receipt,
     lora,
@@ -51,12 +51,13 @@ function facts(entries) {
   return h("dl", {}, ...shown.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
 }
 
-function buttons(cell, row, actions) {
+function buttons(cell, row, column, actions) {
   const button = (text, onclick, className = "") => h("button", { type: "button", className, onclick }, text);
   return h(
     "div",
     { className: "actions" },
     button("Sample all checkpoints with this prompt", () => actions.sampleAll(cell)),
+    column.base ? null : button("Sweep the strength", () => actions.sweep(cell)),
     isOver(cell) ? null : button("Cancel", () => actions.cancel(cell), "danger"),
     isOver(cell) && cell.state !== "done" ? button("Try again", () => actions.retry(cell)) : null,
     cell.media ? h("a", { className: "button", href: mediaAddress(cell), download: "" }, "Download") : null,

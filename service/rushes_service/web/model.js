@@ -42,9 +42,17 @@ export async function load(run) {
     if (!stacks.has(key)) stacks.set(key, []);
     stacks.get(key).push(cell);
   }
+  markSweep(found.columns);
   Object.assign(grid, { run, position: found.position ?? "0-0", truncated: found.truncated ?? false, columns: found.columns, rows: found.rows, cells, stacks });
   // The answer may have been on its way while more happened.
   return later.map(apply).every((cell) => cell !== null);
+}
+
+// One checkpoint at several strengths: the columns are told apart by these.
+function markSweep(columns) {
+  const trained = columns.filter((column) => !column.base);
+  if (trained.length < 2 || new Set(trained.map((column) => `${column.step ?? 0} ${column.fingerprint}`)).size > 1) return;
+  for (const column of trained) column.swept = true;
 }
 
 export function clear() {

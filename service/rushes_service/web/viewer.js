@@ -141,7 +141,7 @@ function showStrip(steps, index) {
           "button",
           { type: "button", className: column.base ? "base" : "", title: columnTitle(column), onclick: () => scrub(place) },
           cell.media ? h("img", { src: stillAddress(cell, 160), alt: "", loading: "lazy", draggable: false }) : h("i"),
-          h("small", {}, column.base ? "base" : String(column.step ?? 0)),
+          h("small", {}, column.base ? "base" : column.swept ? columnTitle(column) : String(column.step ?? 0)),
         ),
       ),
     );

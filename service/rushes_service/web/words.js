@@ -2,6 +2,8 @@
 
 export function columnTitle(column) {
   if (column.base) return "base model";
+  // A sweep has one step: what differs is the strength.
+  if (column.swept) return `× ${column.strength ?? 1}`;
   return `step ${column.step ?? 0}`;
 }
 
@@ -10,7 +12,8 @@ export function columnNote(column) {
   return [
     column.base ? "no LoRA" : (column.label ?? null),
     column.epoch === undefined || column.epoch === null ? null : `epoch ${column.epoch}`,
-    !column.base && strength !== 1 ? `× ${strength}` : null,
+    column.swept ? `step ${column.step ?? 0}` : null,
+    !column.base && !column.swept && strength !== 1 ? `× ${strength}` : null,
     ...(column.loras ?? []).map((name) => `+ ${name}`),
   ]
     .filter(Boolean)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
 
 from rushes.checkpoints.safetensors import read_header
 from rushes.errors import CheckpointError, CheckpointMissing
 from rushes.families.parameters import resolve
 from rushes.submission.build import SEED_LIMIT, Run, build_job, sampled_architecture
+from rushes.submission.sweeps import sweep_jobs, sweep_run
 from rushes.wire.jobs import BASE_MODEL, Checkpoint, JobState, Prompt, SampleJob, digest
 from rushes_service.api.context import Context
 from rushes_service.api.http.problems import invalid
-from rushes_service.api.schemas import GridAnswer, GridRequest
+from rushes_service.api.schemas import GridAnswer, GridRequest, SweepRequest
 from rushes_service.api.services.requests import checkpoint_of, fingerprinted, prompt_of, run_of
 from rushes_service.api.services.resubmit import kept, run_like
 from rushes_service.catalogue.checkpoints import checkpoints_of, on_disk
@@ -61,6 +65,47 @@ def submit_missing(asked: GridRequest, context: Context) -> GridAnswer:
         existing=len(missing) - len(new),
         skipped=tuple(skipped),
     )
+
+
+def submit_sweep(job_id: str, asked: SweepRequest, context: Context) -> GridAnswer:
+    """Queue the checkpoint of a sample at other strengths and seeds, as a run of its own.
+
+    Raises:
+        HTTPException: the sample shows the base model, or this version cannot read it (409).
+        CheckpointMissing: the checkpoint is gone.
+        RequestValidationError: these are too many samples.
+    """
+    job = context.client.get(job_id).job
+    if job is None or job.checkpoint is None:
+        raise HTTPException(409, "this sample has no checkpoint whose strength could change: choose another one")
+    checkpoint = kept(job.checkpoint)
+    assert checkpoint is not None
+    prompts = [(job.prompt_index, job.prompt)]
+    if asked.prompts == "all":
+        like = [
+            entry.job
+            for entry in read_entries(context.client, job.run)
+            if step_and_weights(entry.job) == (job.step, job.checkpoint.fingerprint)
+        ]
+        by_index = {found.get("prompt_index", 0): Prompt.model_validate(found["prompt"]) for found in like}
+        prompts = sorted({**by_index, job.prompt_index: job.prompt}.items())
+    run = sweep_run(run_like(job), job.step)
+    jobs = list(
+        sweep_jobs(
+            run, prompts, checkpoint, step=job.step, epoch=job.epoch, strengths=asked.strengths, seeds=asked.seeds
+        )
+    )
+    if len(jobs) > MAX_SAMPLES:
+        raise invalid("strengths", f"these are {len(jobs)} samples; ask for at most {MAX_SAMPLES} at once")
+    there = {entry.id for entry in read_entries(context.client, run.name) if entry.state in OPEN_OR_DONE}
+    new = [job for job in jobs if job.id not in there]
+    context.client.submit(new)
+    return GridAnswer(run=run.name, samples=tuple(job.id for job in new), existing=len(jobs) - len(new))
+
+
+def step_and_weights(job: Mapping[str, Any]) -> tuple[int, str | None]:
+    """Training step and fingerprint of a job's checkpoint."""
+    return job.get("step", 0), (job.get("checkpoint") or {}).get("fingerprint")
 
 
 def template(asked: GridRequest, entries: list[Entry], context: Context) -> Run:
