@@ -22,9 +22,13 @@ WINDOW = 2
 """Latent frames of a section, for families that make clips in sections: their published one makes long clips."""
 
 
+PLACES = "target_index=1,control_index=0"
+"""`--of` for families that need it."""
+
+
 def makes_pictures(spec: ArchitectureSpec) -> bool:
     """True if the family can make a single frame."""
-    return not spec.sections
+    return not spec.sections and spec.fewest_frames == 1
 
 
 def makes_clips(spec: ArchitectureSpec) -> bool:
@@ -53,7 +57,7 @@ def tiny_options(spec: ArchitectureSpec, directory: Path, frames: int | None = N
         options["frame_count"] = frames
     inputs = spec.requires | spec.uses
     for field in ("image_path", "end_image_path"):
-        if field in inputs:
+        if field in (spec.requires if field == "end_image_path" else inputs):  # where used, not for every model
             options[field] = str(picture(directory / f"{field}.png"))
     if "control_image_path" in inputs:
         options["control_image_path"] = (str(picture(directory / "control.png", seed=1)),)
@@ -61,4 +65,12 @@ def tiny_options(spec: ArchitectureSpec, directory: Path, frames: int | None = N
         for frame in range(frames or CLIP_FRAMES):
             picture(directory / "control" / f"{frame:04d}.png", seed=frame)
         options["control_video_path"] = str(directory / "control")
+    if "one_frame" in spec.requires:
+        options["one_frame"] = PLACES
     return options
+
+
+def required(spec: ArchitectureSpec) -> dict[str, Any]:
+    """What a prompt of the family must have, with paths that are not there."""
+    values = {"control_image_path": ("/a.png",), "one_frame": PLACES}
+    return {field: values.get(field, "/a.png") for field in spec.requires}

@@ -44,7 +44,10 @@ def recorded_model(case: Case, architecture: str, directory: Path, **more: Any) 
 def recorded_transformer(case: Case, weights: dict[str, torch.Tensor]) -> WanTransformer3DModel:
     """A transformer of the case's size with `weights` under their original names."""
     transformer = WanTransformer3DModel(**case.arguments("transformer"))
-    transformer.load_state_dict(convert_wan_transformer_to_diffusers(dict(weights)))
+    converted = convert_wan_transformer_to_diffusers(dict(weights))
+    if (places := converted.pop("img_emb.emb_pos", None)) is not None:  # diffusers' converter leaves it
+        converted["condition_embedder.image_embedder.pos_embed"] = places
+    transformer.load_state_dict(converted)
     return transformer
 
 

@@ -73,8 +73,10 @@ def test_a_wrong_prompt_file_or_an_unserved_family_stops_before_training(redis_u
     (tmp_path / "prompts.txt").write_text("a ball --w wide\n")
     with pytest.raises(PromptError, match=r"prompts\.txt:1:"):
         Trainer().train(arguments(tmp_path, redis_url))
-    with pytest.raises(ArchitectureError, match=r"'wan' --task flf2v-14B.*wan2\.1-t2v.*--rushes_architecture"):
-        Trainer().train(arguments(tmp_path, redis_url, task="flf2v-14B"))
+    with pytest.raises(
+        ArchitectureError, match=r"'wan' --task t2v-14B --one_frame.*wan2\.1-t2v.*--rushes_architecture"
+    ):
+        Trainer().train(arguments(tmp_path, redis_url, task="t2v-14B", one_frame=True))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,12 @@ def test_the_family_follows_from_the_trainers_own_flags(
     architecture: str, flags: dict[str, Any], family: str, tmp_path: Path
 ) -> None:
     assert family_of(architecture, arguments(tmp_path, "", **flags)) == family
+
+
+@pytest.mark.parametrize("task", ["i2v-14B", "flf2v-14B"])
+def test_one_frame_makes_wan_another_family(task: str, tmp_path: Path) -> None:
+    args = arguments(tmp_path, "", task=task, one_frame=True)
+    assert model_from_args(vars(args), family_of("wan", args), None).architecture == "wan-one-frame"
 
 
 def test_samples_may_be_made_with_other_transformers_than_training(tmp_path: Path) -> None:

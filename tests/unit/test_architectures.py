@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from family_support import required
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.parameters import SampleParameters, resolve
 from rushes.families.prompt_options import OPTION_OF_FIELD
@@ -114,7 +115,7 @@ def test_ignored_options_are_warnings_and_not_used() -> None:
 @pytest.mark.parametrize("spec", ARCHITECTURES.values(), ids=lambda spec: spec.name)
 def test_an_input_that_a_family_needs_and_lacks_is_named_as_its_option(spec: ArchitectureSpec) -> None:
     for field in spec.requires:
-        given = dict.fromkeys(spec.requires - {field}, "/a.png")
+        given = {name: value for name, value in required(spec).items() if name != field}
         with pytest.raises(ArchitectureError, match=f"{spec.name} needs {OPTION_OF_FIELD[field]}"):
             resolve(Prompt(prompt="a cat", **given), spec)
 
@@ -124,7 +125,7 @@ def test_every_family_is_whole(spec: ArchitectureSpec) -> None:
     assert architecture(spec.name) is spec
     assert spec.requires | spec.uses <= IMAGE_INPUTS
     assert spec.requires.isdisjoint(spec.uses)
-    resolve(Prompt(prompt="x", **dict.fromkeys(spec.requires, "/a.png")), spec)
+    resolve(Prompt(prompt="x", **required(spec)), spec)
 
 
 def test_an_unknown_family_is_told_the_known_ones() -> None:

@@ -82,7 +82,7 @@ def test_an_unreadable_input_is_named_before_anything_is_loaded(name, field, wro
     if wrong != "not there":
         path.write_text("only words" if wrong == "no picture" else "")
     options = tiny_options(ARCHITECTURES[name], tmp_path)
-    options[field] = (str(path),) if isinstance(options[field], tuple) else str(path)
+    options[field] = (str(path),) if isinstance(options.get(field), tuple) else str(path)
     nowhere = ModelSpec(architecture=name, model=str(tmp_path / "no-model"))
     with pytest.raises(PromptError, match=f"{OPTION_OF_FIELD[field]}.*wrong.png"):
         Engine("cpu", tmp_path / "cache").denoise(make_job(model=nowhere, **options), Recorder())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.framepack import FRAMEPACK, FRAMEPACK_ONE_FRAME
-from rushes.families.one_frame import OneFrame, parse_one_frame
+from rushes.families.one_frame import OneFrame, Places, parse_one_frame, place_frames
 from rushes.families.parameters import resolve
+from rushes.families.wan import WAN_ONE_FRAME
 from rushes.training.flags import add_sampling_arguments, model_from_args, vae_from_args
 from rushes.wire.jobs import ModelSpec, Prompt
 
@@ -113,3 +115,44 @@ def test_f1_and_the_window_are_properties_of_the_model() -> None:
     ]
     assert len({model.fingerprint for model in models}) == 4
     assert models[0].fingerprint == ModelSpec(architecture="framepack").fingerprint
+
+
+def test_wans_frames_are_sorted_by_their_places() -> None:
+    assert place_frames("target_index=5,control_index=0;9", 2) == Places((0, 5, 9), 1)
+    assert place_frames("target_index=1,control_index=0", 1) == Places((0, 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "controls", "named"),
+    [
+        (None, 1, "needs both: target_index=N,control_index=N;N"),
+        ("target_index=1", 1, "needs both"),
+        ("control_index=1", 1, "needs both"),
+        ("target_index=1,control_index=1", 1, "each index may be given once"),
+        ("target_index=1,control_index=0;0", 2, "each index may be given once"),
+        ("target_index=1024,control_index=0", 1, "index 1024 is too large; 1023 is the last"),
+        ("target_index=1,control_index=0;2", 1, "places 2 control images, but --ci gives 1"),
+    ],
+)
+def test_places_that_wan_cannot_use_are_named(text: str | None, controls: int, named: str) -> None:
+    with pytest.raises(PromptError, match=re.escape(named)):
+        place_frames(text, controls)
+
+
+@pytest.mark.parametrize(
+    ("text", "controls", "named"),
+    [
+        ("target_index=1,control_index=0", 3, "the last 2 of 3 are ignored"),
+        ("target_index=1,control_index=9;0", 2, "not in ascending order"),
+        ("target_index=1,control_index=0,no_2x", 1, "--of no_2x: of FramePack"),
+    ],
+)
+def test_what_changes_nothing_for_wan_is_a_warning(text: str, controls: int, named: str) -> None:
+    (warning,) = place_frames(text, controls).warnings
+    assert named in warning
+
+
+def test_a_prompt_of_wans_is_checked_before_it_is_submitted() -> None:
+    inputs = {"image_path": "/a.png", "control_image_path": ("/a.png",)}
+    with pytest.raises(PromptError, match="places 2 control images"):
+        resolve(Prompt(prompt="x", one_frame="target_index=1,control_index=0;2", **inputs), WAN_ONE_FRAME)

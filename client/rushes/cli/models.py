@@ -72,8 +72,9 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
 
 
 def example(field: str) -> str | tuple[str, ...]:
-    """Something to stand for a required input."""
-    return ("example.png",) if field == "control_image_path" else "example.png"
+    """A value of an input that a family needs."""
+    values = {"control_image_path": ("example.png",), "one_frame": "target_index=1,control_index=0"}
+    return values.get(field, "example.png")
 
 
 def options(fields: Iterable[str]) -> list[str]:

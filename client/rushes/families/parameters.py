@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rushes.errors import ArchitectureError, PromptError
-from rushes.families.one_frame import parse_one_frame
+from rushes.families.one_frame import parse_one_frame, place_frames
 from rushes.families.prompt_options import OPTION_OF_FIELD
-from rushes.families.spec import DEFAULT_FRAMES, DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, ArchitectureSpec
+from rushes.families.spec import DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, ArchitectureSpec
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import FrozenModel, ModelSpec, Prompt
 
@@ -98,7 +98,9 @@ def check_required(prompt: Prompt, spec: ArchitectureSpec) -> None:
     ]
     if missing:
         raise ArchitectureError(f"{spec.name} needs {' and '.join(missing)}: add it to the prompt line")
-    if "one_frame" in spec.uses:
+    if "one_frame" in spec.requires:
+        place_frames(prompt.one_frame, len(prompt.control_image_path))
+    elif "one_frame" in spec.uses:
         parse_one_frame(prompt.one_frame)
 
 
@@ -159,16 +161,15 @@ def count_frames(asked: int | None, spec: ArchitectureSpec, model: ModelSpec | N
         if asked not in (None, 1):
             warnings.append(f"--f is ignored by {spec.name}, which makes single pictures")
         return 1
-    stride, shortest = spec.frame_stride, DEFAULT_FRAMES
+    stride, shortest = spec.frame_stride, spec.fewest_frames
+    needs = f"{spec.name} needs {shortest} frames at least"
     if spec.sections:
         stride *= (model or ModelSpec(architecture=spec.name)).latent_window_size
         shortest = stride + 1
+        needs = f"{spec.name} makes sections of {stride} frames and the start image, that is {shortest} frames at least"
     asked = shortest if asked is None else asked
     if asked < shortest:
-        raise PromptError(
-            f"--f {asked} is too short: {spec.name} makes sections of {stride} frames and the start image, "
-            f"that is {shortest} frames at least"
-        )
+        raise PromptError(f"--f {asked} is too short: {needs}")
     frames = (asked - 1) // stride * stride + 1
     if frames != asked:
         warnings.append(f"--f {asked} rounded down to {frames} ({spec.name} makes {stride}k+1 frames)")

@@ -12,7 +12,6 @@ from typing import Literal
 DEFAULT_SIZE = 256
 """Width and height in pixels when a prompt gives none: small, for quick training samples."""
 
-DEFAULT_FRAMES = 1
 DEFAULT_STEPS = 20
 DEFAULT_FLOW_SHIFT = 14.5
 """The reference sampler's shift for every family, whatever the model was published with."""
@@ -67,6 +66,9 @@ class ArchitectureSpec:
 
     requires: frozenset[str] = frozenset()
     uses: frozenset[str] = frozenset()
+    fewest_frames: int = 1
+    """Frames of a clip that is asked for without `--f`; a shorter one is an error."""
+
     sections: bool = False
     """Clips are made of whole sections of the model's `latent_window_size` latent frames, at least one."""
 

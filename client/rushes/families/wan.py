@@ -20,6 +20,8 @@ WAN_FILES = (
     ModelFile("tokenizer1", "tokenizer"),
 )
 WAN_CLIP = ModelFile("clip", "image_encoder", ("clip-vision",))
+ONE_FRAME = (("one_frame", "wan-one-frame"),)
+"""The trainer's flag that makes one picture of an image-to-video model."""
 
 WAN21_T2V = ArchitectureSpec(
     name="wan2.1-t2v",
@@ -42,6 +44,7 @@ WAN21_I2V = replace(
     hub_id="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
     requires=frozenset({"image_path"}),
     files=(*WAN_FILES, WAN_CLIP),
+    variants=ONE_FRAME,
 )
 
 WAN21_FUN_CONTROL = replace(
@@ -78,4 +81,25 @@ WAN22_I2V_A14B = replace(
     requires=frozenset({"image_path"}),
 )
 
-FAMILIES = (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN22_T2V_A14B, WAN22_I2V_A14B)
+WAN21_FLF2V = replace(
+    WAN21_I2V,
+    name="wan2.1-flf2v",
+    title="Wan2.1 first and last frame to video",
+    hub_id="Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers",
+    negative_prompt=f"镜头切换，{WAN_NEGATIVE_PROMPT}",  # noqa: RUF001
+    requires=frozenset({"image_path", "end_image_path"}),
+    fewest_frames=5,
+    variants=ONE_FRAME,
+)
+
+WAN_ONE_FRAME = replace(
+    WAN21_I2V,
+    name="wan-one-frame",
+    title="Wan2.1, one picture from others",
+    requires=frozenset({"image_path", "control_image_path", "one_frame"}),
+    uses=frozenset({"end_image_path"}),
+    image_only=True,
+    variants=(),
+)
+
+FAMILIES = (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN21_FLF2V, WAN_ONE_FRAME, WAN22_T2V_A14B, WAN22_I2V_A14B)

@@ -24,6 +24,7 @@ WAN_TASKS = {
     "t2v-14B": "wan2.1-t2v",
     "t2i-14B": "wan2.1-t2v",
     "i2v-14B": "wan2.1-i2v",
+    "flf2v-14B": "wan2.1-flf2v",
     "t2v-1.3B-FC": "wan2.1-fun-control",
     "t2v-14B-FC": "wan2.1-fun-control",
     "i2v-14B-FC": "wan2.1-fun-control",
@@ -42,8 +43,10 @@ def hunyuan_family(args: argparse.Namespace) -> str:
 
 
 def wan_family(args: argparse.Namespace) -> str | None:
-    """Wan by its task; None for those that are not served."""
-    return None if given(args, "--one_frame") else WAN_TASKS.get(args.task)
+    """Wan by its task; None for those that are not served. `--one_frame` makes it another, as FramePack's."""
+    family = WAN_TASKS.get(args.task)
+    served = not given(args, "--one_frame") or family in ("wan2.1-i2v", "wan2.1-flf2v")
+    return family if served else None
 
 
 FAMILIES: Mapping[str, Callable[[argparse.Namespace], str | None]] = {

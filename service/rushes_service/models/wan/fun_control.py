@@ -19,7 +19,7 @@ from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.inputs.control import control_files, control_frames
 from rushes_service.models.inputs.images import picture_fingerprint, to_signed
 from rushes_service.models.wan.i2v import WanWithImageTokens
-from rushes_service.models.wan.inputs import IMAGE_TOKENS, LATENTS, encoded, text_as_image
+from rushes_service.models.wan.inputs import IMAGE_TOKENS, LATENTS, encoded, first_tokens_as_image
 
 
 class WanFunControl(WanWithImageTokens):
@@ -40,7 +40,7 @@ class WanFunControl(WanWithImageTokens):
         if parameters.image_path is not None:
             # One frame is enough: the VAE is causal, and only the first latent frame is kept.
             start[:, :, :1] = self.start_latents(parameters, 1, cache)
-            tokens = self.tokens(parameters.image_path, cache)
+            tokens = {IMAGE_TOKENS: self.tokens(parameters.image_path, cache)}
         return {**super().encode(parameters, cache), **tokens, LATENTS: torch.cat([control, start], dim=1)}
 
     def control_latents(self, parameters: SampleParameters, cache: ConditioningCache) -> torch.Tensor:
@@ -54,7 +54,7 @@ class WanFunControl(WanWithImageTokens):
     def inputs(self, conditioning: Conditioning) -> AbstractContextManager[None]:
         with ExitStack() as stack:
             if IMAGE_TOKENS not in conditioning:
-                stack.enter_context(text_as_image(self._pipe.transformer))
+                stack.enter_context(first_tokens_as_image(self._pipe.transformer))
             stack.enter_context(super().inputs(conditioning))
             return stack.pop_all()
 

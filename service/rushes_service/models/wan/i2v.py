@@ -22,7 +22,7 @@ from rushes_service.models.wan.inputs import IMAGE_TOKENS, LATENTS, encoded
 from rushes_service.models.wan.t2v import Wan
 from rushes_service.runtime.devices import name_of
 
-FIELD = "image_path"
+FIELD, END_FIELD = "image_path", "end_image_path"
 MASK_CHANNELS = 4
 """One per frame of a latent frame."""
 
@@ -39,6 +39,8 @@ class WanWithStartImage(Wan):
         super().check(parameters)
         if parameters.image_path is not None:
             check_images((parameters.image_path,), FIELD)
+        if parameters.end_image_path is not None:
+            check_images((parameters.end_image_path,), END_FIELD)
 
     def vae_key(self, kind: str, parameters: SampleParameters, **more: Any) -> dict[str, Any]:
         """Cache key of what the VAE makes of an input at the size of the clip: tensor `latents` [1, 16, T, h, w]."""
@@ -47,21 +49,39 @@ class WanWithStartImage(Wan):
         size = [parameters.width, parameters.height]
         return {"kind": kind, "files": self._vae_files, "dtype": name_of(self.vae_dtype), "size": size, **more}
 
-    def start_latents(self, parameters: SampleParameters, frames: int, cache: ConditioningCache) -> torch.Tensor:
-        """Latents [1, 16, T, h, w] of the start image followed by zeros, `frames` frames in all."""
-        image = str(parameters.image_path)
+    def picture_latents(
+        self,
+        parameters: SampleParameters,
+        pictures: Mapping[int, tuple[str, str]],
+        frames: int,
+        cache: ConditioningCache,
+    ) -> torch.Tensor:
+        """Latents [1, 16, T, h, w] of a clip of `frames` frames that is grey but for some pictures.
+
+        Args:
+            pictures: by frame, the path and the field of the prompt that names it.
+        """
 
         def compute() -> Conditioning:
             clip = torch.zeros(3, frames, parameters.height, parameters.width)
-            clip[:, 0] = to_signed(fit(open_image(image, FIELD), parameters.width, parameters.height))
+            for frame, (path, field) in pictures.items():
+                clip[:, frame] = to_signed(fit(open_image(path, field), parameters.width, parameters.height))
             return {"latents": encoded(self.vae, clip)}
 
-        key = self.vae_key("wan-start-image", parameters, frames=frames, image=picture_fingerprint(image))
+        shown = {str(frame): picture_fingerprint(path) for frame, (path, _) in pictures.items()}
+        key = self.vae_key("wan-pictures", parameters, frames=frames, pictures=shown)
         return cache.get(key, compute)["latents"].to(self.device)
+
+    def start_latents(self, parameters: SampleParameters, frames: int, cache: ConditioningCache) -> torch.Tensor:
+        """Latents [1, 16, T, h, w] of the start image followed by zeros, `frames` frames in all."""
+        return self.picture_latents(parameters, {0: (str(parameters.image_path), FIELD)}, frames, cache)
 
 
 class WanWithImageTokens(WanWithStartImage):
     """What Wan2.1 models share whose transformers see CLIP's tokens of the start image."""
+
+    end_image: ClassVar[bool | None] = False
+    """True for models that see CLIP's tokens of a first and a last picture (FLF2V), None for a family of both kinds."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -73,10 +93,10 @@ class WanWithImageTokens(WanWithStartImage):
             raise ModelError(
                 f"{self.source.place(name)} has no attention for image tokens: it is not of Wan2.1 (Wan2.2's have none)"
             )
-        if config.get("pos_embed_seq_len") is not None:
-            raise ModelError(
-                f"{self.source.place(name)} is a first and last frame model (FLF2V), which cannot be sampled yet"
-            )
+        sees_two = config.get("pos_embed_seq_len") is not None
+        if self.end_image is not None and sees_two != self.end_image:
+            kind, other = ("first and last frame", "wan2.1-flf2v") if sees_two else ("start image", "wan2.1-i2v")
+            raise ModelError(f"{self.source.place(name)} is a model for a {kind}: sample it as {other}")
 
     def image_key(self, image: str) -> dict[str, Any]:
         """Cache key of an image's tokens: tensor `image_embeds` [1, 257, image_dim]."""
@@ -84,13 +104,18 @@ class WanWithImageTokens(WanWithStartImage):
             self._clip_files = self.source.fingerprint((COMPONENT,))
         return {"kind": "clip-vision", "files": self._clip_files, "image": picture_fingerprint(image)}
 
-    def tokens(self, image: str, cache: ConditioningCache) -> Conditioning:
-        """CLIP's tokens of the picture at `image`, by their key in a `Conditioning`."""
+    def tokens(self, image: str, cache: ConditioningCache, field: str = FIELD) -> torch.Tensor:
+        """CLIP's tokens [1, 257, image_dim] of the picture at `image`, which `field` of the prompt names."""
 
         def compute() -> Conditioning:
-            return {IMAGE_TOKENS: image_tokens(self.source, open_image(image, FIELD), self.device)}
+            return {IMAGE_TOKENS: image_tokens(self.source, open_image(image, field), self.device)}
 
-        return {name: tensor.to(self.device) for name, tensor in cache.get(self.image_key(image), compute).items()}
+        return cache.get(self.image_key(image), compute)[IMAGE_TOKENS].to(self.device)
+
+    def both_tokens(self, parameters: SampleParameters, cache: ConditioningCache) -> torch.Tensor:
+        """CLIP's tokens [2, 257, image_dim] of the start and the end image."""
+        start = self.tokens(str(parameters.image_path), cache)
+        return torch.cat([start, self.tokens(str(parameters.end_image_path), cache, END_FIELD)])
 
 
 class WanImageToVideo(WanWithImageTokens):
@@ -103,7 +128,8 @@ class WanImageToVideo(WanWithImageTokens):
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         start = self.start_latents(parameters, parameters.frame_count, cache)
         given = {LATENTS: torch.cat([first_frame_mask(start), start], dim=1)}
-        return {**super().encode(parameters, cache), **self.tokens(str(parameters.image_path), cache), **given}
+        tokens = {IMAGE_TOKENS: self.tokens(str(parameters.image_path), cache)}
+        return {**super().encode(parameters, cache), **tokens, **given}
 
 
 def first_frame_mask(latents: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,10 @@ LATENTS = "latent_condition"
 """Key of latents [1, C, T, h, w] that are given beside the noise at each step."""
 
 IMAGE_TOKENS = "image_embeds"
-"""Key of CLIP's tokens of the start image, [1, 257, image_dim]."""
+"""Key of CLIP's tokens of the start image [1, 257, image_dim], or of a first and a last one [2, 257, image_dim]."""
+
+PLACES = "places"
+"""Key of the places in time of latent frames, int64 [T], where they are not 0 to T - 1."""
 
 CLIP_TOKENS = 257
 """Of one image: 16 x 16 patches and the class token."""
@@ -51,12 +54,30 @@ def conditioned(transformer: nn.Module, conditioning: Conditioning) -> Iterator[
 
 
 @contextlib.contextmanager
-def text_as_image(transformer: WanTransformer3DModel) -> Iterator[None]:
-    """Inside, a transformer with image attention runs without image tokens, as in `TextAsImage`."""
+def placed(transformer: WanTransformer3DModel, places: torch.Tensor) -> Iterator[None]:
+    """Inside, the rotary embedding places latent frames at `places`, int64 [T], instead of 0 to T - 1."""
+    rope = transformer.rope
+
+    def forward(hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        longest = int(places.max()) + 1
+        shape = (*hidden_states.shape[:2], longest, *hidden_states.shape[3:])
+        whole = type(rope).forward(rope, hidden_states.new_empty(1).expand(shape))
+        return tuple(part.unflatten(1, (longest, -1))[:, places].flatten(1, 2) for part in whole)
+
+    rope.forward = forward
+    try:
+        yield
+    finally:
+        del rope.forward
+
+
+@contextlib.contextmanager
+def first_tokens_as_image(transformer: WanTransformer3DModel) -> Iterator[None]:
+    """Inside, the attention for image tokens gets the first 257 tokens, as in `FirstTokensAsImage`."""
     attentions = [block.attn2 for block in transformer.blocks]
     processors = [attention.processor for attention in attentions]
     for attention in attentions:
-        attention.set_processor(TextAsImage())
+        attention.set_processor(FirstTokensAsImage())
     try:
         yield
     finally:
@@ -64,11 +85,12 @@ def text_as_image(transformer: WanTransformer3DModel) -> Iterator[None]:
             attention.set_processor(processor)
 
 
-class TextAsImage:
-    """Cross-attention that takes the first 257 of the text tokens for image tokens.
+class FirstTokensAsImage:
+    """Cross-attention that takes the first 257 tokens for image tokens, and the rest for text.
 
     So the reference runs a Fun-Control model that is given no start image: the projections meant for CLIP's tokens
-    see the beginning of the text, the text's own projections only what follows.
+    see the beginning of the text, the text's own projections only what follows. A first and last frame model has 514
+    image tokens; there the last image's are taken for text.
     """
 
     def __call__(

@@ -11,6 +11,8 @@ ROOM = Room(
     families={
         "wan2.1-t2v": Family("t2v:WanTextToVideo", "tiny:build_tiny_wan"),
         "wan2.1-i2v": Family("i2v:WanImageToVideo", "tiny_variants:build_tiny_wan_i2v"),
+        "wan2.1-flf2v": Family("flf2v:WanFirstLastFrame", "tiny_variants:build_tiny_wan_flf2v"),
+        "wan-one-frame": Family("one_frame:WanOneFrame", "tiny_variants:build_tiny_wan_i2v"),
         "wan2.1-fun-control": Family("fun_control:WanFunControl", "tiny_variants:build_tiny_wan_fun_control"),
     },
     file_kinds=(

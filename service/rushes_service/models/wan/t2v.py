@@ -178,14 +178,15 @@ class Wan(Architecture):
             return {}
 
         texts = {name: tensor for name, tensor in conditioning.items() if name in TEXT_ARGUMENTS}
+        noise = self.noise(parameters, conditioning)
         with self.inputs(conditioning):
             latents = self._pipe(
                 **texts,
                 **self.guidance(parameters),
-                latents=initial_noise(parameters, self.device),
+                latents=noise,
                 width=parameters.width,
                 height=parameters.height,
-                num_frames=parameters.frame_count,
+                num_frames=4 * (noise.shape[2] - 1) + 1,
                 num_inference_steps=total,
                 output_type="latent",
                 return_dict=False,
@@ -193,6 +194,10 @@ class Wan(Architecture):
                 callback_on_step_end_tensor_inputs=["latents"],
             )[0]
         return Denoised(latents, {"sigmas": scheduler.sigmas.tolist(), **self.facts()})
+
+    def noise(self, parameters: SampleParameters, conditioning: Conditioning) -> torch.Tensor:
+        """The latents that denoising begins with, [1, 16, T, h, w] in float32."""
+        return initial_noise(parameters, self.device)
 
     def facts(self) -> dict[str, Any]:
         """What the receipt says about the sampler, besides its schedule."""
@@ -221,12 +226,15 @@ class WanTextToVideo(Wan):
     in_channels = LATENT_CHANNELS
 
 
-def initial_noise(parameters: SampleParameters, device: torch.device) -> torch.Tensor:
+def initial_noise(parameters: SampleParameters, device: torch.device, frames: int | None = None) -> torch.Tensor:
     """Noise [1, 16, T, h, w] in float32 as the reference draws it on its sampling device.
 
     It first draws each latent frame on its own, throws them away, and draws the clip anew from the same generator.
+
+    Args:
+        frames: latent frames T, by default those of the clip.
     """
-    frames = (parameters.frame_count - 1) // 4 + 1
+    frames = frames or (parameters.frame_count - 1) // 4 + 1
     height, width = parameters.height // 8, parameters.width // 8
     torch.manual_seed(parameters.seed)
     generator = torch.Generator(device).manual_seed(parameters.seed)

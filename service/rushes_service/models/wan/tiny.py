@@ -72,10 +72,12 @@ def text_encoder() -> UMT5EncoderModel:
 
 
 @torch.no_grad()
-def transformer(in_channels: int = 16, image_dim: int | None = None, layers: int = 2) -> WanTransformer3DModel:
+def transformer(
+    in_channels: int = 16, image_dim: int | None = None, layers: int = 2, pictures: int = 1
+) -> WanTransformer3DModel:
     """Blocks of 64 channels, scaled so that the velocity it predicts is as large as the noise.
 
-    With `image_dim` its cross-attention sees image tokens of that width, too.
+    With `image_dim` its cross-attention sees image tokens of that width, too, of one or two pictures.
     """
     model = WanTransformer3DModel(
         patch_size=(1, 2, 2),
@@ -92,6 +94,7 @@ def transformer(in_channels: int = 16, image_dim: int | None = None, layers: int
         rope_max_seq_len=1024,
         image_dim=image_dim,
         added_kv_proj_dim=None if image_dim is None else 64,
+        pos_embed_seq_len=pictures * IMAGE_TOKENS if pictures > 1 else None,
     ).eval()
     model.requires_grad_(False)
     for block in model.blocks:
@@ -99,7 +102,7 @@ def transformer(in_channels: int = 16, image_dim: int | None = None, layers: int
         block.attn2.norm_k.weight *= PROMPT_GAIN
     inputs = [torch.randn(1, in_channels, 3, 8, 8), torch.tensor([500]), torch.randn(1, TEXT_TOKENS, TEXT_DIM)]
     if image_dim is not None:
-        inputs.append(torch.randn(1, IMAGE_TOKENS, image_dim))
+        inputs.append(torch.randn(pictures, IMAGE_TOKENS, image_dim))
     rescale(model.proj_out, VELOCITY_STD / model(*inputs).sample.std())
     return model
 

@@ -23,6 +23,11 @@ def build_tiny_wan_i2v(directory: Path) -> Path:
     return build(directory, "wan2.1-i2v", lambda: with_images(in_channels=36))
 
 
+def build_tiny_wan_flf2v(directory: Path) -> Path:
+    """Write a tiny Wan2.1 first and last frame model to `directory`, unless it is there, and return it."""
+    return build(directory, "wan2.1-flf2v", lambda: with_images(in_channels=36, pictures=2))
+
+
 def build_tiny_wan_fun_control(directory: Path) -> Path:
     """Write a tiny Wan2.1-Fun-Control model to `directory`, unless it is there, and return it."""
     return build(directory, "wan2.1-fun-control", lambda: with_images(in_channels=48))
@@ -33,13 +38,13 @@ def build(directory: Path, name: str, make: Callable[[], DiffusionPipeline]) -> 
     return build_once(directory, json.dumps({"recipe": RECIPE, "model": name}), make)
 
 
-def with_images(in_channels: int) -> WanImageToVideoPipeline:
-    """A pipeline whose transformer takes latents beside the noise, and image tokens."""
+def with_images(in_channels: int, pictures: int = 1) -> WanImageToVideoPipeline:
+    """A pipeline whose transformer takes latents beside the noise, and image tokens of one or two pictures."""
     return WanImageToVideoPipeline(
         tokenizer=byte_tokenizer(),
         text_encoder=text_encoder(),
         image_encoder=image_encoder(),
-        transformer=transformer(in_channels, IMAGE_DIM),
+        transformer=transformer(in_channels, IMAGE_DIM, pictures=pictures),
         vae=vae(),
         scheduler=scheduler(),
     )
