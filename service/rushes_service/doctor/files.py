@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rushes._paths import absolute
-from rushes.errors import ArchitectureError
+from rushes.errors import ArchitectureError, ModelError
 from rushes.families.table import architecture
 from rushes_service.doctor.report import Finding, fail, gib, ok, warn
+from rushes_service.models.loading.files.quantisation import check_directory as check_quantisation_of
 
 LITTLE_ROOM_BYTES = 5 * 2**30
 """An hour of samples and the cache of a few prompts; less is a warning."""
@@ -88,7 +89,11 @@ def check_component(directory: Path) -> Finding:
         return fail(name, f"an index of its weights cannot be read: {error}", "download the model again, whole")
     if absent:
         return fail(name, f"{len(absent)} missing: {', '.join(absent[:3])}", "download the model again, whole")
-    has_weights = any(path.suffix in WEIGHT_SUFFIXES for path in files)
+    try:
+        check_quantisation_of(directory)
+    except ModelError as error:
+        return fail(name, str(error), "give a model in bf16, fp16 or fp32; docs/models.md says what is read")
+    has_weights = any(path.suffix.lower() in WEIGHT_SUFFIXES for path in files)
     if not files or not (has_weights or directory.name.startswith(WEIGHTLESS)):
         return fail(name, f"{directory} holds no weights", "download the model again, whole")
     return ok(name, f"{gib(size)} in {len(files)} files")

@@ -15,6 +15,7 @@ from rushes_service.doctor.report import Finding, fail, gib, ok, warn
 from rushes_service.models.loading.files.headers import SAFETENSORS, Header, read_header
 from rushes_service.models.loading.files.kinds import check_file_kind, described
 from rushes_service.models.loading.files.quant_markers import without_quant_markers
+from rushes_service.models.loading.files.quantisation import check_quantisation
 
 WORKING_BYTES = 3 * 2**30
 """Of a GPU, for what is computed beside the weights (a clip of 480p takes about as much) and for CUDA itself."""
@@ -54,6 +55,7 @@ def check_files(architecture: str, files: Mapping[str, str], model: str | None) 
             try:
                 header = read_header(absolute(path))
                 check_file_kind(header, file.kinds, f"--{file.flag}")
+                check_quantisation(header)
             except ModelError as error:
                 yield fail(f"--{file.flag}", str(error), "give the right file; docs/models.md says which")
                 continue
@@ -82,7 +84,7 @@ def directory_parts(directory: Path) -> dict[str, Part]:
     parts = {}
     for component in sorted(path for path in directory.iterdir() if path.is_dir()):
         try:
-            headers = [read_header(file) for file in component.iterdir() if file.suffix in SAFETENSORS]
+            headers = [read_header(file) for file in component.iterdir() if file.suffix.lower() in SAFETENSORS]
         except ModelError:
             continue  # what is wrong with it is said where the directory's files are checked
         unique = {header.files: header for header in headers}

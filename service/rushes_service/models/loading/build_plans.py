@@ -56,7 +56,7 @@ class Plan:
         return bool(self.build_plan.unused) and re.search(self.build_plan.unused, name) is not None
 
 
-TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 VAE_PREFIXES = ("vae.", "first_stage_model.")
 
 

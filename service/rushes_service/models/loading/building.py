@@ -13,6 +13,7 @@ from rushes.errors import ModelError
 from rushes_service.models.loading.build_plans import Plan, build_plan_for, plan
 from rushes_service.models.loading.files.headers import Header
 from rushes_service.models.loading.files.naming import Slot, find_slots, fitted
+from rushes_service.models.loading.files.quantisation import check_quantisation
 from rushes_service.models.loading.files.weights import WeightReader, opened
 from rushes_service.runtime.compat_diffusers_models import float32_modules
 
@@ -30,6 +31,7 @@ def build(
     Raises:
         ModelError: the file is of another model, incomplete, or holds more than the model has a place for.
     """
+    check_quantisation(header)
     wanted = plan(header, build_plan_for(kind), overrides)
     with init_empty_weights(include_buffers=False):
         model = empty(kind, wanted.config)
@@ -92,11 +94,14 @@ def arranged(
     Raises:
         ModelError: one has another shape than the model's.
     """
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    empty_weights = model.state_dict()
+    shapes = {name: tensor.shape for name, tensor in empty_weights.items()}
     last: tuple[str, torch.Tensor] | None = None
     for name, slot in sorted(slots.items(), key=lambda item: item[1].key):
         if last is None or last[0] != slot.key:
             last = (slot.key, reader.read(wanted.keys[slot.key]))
+        if empty_weights[name].is_floating_point() and not last[1].is_floating_point():
+            raise ModelError(f"{wanted.header.path}: {slot.key} holds {last[1].dtype}, which are no numbers of a model")
         part = slot.cut(last[1])
         tensor = fitted(part, shapes[name])
         if tensor is None:

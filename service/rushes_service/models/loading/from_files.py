@@ -27,6 +27,7 @@ from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.files.headers import Header, read_header
 from rushes_service.models.loading.files.kinds import check_file_kind
+from rushes_service.models.loading.files.quantisation import check_quantisation
 from rushes_service.models.loading.from_repo import Published, Source, config_in, find_directory, loaded
 
 
@@ -185,6 +186,7 @@ def checked_header(file: ModelFile, path: Path) -> Header:
     """The header of a file that a flag names, once it is known to hold what the flag is for."""
     header = read_header(path)
     check_file_kind(header, file.kinds, f"--{file.flag}")
+    check_quantisation(header)
     return header
 
 

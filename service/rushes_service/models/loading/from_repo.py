@@ -20,6 +20,7 @@ from rushes._paths import expanded
 from rushes.errors import ModelError, first_line
 from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.files.quantisation import check_directory
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 INDEX = "model_index.json"
@@ -172,6 +173,7 @@ def config_in(directory: Path) -> Mapping[str, Any]:
 
 def loaded(directory: Path, kind: Any, dtype: torch.dtype | None) -> Any:
     """A part, read by `kind.from_pretrained`; raises `ModelError`."""
+    check_directory(directory)
     with loading(directory):
         return kind.from_pretrained(directory, torch_dtype=dtype)
 

@@ -107,4 +107,4 @@ def only_weights_gone(known: list[Any], found: list[Any]) -> bool:
 
 def has_weights(facts: Iterable[Any]) -> bool:
     """True if a directory holds weights."""
-    return any(Path(entry[0]).suffix in (*SAFETENSORS, *PICKLED) for entry in facts)
+    return any(Path(entry[0]).suffix.lower() in (*SAFETENSORS, *PICKLED) for entry in facts)

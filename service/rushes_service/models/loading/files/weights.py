@@ -33,7 +33,8 @@ class WeightReader:
 
     def stored(self, name: str) -> torch.Tensor:
         """A tensor as it is stored."""
-        return self._files[self._header.entries[name].file].get_tensor(name)
+        entry = self._header.entries[name]
+        return self._files[entry.file].get_tensor(entry.key or name)
 
     def read(self, name: str) -> torch.Tensor:
         """A tensor as it is meant: scaled fp8 in float32, anything else as stored."""
