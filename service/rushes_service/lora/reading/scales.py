@@ -66,12 +66,15 @@ class Scales:
             ValueError: the module's alpha contradicts the file's configuration, or is 0.
         """
         stated = self._merged(expert)
-        self._ranks.setdefault(expert, {})[name] = rank
         there = stated.alpha_of(name)
         by_header = None if there is None else there / (math.sqrt(rank) if stated.rank_stabilised else rank)
+        if alpha is None and by_header is not None:
+            self._ranks.setdefault(expert, {})[name] = rank
+            self._sources[stated.place] += 1
+            return by_header
         if alpha is None:
-            self._sources[stated.place if by_header is not None else FOLDED if self.folded else NO_ALPHA] += 1
-            return 1.0 if by_header is None else by_header
+            self._sources[FOLDED if self.folded else NO_ALPHA] += 1
+            return 1.0
         if alpha == 0:
             raise ValueError("has an alpha of 0, which some programs take for the rank and others for no effect at all")
         if stated.config is not None and by_header is not None and not same(by_header, alpha / rank):
@@ -139,7 +142,7 @@ class Scales:
         """Raise `LoraValue` where what the header states is true of no module at all."""
         for expert, ranks in self._ranks.items():
             stated = self._merged(expert)
-            if ranks and stated.rank is not None and not any(same(stated.rank_of(n) or r, r) for n, r in ranks.items()):
+            if stated.rank is not None and not any(same(stated.rank_of(n) or r, r) for n, r in ranks.items()):
                 raise LoraValue(
                     f"{self._path}: {stated.place} states rank {stated.rank:g}, but its factors have rank "
                     f"{next(iter(ranks.values())):g}; it belongs to another file, or one of them was changed"
