@@ -47,7 +47,8 @@ CONFIG_ENTRY = "base_model_name_or_path"
 
 SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)[._]", ("stable-diffusion",)),
-    (r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn|modulation)|(^|\.)blocks\.\d+\.(attn[12]|ffn)", (WAN,)),
+    (r"(^|[._])(?<!single_)(?<!double_)(?<!refiner[._])blocks[._]\d+[._](self_attn|cross_attn|ffn|modulation)", (WAN,)),
+    (r"(^|\.)blocks\.\d+\.(attn[12]|ffn)", (WAN,)),
     (r"individual_token_refiner|(img|txt)_mod[._]linear|(img|txt)_mlp[._]fc[12]|modulation[._]linear", (HUNYUAN,)),
     (r"double_blocks\.\d+\.(img|txt)_attn_(qkv|proj|q_norm|k_norm)", (HUNYUAN,)),
     (r"double_blocks_\d+_(img|txt)_(mod_lin(_|\.|$)|mlp_[02])", (FLUX,)),
