@@ -3,6 +3,7 @@
 This package is the light client: it needs redis and pydantic, and never imports torch.
 """
 
+from rushes.checkpoints.weights import ExpertPair, LoraState
 from rushes.client.client import Client
 from rushes.errors import RushesError
 from rushes.families.parameters import SampleParameters, resolve
@@ -22,8 +23,10 @@ __all__ = [
     "Cadence",
     "Checkpoint",
     "Client",
+    "ExpertPair",
     "JobRecord",
     "JobState",
+    "LoraState",
     "ModelSpec",
     "Prompt",
     "Run",

@@ -13,7 +13,7 @@ from bad_loras import BAD
 from engine_support import Recorder, lora_tensors, make_job, write_lora
 from lora_support import FORMATS, linears, write_peft
 from rushes._paths import SNAPSHOT_DIR
-from rushes.checkpoints.adapters import adapter_fingerprint
+from rushes.checkpoints.adapters import checkpoint_fingerprint
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.checkpoints.weights import secure
 from rushes.errors import (
@@ -99,7 +99,7 @@ def test_a_peft_directory_that_changed_since_is_refused(engine: Engine, tiny_wan
     checkpoint = checkpoint_at(directory)
     config = directory / "adapter_config.json"
     config.write_text(config.read_text().replace("12", "13"))
-    assert adapter_fingerprint(directory) != checkpoint.fingerprint
+    assert checkpoint_fingerprint(directory) != checkpoint.fingerprint
     with pytest.raises(CheckpointMissing, match="overwritten"):
         latents(engine, make_job(tiny_wan).model_copy(update={"checkpoint": checkpoint}))
 

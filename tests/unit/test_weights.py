@@ -82,7 +82,7 @@ def test_a_callable_may_write_an_adapters_directory(kept: Path) -> None:
 
 
 def test_a_callable_that_writes_another_directory_is_refused_and_leaves_nothing(kept: Path) -> None:
-    with pytest.raises(CheckpointFormat, match="no PEFT adapter"):
+    with pytest.raises(CheckpointFormat, match="wrote no checkpoint: is not a file, and no adapter"):
         secure(lambda path: Path(path).mkdir(), kept)
     assert list(kept.iterdir()) == []
 

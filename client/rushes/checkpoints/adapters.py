@@ -1,10 +1,11 @@
-"""PEFT adapters: a directory of weights and a configuration, kept as one file.
+"""Adapters that are more than one file: a directory, or a file with its configuration beside it.
 
-    adapter/adapter_config.json          rank, alpha, what was trained
-    adapter/adapter_model.safetensors    the tensors; alone they do not say how strongly they act
+    adapter/adapter_config.json                 PEFT: rank, alpha, what was trained
+    adapter/adapter_model.safetensors           the tensors; alone they do not say how strongly they act
+    checkpoint/pytorch_lora_weights.safetensors diffusers: the configuration, if there is one, is in the file
 
-As a snapshot both become one safetensors file: the same tensors with the configuration in the header's metadata. The
-fingerprint of a directory is that of the file it becomes, so it is the same wherever it is read.
+As a snapshot an adapter becomes one safetensors file: the same tensors with the configuration in the header's metadata.
+The fingerprint of an adapter is that of the file it becomes, so it is the same wherever it is read.
 """
 
 from __future__ import annotations
@@ -14,52 +15,115 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
-from rushes.checkpoints.safetensors import HASH_BLOCK, HEADER_LENGTH_BYTES, METADATA, header_of, unreadable
-from rushes.errors import CheckpointFormat
+from rushes.checkpoints.safetensors import HASH_BLOCK, HEADER_LENGTH_BYTES, METADATA, fingerprint, header_of, unreadable
+from rushes.errors import CheckpointFormat, CheckpointMissing
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-PICKLE_NAME = "adapter_model.bin"
+DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+PICKLE_NAMES = ("adapter_model.bin", "pytorch_lora_weights.bin")
+
+ADAPTER_STEM = "adapter_model"
+"""What PEFT calls the files whose configuration lies beside them."""
 
 CONFIG_KEY = "adapter_config"
-"""In the metadata of the file that a directory becomes."""
+"""In the metadata of the file that an adapter becomes."""
 
 ALIGNMENT = 8
 """Bytes to which a header is padded, so that tensors behind it can be mapped."""
 
 
-def is_adapter_directory(path: str | Path) -> bool:
-    """True for a directory that holds a PEFT adapter, complete or not."""
+class AdapterFiles(NamedTuple):
+    """The file with the tensors of a checkpoint, and the text of the configuration beside it; None if it has none."""
+
+    weights: Path
+    config: str | None
+
+
+def is_checkpoint_directory(path: str | Path) -> bool:
+    """True for a directory that holds an adapter, complete or not."""
     path = Path(path)
-    return path.is_dir() and any((path / name).is_file() for name in (ADAPTER_CONFIG, WEIGHTS_NAME, PICKLE_NAME))
+    names = (ADAPTER_CONFIG, WEIGHTS_NAME, DIFFUSERS_NAME, *PICKLE_NAMES)
+    return path.is_dir() and any((path / name).is_file() for name in names)
 
 
-def adapter_config(directory: str | Path) -> str:
-    """Text of a directory's `adapter_config.json`.
+def adapter_files(path: str | Path) -> AdapterFiles:
+    """What a checkpoint consists of.
+
+    Args:
+        path: a file, or an adapter's directory.
 
     Raises:
-        CheckpointMissing: it has no configuration.
-        CheckpointFormat: the directory is no PEFT adapter, its weights are a pickle, or the configuration is no text.
+        CheckpointMissing: a PEFT adapter has no configuration.
+        CheckpointFormat: the directory is no adapter, its weights are a pickle, or the configuration is no text.
     """
-    directory = Path(directory)
-    if not (directory / WEIGHTS_NAME).is_file():
-        if (directory / PICKLE_NAME).is_file():
+    path = Path(path)
+    if not path.is_dir():
+        config = config_beside(path)
+        return AdapterFiles(path, None if config is None else config_text(config))
+    weights = weights_in(path)
+    config = path / ADAPTER_CONFIG
+    if weights.name == DIFFUSERS_NAME and not config.is_file():
+        return AdapterFiles(weights, None)
+    return AdapterFiles(weights, config_text(config))
+
+
+def weights_in(directory: Path) -> Path:
+    """The file with the tensors of an adapter's directory.
+
+    Raises:
+        CheckpointFormat: there is none, there are two, or it is a pickle.
+    """
+    there = [directory / name for name in (WEIGHTS_NAME, DIFFUSERS_NAME) if (directory / name).is_file()]
+    if len(there) > 1:
+        raise CheckpointFormat(f"{directory}: holds {there[0].name} and {there[1].name}; give the file that is meant")
+    if there:
+        return there[0]
+    for name in PICKLE_NAMES:
+        if (directory / name).is_file():
             raise CheckpointFormat(
-                f"{directory / PICKLE_NAME}: this is a pickle, which can run code when it is opened; save the adapter "
+                f"{directory / name}: this is a pickle, which can run code when it is opened; save the adapter "
                 "with safe_serialization=True"
             )
-        raise CheckpointFormat(
-            f"{directory}: is not a file, and no PEFT adapter either (it has no {WEIGHTS_NAME}); give the .safetensors "
-            "file itself"
-        )
+    raise CheckpointFormat(
+        f"{directory}: is not a file, and no adapter either (it has no {WEIGHTS_NAME} and no {DIFFUSERS_NAME}); give "
+        "the .safetensors file itself"
+    )
+
+
+def config_beside(weights: Path) -> Path | None:
+    """The `adapter_config.json` that belongs to a file named by itself; None if none does.
+
+    It belongs to PEFT's `adapter_model.safetensors`, or to a file of another name that is the only one beside it.
+    """
+    config = weights.with_name(ADAPTER_CONFIG)
+    if not config.is_file():
+        return None
+    if weights.name.startswith(ADAPTER_STEM):
+        return config
+    others = {file.name for file in config.parent.glob("*.safetensors")} - {weights.name}
+    return None if others else config
+
+
+def config_text(config: Path) -> str:
+    """Text of an `adapter_config.json`, without a byte order mark.
+
+    Raises:
+        CheckpointMissing: it is not there.
+        CheckpointFormat: it is no text.
+    """
     try:
-        return (directory / ADAPTER_CONFIG).read_text(encoding="utf-8")
+        return config.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CheckpointFormat(f"{directory / ADAPTER_CONFIG}: not a text file: {error}") from None
+        raise CheckpointFormat(f"{config}: not a text file: {error}") from None
+    except FileNotFoundError:
+        raise CheckpointMissing(
+            f"{config}: there is no such file, and without it the adapter's alpha is unknown"
+        ) from None
     except OSError as error:
-        raise unreadable(directory / ADAPTER_CONFIG, error) from None
+        raise unreadable(config, error) from None
 
 
 def packed_header(entries: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
@@ -84,14 +148,15 @@ def packed(weights: Path, file: BinaryIO, config: str) -> Iterator[bytes]:
         yield block
 
 
-def adapter_fingerprint(directory: str | Path) -> str:
-    """SHA-256 of the file that an adapter directory becomes.
+def checkpoint_fingerprint(path: str | Path) -> str:
+    """SHA-256 of a checkpoint: of a file, or of the one file that an adapter with a configuration beside it becomes.
 
     Raises:
-        CheckpointError: as `adapter_config` and `rushes.checkpoints.safetensors.read_header`.
+        CheckpointError: as `adapter_files` and `rushes.checkpoints.safetensors.read_header`.
     """
-    config = adapter_config(directory)
-    weights = Path(directory) / WEIGHTS_NAME
+    weights, config = adapter_files(path)
+    if config is None:
+        return fingerprint(weights)
     hasher = hashlib.sha256()
     try:
         with weights.open("rb") as file:
@@ -102,19 +167,19 @@ def adapter_fingerprint(directory: str | Path) -> str:
     return hasher.hexdigest()
 
 
-def pack_into(target: Path, source: str, descriptor: int, config: str) -> Path:
+def pack_into(target: Path, weights: str | Path, descriptor: int, config: str) -> Path:
     """Write the one file that an adapter becomes.
 
     Args:
         target: a new file.
-        source: the adapter's directory, for messages.
-        descriptor: open on its tensors; they may have been deleted by now.
+        weights: the file with its tensors, for messages.
+        descriptor: open on it; it may have been deleted by now.
 
     Raises:
         CheckpointError: the tensors are no complete safetensors file.
         OSError: the file cannot be written.
     """
     with os.fdopen(os.dup(descriptor), "rb") as file, target.open("xb") as out:
-        for block in packed(Path(source) / WEIGHTS_NAME, file, config):
+        for block in packed(Path(weights), file, config):
             out.write(block)
     return target

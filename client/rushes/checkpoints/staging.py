@@ -19,12 +19,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rushes._paths import PRIVATE_DIR, SNAPSHOT_DIR
-from rushes.checkpoints.adapters import adapter_config, adapter_fingerprint, pack_into
+from rushes.checkpoints.adapters import adapter_files, checkpoint_fingerprint, is_checkpoint_directory, pack_into
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.checkpoints.store import Store, is_url, store_of
 from rushes.errors import CheckpointError, CheckpointMissing
 from rushes.wire.job_files import prompt_with
-from rushes.wire.jobs import Checkpoint, SampleJob
+from rushes.wire.jobs import Checkpoint, ExtraLora, SampleJob
 
 INPUT_DIR = f"{PRIVATE_DIR}/inputs"
 
@@ -70,13 +70,18 @@ def staged(job: SampleJob, known: dict[str, str]) -> SampleJob:
             known[path] = put_input(store, Path(path), home)
         return known[path]
 
+    def lora_name(lora: ExtraLora) -> str:
+        if lora.path not in known:
+            known[lora.path] = put_lora(store, lora, home)
+        return known[lora.path]
+
     checkpoint = job.checkpoint
     if checkpoint is not None and checkpoint.path not in known:
         known[checkpoint.path] = put_checkpoint(store, checkpoint, home)
     return job.model_copy(
         update={
             "checkpoint": checkpoint and staged_checkpoint(checkpoint, known[checkpoint.path]),
-            "loras": tuple(lora.model_copy(update={"path": name(lora.path)}) for lora in job.loras),
+            "loras": tuple(lora.model_copy(update={"path": lora_name(lora)}) for lora in job.loras),
             "prompt": prompt_with(job.prompt, name),
             "output_dir": home,
         }
@@ -118,6 +123,21 @@ def put_checkpoint(store: Store, checkpoint: Checkpoint, home: str) -> str:
     return url
 
 
+def put_lora(store: Store, lora: ExtraLora, home: str) -> str:
+    """Upload a LoRA that is merged beside the checkpoint, as one file, unless it is there; its URL.
+
+    What is not on this machine keeps its name: it may be on the worker's.
+    """
+    path = Path(lora.path)
+    if not path.exists():
+        return lora.path
+    url = f"{home}/{INPUT_DIR}/{content_of(path)}/{quote(path.name.removesuffix('.safetensors'))}.safetensors"
+    with weights_file(path) as file:
+        if store.size(url) != file.stat().st_size:
+            store.put(file, url)
+    return url
+
+
 def put_input(store: Store, path: Path, home: str) -> str:
     """Upload a file, or a directory with its files, unless it is there; its URL, a directory's with a slash at its end.
 
@@ -140,10 +160,8 @@ def content_of(path: Path) -> str:
     Raises:
         CheckpointError: it cannot be read.
     """
-    if not path.is_dir():
-        return fingerprint(path)
-    if (path / "adapter_config.json").is_file():
-        return adapter_fingerprint(path)
+    if not path.is_dir() or is_checkpoint_directory(path):
+        return checkpoint_fingerprint(path)
     return combined(
         {file.relative_to(path).as_posix(): fingerprint(file) for file in path.rglob("*") if file.is_file()}
     )
@@ -157,14 +175,14 @@ def combined(hashes: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def weights_file(path: Path) -> Generator[Path]:
-    """The one file of a checkpoint; a PEFT adapter's directory becomes one for as long as this lasts."""
-    if not path.is_dir():
-        yield path
+    """The one file of a checkpoint; an adapter with a configuration beside it becomes one for as long as this lasts."""
+    weights, config = adapter_files(path)
+    if config is None:
+        yield weights
         return
-    config = adapter_config(path)
     with tempfile.TemporaryDirectory(prefix="rushes-adapter-") as directory:
-        descriptor = os.open(path / "adapter_model.safetensors", os.O_RDONLY)
+        descriptor = os.open(weights, os.O_RDONLY)
         try:
-            yield pack_into(Path(directory) / "adapter.safetensors", str(path), descriptor, config)
+            yield pack_into(Path(directory) / "adapter.safetensors", weights, descriptor, config)
         finally:
             os.close(descriptor)

@@ -16,7 +16,14 @@ from typing import Any, cast
 from rushes.errors import ConfigError, RushesError
 from rushes.training.flags import SAMPLING_FLAGS
 
-OURS = ("--lora_weight", "--lora_multiplier", "--allow_partial_lora", "--tokenizer1", "--tokenizer2")
+OURS = (
+    "--lora_weight",
+    "--lora_multiplier",
+    "--allow_partial_lora",
+    "--allow_other_family",
+    "--tokenizer1",
+    "--tokenizer2",
+)
 """Flags that trainers have not, beside those that begin with `--rushes_`."""
 
 LAUNCHER_FLAGS: dict[str, dict[str, Any]] = {

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rushes._paths import absolute
-from rushes.checkpoints.adapters import adapter_fingerprint
+from rushes.checkpoints.adapters import checkpoint_fingerprint
 from rushes.checkpoints.file_names import expert_in_name
-from rushes.checkpoints.safetensors import fingerprint
 from rushes.checkpoints.store import check_url
 from rushes.errors import ArchitectureError, CheckpointError, CheckpointMissing, ConfigError, PromptError
 from rushes.families.parameters import resolve
@@ -62,6 +61,7 @@ class Run:
     keep: Keep = "all"
     loras: tuple[ExtraLora, ...] = ()
     allow_partial_lora: bool = False
+    allow_other_family: bool = False
     label: str | None = None
     """See `SampleJob.label`."""
 
@@ -176,6 +176,11 @@ def build_job(
 ) -> SampleJob:
     """One job; its id is made from the prompt as asked for, before a seed is drawn."""
     weights = checkpoint.fingerprint if checkpoint else BASE_MODEL
+    if architecture(run.model.architecture).high_noise_cfg_scale is None:  # one transformer: `high` is part of a title
+        checkpoint = checkpoint and checkpoint.model_copy(update={"expert": None})
+        loras = tuple(lora.model_copy(update={"expert": None}) for lora in run.loras)
+    else:
+        loras = run.loras
     seed = random.randrange(SEED_LIMIT) if prompt.seed is None else prompt.seed
     return SampleJob(
         id=job_id(
@@ -185,8 +190,10 @@ def build_job(
             prompt=prompt,
             prompt_index=index,
             step=step,
-            loras=run.loras,
+            loras=loras,
             allow_partial_lora=run.allow_partial_lora,
+            allow_other_family=run.allow_other_family,
+            expert=checkpoint.expert if checkpoint else None,
             vae=run.vae,
             output=None if run.name == run_name(run.output_dir, run.output_name) else (run.output_dir, run.output_name),
         ),
@@ -195,8 +202,9 @@ def build_job(
         model=run.model,
         vae=run.vae,
         checkpoint=checkpoint,
-        loras=run.loras,
+        loras=loras,
         allow_partial_lora=run.allow_partial_lora,
+        allow_other_family=run.allow_other_family,
         prompt=prompt.model_copy(update={"seed": seed}),
         prompt_index=index,
         step=step,
@@ -218,7 +226,7 @@ def file_time(when: time.struct_time) -> str:
 
 
 def checkpoint_at(path: str | Path) -> Checkpoint:
-    """A checkpoint that stays where it is (nothing is linked or removed), by content: a file or a PEFT directory.
+    """A checkpoint that stays where it is (nothing is linked or removed), by content: a file or an adapter's directory.
 
     Raises:
         CheckpointMissing: there is no such file.
@@ -227,11 +235,9 @@ def checkpoint_at(path: str | Path) -> Checkpoint:
     found = absolute(path)
     if readable(str(found)) != str(found):
         raise CheckpointError(f"{readable(str(found))}: its name is not Unicode; rename it")
-    if found.is_dir():
-        return Checkpoint(path=str(found), fingerprint=adapter_fingerprint(found), expert=expert_in_name(found))
-    if not found.is_file():
+    if not found.is_dir() and not found.is_file():
         raise CheckpointMissing(f"{path}: there is no such checkpoint file")
-    return Checkpoint(path=str(found), fingerprint=fingerprint(found), expert=expert_in_name(found))
+    return Checkpoint(path=str(found), fingerprint=checkpoint_fingerprint(found), expert=expert_in_name(found))
 
 
 def extra_loras(paths: Sequence[str | Path], strengths: Sequence[float] = ()) -> tuple[ExtraLora, ...]:

@@ -4,7 +4,6 @@ seen in the gallery and in `results`, and never an exception.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -54,7 +53,7 @@ class SubmissionBuilder:
             expert: the transformer of Wan2.2 that the weights are for; else what the file's name says.
         """
         checkpoint, reason = self._keep(weights, secured)
-        if checkpoint is not None and isinstance(weights, OpenWeights):
+        if checkpoint is not None and isinstance(weights, OpenWeights) and not weights.pair:
             checkpoint = checkpoint.model_copy(update={"expert": expert or expert_in_name(weights.path)})
         jobs, refused = build_from_lines(self.run, self._lines(), checkpoint=checkpoint, step=step, epoch=epoch)
         if reason is not None:
@@ -73,8 +72,8 @@ class SubmissionBuilder:
             path = weights.path if isinstance(weights, OpenWeights) else ""
             return Checkpoint(path=readable(path), fingerprint=LOST), why_not(error)
         finally:
-            if isinstance(weights, OpenWeights) and weights.descriptor is not None:
-                os.close(weights.descriptor)
+            if isinstance(weights, OpenWeights):
+                weights.close()
 
     def _lines(self) -> list[PromptLine]:
         try:

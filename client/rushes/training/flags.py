@@ -60,6 +60,7 @@ def run_from_args(
         keep=keep,
         loras=loras_from_args(given),
         allow_partial_lora=bool(given.get("allow_partial_lora")),
+        allow_other_family=bool(given.get("allow_other_family")),
         staging=given.get("rushes_staging") or None,
     )
 
@@ -202,6 +203,10 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "type": float,
         "metavar": "X",
         "help": "their strengths, in the same order (default: 1); --m of a prompt scales the checkpoint only",
+    },
+    "--allow_other_family": {
+        "action": "store_true",
+        "help": "a LoRA that is for another model family is a warning on the sample, not an error",
     },
     "--allow_partial_lora": {
         "action": "store_true",

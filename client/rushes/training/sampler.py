@@ -115,8 +115,9 @@ class TrainingSampler:
         Args:
             step: optimizer steps done. Step 0 is the base model; `weights` are not looked at.
             epoch: epochs done, when this is the end of one; it then names the files.
-            weights: a path, a callable that writes a `.safetensors` file or a PEFT adapter's directory to the path it
-                is given, a state dict of tensors, or None for the base model.
+            weights: a path, a callable that writes a `.safetensors` file or an adapter's directory to the path it is
+                given, a state dict of tensors (with its alpha: `LoraState`), both files of Wan2.2 (`ExpertPair`), or
+                None for the base model.
 
         Raises:
             ConfigError: `step` or `weights` is not of these kinds. Nothing else is ever raised.

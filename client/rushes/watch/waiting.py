@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rushes.checkpoints.adapters import adapter_config
+from rushes.checkpoints.adapters import adapter_files
 from rushes.checkpoints.safetensors import METADATA, read_header
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.watch.finding import Found, Identity
@@ -100,7 +100,7 @@ def metadata_of(found: Found) -> Mapping[str, Any]:
         raise CheckpointFormat(f"{name}: its name is not Unicode; rename it")
     if found.path != found.weights:
         try:
-            adapter_config(found.path)
+            adapter_files(found.path)
         except CheckpointMissing as error:
             raise CheckpointIncomplete(f"{error}; is it still being written?") from None
     metadata: Mapping[str, Any] | None = read_header(found.weights).get(METADATA)

@@ -212,7 +212,8 @@ class SampleJob(FrozenModel):
     """Everything a worker needs to make one sample.
 
     `loras` are merged at their own strengths whatever the checkpoint's is, also for samples of the base model. With
-    `allow_partial_lora` keys that fit nothing are a warning, not an error.
+    `allow_partial_lora` keys that fit nothing are a warning, not an error; with `allow_other_family` so is a file that
+    is for another model family.
     """
 
     version: Literal[1] = WIRE_VERSION
@@ -224,6 +225,7 @@ class SampleJob(FrozenModel):
     checkpoint: Checkpoint | None = None
     loras: tuple[ExtraLora, ...] = ()
     allow_partial_lora: bool = False
+    allow_other_family: bool = False
     prompt: Prompt
     prompt_index: int = Field(default=0, ge=0)
     step: int = Field(default=0, ge=0)
@@ -381,6 +383,8 @@ def job_id(
     step: int,
     loras: Sequence[ExtraLora] = (),
     allow_partial_lora: bool = False,
+    allow_other_family: bool = False,
+    expert: Expert | None = None,
     vae: VaeOptions | None = None,
     output: tuple[str, str | None] | None = None,
 ) -> str:
@@ -390,6 +394,7 @@ def job_id(
     twice makes one sample. Extra LoRAs count by content and strength, wherever they lie. 32 hex digits.
 
     Args:
+        expert: see `Checkpoint.expert`.
         output: output directory and output name, unless `run` is made from them.
     """
     asked: list[Any] = [run, model.fingerprint, checkpoint_fingerprint, step, prompt_index]
@@ -399,6 +404,10 @@ def job_id(
         asked.append(["loras", *([lora.fingerprint, lora.strength] for lora in loras)])
     if allow_partial_lora:
         asked.append("allow_partial_lora")
+    if allow_other_family:
+        asked.append("allow_other_family")
+    if expert is not None:
+        asked.append(["expert", expert])
     if vae is not None and vae != VaeOptions():
         asked.append(["vae", vae.model_dump(mode="json", exclude_defaults=True)])
     if output is not None:

@@ -130,6 +130,9 @@ class RunFields(FrozenModel):
     loras: tuple[LoraRequest, ...] = Field(
         default=(), max_length=16, description="Other LoRAs, merged beside the checkpoint (and into the base model)."
     )
+    allow_other_family: bool = Field(
+        default=False, description="A LoRA that is for another model family is a warning, not an error."
+    )
     allow_partial_lora: bool = Field(
         default=False, description="Keys of a LoRA that fit nothing in the model are a warning, not an error."
     )

@@ -241,7 +241,11 @@ class Engine:
         context.watch.stage("lora")
         with self._locks.compute_lock, context.clock.timing("lora"), device_errors(self.device, "merging the LoRA"):
             placement.offload_all(loaded.base)
-            loaded.loras.apply(loras, allow_partial=context.job.allow_partial_lora)
+            loaded.loras.apply(
+                loras,
+                allow_partial=context.job.allow_partial_lora,
+                allow_other_family=context.job.allow_other_family,
+            )
 
     def _encode(self, base: Architecture, context: SampleContext, fallback: Fallback) -> Conditioning:
         """Text and pictures, as the model takes them."""

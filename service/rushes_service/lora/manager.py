@@ -10,11 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from rushes.wire.jobs import Checkpoint, SampleJob
+from rushes.wire.jobs import Checkpoint, Expert, SampleJob
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, facts_of, read_lora
 from rushes_service.lora.reading.files import locate
 from rushes_service.lora.targets import NameTable
+
+LoraKey = tuple[str, Expert | None, bool, bool]
+"""What a file that was read is known by: its content, the expert it is for, and what was allowed."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class RequestedLora:
     fingerprint: str
     strength: float
     extra: bool
+    expert: Expert | None = None
+    called: Path | None = None
+    """What the trainer wrote, for messages."""
 
 
 def requested_loras(job: SampleJob) -> tuple[RequestedLora, ...]:
@@ -35,11 +41,17 @@ def requested_loras(job: SampleJob) -> tuple[RequestedLora, ...]:
     """
     found = []
     if job.checkpoint is not None:
-        found.append(RequestedLora(locate(job.checkpoint), job.checkpoint.fingerprint, job.strength, extra=False))
+        found.append(requested(job.checkpoint, job.strength, extra=False))
     for lora in job.loras:
-        place = locate(Checkpoint(path=lora.path, fingerprint=lora.fingerprint))
-        found.append(RequestedLora(place, lora.fingerprint, lora.strength, extra=True))
+        file = Checkpoint(path=lora.path, fingerprint=lora.fingerprint, expert=lora.expert)
+        found.append(requested(file, lora.strength, extra=True))
     return tuple(found)
+
+
+def requested(file: Checkpoint, strength: float, *, extra: bool) -> RequestedLora:
+    """One file of a job. Messages name what the trainer wrote: a snapshot goes with its last sample."""
+    called = Path(file.source) if file.source else None
+    return RequestedLora(locate(file), file.fingerprint, strength, extra, file.expert, called)
 
 
 class LoraManager:
@@ -55,25 +67,27 @@ class LoraManager:
         self._names = functools.cache(names)
         self._family = family
         self._pin = any(parameter.is_cuda for parameter in model.parameters())
-        self._read: dict[tuple[str, bool], Lora] = {}
+        self._read: dict[LoraKey, Lora] = {}
         self._applied: tuple[tuple[RequestedLora, Lora], ...] = ()
 
-    def apply(self, wanted: Sequence[RequestedLora], *, allow_partial: bool = False) -> bool:
+    def apply(
+        self, wanted: Sequence[RequestedLora], *, allow_partial: bool = False, allow_other_family: bool = False
+    ) -> bool:
         """Make the weights the base with `wanted` in it; True if weights had to be written.
 
         Raises:
             CheckpointError, LoraError: a file is wrong. The weights are as before.
         """
-        keys = [(file.fingerprint, allow_partial) for file in wanted]
+        keys = [(file.fingerprint, file.expert, allow_partial, allow_other_family) for file in wanted]
         # What this sample does not want makes room first: files may be as large as the model.
         self._read = {key: lora for key, lora in self._read.items() if key in keys}
         for key, file in zip(keys, wanted, strict=True):
             if key not in self._read:
-                self._read[key] = self._load(file, allow_partial)
+                self._read[key] = self._load(file, allow_partial, allow_other_family)
         self._applied = tuple((file, self._read[key]) for key, file in zip(keys, wanted, strict=True))
         return self.merger.merge([(lora, file.strength) for file, lora in self._applied])
 
-    def _load(self, file: RequestedLora, allow_partial: bool) -> Lora:
+    def _load(self, file: RequestedLora, allow_partial: bool, allow_other_family: bool) -> Lora:
         return read_lora(
             file.place,
             self._names(),
@@ -81,6 +95,9 @@ class LoraManager:
             family=self._family,
             expected=file.fingerprint,
             allow_partial=allow_partial,
+            allow_other_family=allow_other_family,
+            expert=file.expert,
+            called=file.called,
             pin=self._pin,
         )
 

@@ -48,6 +48,7 @@ def run_of(request: RunFields, roots: Roots) -> Run:
         priority="interactive",
         loras=loras_of(request, roots),
         allow_partial_lora=request.allow_partial_lora,
+        allow_other_family=request.allow_other_family,
     )
 
 

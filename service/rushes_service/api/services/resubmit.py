@@ -60,6 +60,7 @@ def run_like(job: SampleJob) -> Run:
         priority="interactive",
         loras=job.loras,
         allow_partial_lora=job.allow_partial_lora,
+        allow_other_family=job.allow_other_family,
     )
 
 

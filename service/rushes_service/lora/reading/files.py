@@ -1,7 +1,7 @@
 """Files of weights: found, read in one go, checked against the hash that was submitted.
 
-A PEFT adapter is a directory, `adapter_model.safetensors` beside `adapter_config.json`. Kept as a snapshot it is one
-file: the same tensors, with the configuration in the header's metadata (see `rushes.checkpoints.adapters`).
+An adapter may be a directory, or have its configuration beside it. Kept as a snapshot it is one file: the same tensors,
+with the configuration in the header's metadata (see `rushes.checkpoints.adapters`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from typing import Any
 
 import torch
 
-from rushes.checkpoints.adapters import (
-    CONFIG_KEY,
-    WEIGHTS_NAME,
-    adapter_config,
-    is_adapter_directory,
-)
+from rushes.checkpoints.adapters import CONFIG_KEY, adapter_files, is_checkpoint_directory
 from rushes.checkpoints.adapters import packed_header as header_bytes
 from rushes.checkpoints.safetensors import HEADER_LENGTH_BYTES, METADATA, data_start, read_header, unreadable
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
@@ -71,32 +66,27 @@ def locate(checkpoint: Checkpoint) -> Path:
     """
     places = [Path(place) for place in (checkpoint.path, checkpoint.source) if place]
     for place in places:
-        if is_adapter_directory(place):
-            adapter_config(place)
-        elif not place.is_file():
-            continue
-        read_header(weights_of(place))
-        return place
+        if is_checkpoint_directory(place) or place.is_file():
+            read_header(adapter_files(place).weights)
+            return place
     tried = " nor at ".join(str(place) for place in dict.fromkeys(places))
     raise CheckpointMissing(f"no checkpoint at {tried}; was it deleted, or is the directory not mounted here?")
 
 
-def weights_of(place: Path) -> Path:
-    """The file that holds the tensors of a file or an adapter directory."""
-    return place / WEIGHTS_NAME if place.is_dir() else place
-
-
-def read_file(place: Path, *, expected: str | None = None, pin: bool = False) -> WeightsFile:
+def read_file(
+    place: Path, *, expected: str | None = None, pin: bool = False, called: Path | None = None
+) -> WeightsFile:
     """Read a whole file, or an adapter directory, in one go.
 
     Args:
         expected: SHA-256 that the submitter saw. A file with another one has been overwritten since.
+        called: the file as people know it, for messages; a snapshot's own name says nothing and goes.
         pin: read into page-locked memory, from which uploads to a GPU are asynchronous.
 
     Raises:
         CheckpointError: it is not there, cut short, no safetensors file, or not the one submitted.
     """
-    path, config = files_of(place)
+    path, config = adapter_files(place)
     header = read_header(path)
     raw = read_bytes(path, pin)
     plain = digest(b"", raw)
@@ -105,7 +95,7 @@ def read_file(place: Path, *, expected: str | None = None, pin: bool = False) ->
     known = (sha256, plain) if not place.is_dir() else (sha256,)
     if expected is not None and SHA256_HEX.fullmatch(expected) and expected not in known:
         raise CheckpointMissing(f"{place} was overwritten since it was submitted: another file lies there now")
-    return weights_file(place, sha256, header, config, raw)
+    return weights_file(called or place, sha256, header, config, raw)
 
 
 def open_file(place: Path) -> WeightsFile:
@@ -114,7 +104,7 @@ def open_file(place: Path) -> WeightsFile:
     Raises:
         CheckpointError: as `read_file`.
     """
-    path, config = files_of(place)
+    path, config = adapter_files(place)
     header = read_header(path)
     raw = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     return weights_file(place, "", header, config, raw)
@@ -135,15 +125,6 @@ def weights_file(
     data = data_of(raw)
     tensors = {name: view(place, name, entry, data) for name, entry in entries.items()}
     return WeightsFile(place, sha256, tensors, metadata, statements(place, metadata), len(raw))
-
-
-def files_of(place: Path) -> tuple[Path, str | None]:
-    """The file with the tensors of a checkpoint, and the configuration beside it.
-
-    Raises:
-        CheckpointError: as `rushes.checkpoints.adapters.adapter_config`.
-    """
-    return weights_of(place), adapter_config(place) if place.is_dir() else None
 
 
 def packed_header(header: Mapping[str, Any], config: str) -> bytes:

@@ -84,6 +84,7 @@ def read_lora(
     allow_other_family: bool = False,
     expert: Expert | None = None,
     pin: bool = False,
+    called: Path | None = None,
 ) -> Lora:
     """Read a complete file of weights: an adapter of any format, or a whole transformer.
 
@@ -97,16 +98,17 @@ def read_lora(
         allow_other_family: a file that says to be, or looks like one, of another family is a warning.
         expert: the transformer of Wan2.2 that the file is for, where its keys do not say so.
         pin: keep the tensors in page-locked memory.
+        called: the file as people know it, for messages.
 
     Raises:
         CheckpointError: the file is not there, cut short, no safetensors file, or not the one submitted.
         LoraMismatch: keys that mean nothing in this model, another family, another expert, a kind that is not read.
         LoraValue: wrong shapes, missing halves, non-finite numbers, or statements that contradict each other.
     """
-    file = read_file(place, expected=expected, pin=pin)
+    file = read_file(place, expected=expected, pin=pin, called=called)
     if not file.tensors:
-        raise LoraMismatch(f"{place}: this file holds no tensors at all")
-    check_readable(place, file.tensors, file.metadata, file.statements)
+        raise LoraMismatch(f"{file.path}: this file holds no tensors at all")
+    check_readable(file.path, file.tensors, file.metadata, file.statements)
     check_finite(file)
     other = other_family(file, family)
     try:
@@ -122,7 +124,7 @@ def read_lora(
     warnings = [*found.warnings, *([other] if other else [])]
     if found.problem:
         warnings.append(f"partly used: {found.problem}")
-    return Lora(file.sha256, found.patches, report_of(file, found, expert), tuple(warnings))
+    return Lora(file.sha256, found.patches, report_of(file, place, found, expert), tuple(warnings))
 
 
 def other_family(file: WeightsFile, family: str) -> str | None:
@@ -184,11 +186,11 @@ def idle_message(file: WeightsFile, idle: list[str], keys: Mapping[str, Key], na
     return f"{message}, which these samples are made without; --rushes_experts both samples with both"
 
 
-def report_of(file: WeightsFile, found: Contents, expert: Expert | None) -> LoraReport:
+def report_of(file: WeightsFile, place: Path, found: Contents, expert: Expert | None) -> LoraReport:
     """What the receipt says."""
     patches = found.patches
     return LoraReport(
-        path=str(file.path),
+        path=str(place),
         sha256=file.sha256,
         format=found.style,
         kinds=tuple(sorted({patch.change.kind for patch in patches})),

@@ -16,11 +16,12 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rushes.checkpoints.adapters import ADAPTER_CONFIG, CONFIG_KEY
+from rushes.checkpoints.experts import EXPERTS_KEY
 from rushes.errors import CheckpointFormat
 from rushes_service.lora.reading.keys import EXPERTS, FIRST_OF_TWO
 
@@ -74,13 +75,28 @@ def statements(path: Path, metadata: Mapping[str, str]) -> tuple[Statement, ...]
         CheckpointFormat: a configuration cannot be read, or a number in it is none.
     """
     found = [*in_configurations(path, metadata), *bare(path, metadata)]
+    for expert, told in of_experts(metadata):
+        found += [
+            replace(statement, expert=expert, place=f"{statement.place} of the {expert}-noise file")
+            for statement in statements(path, told)
+        ]
     return tuple(found)
+
+
+def of_experts(metadata: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """The headers of the two files that `rushes` made one, by expert."""
+    if EXPERTS_KEY not in metadata:
+        return
+    found = json.loads(metadata[EXPERTS_KEY])
+    yield from ((expert, {str(key): str(value) for key, value in told.items()}) for expert, told in found.items())
 
 
 def in_configurations(path: Path, metadata: Mapping[str, str]) -> Iterator[Statement]:
     """Statements of the JSON objects in a header."""
     for key, text in metadata.items():
         own = key in (CONFIG_KEY, "lora_adapter_metadata")
+        if key == EXPERTS_KEY:
+            continue
         if not own and (NO_CONFIGURATION.match(key) or not text.lstrip("\ufeff \t\r\n").startswith("{")):
             continue
         place = ADAPTER_CONFIG if key == CONFIG_KEY else key
