@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from rushes.checkpoints.safetensors import read_header
+from rushes import LoraState
+from rushes.checkpoints.safetensors import METADATA, fingerprint, read_header
 from rushes.checkpoints.weights import OpenWeights, secure
-from rushes.errors import CheckpointFormat, CheckpointMissing, ConfigError
+from rushes.errors import CheckpointError, CheckpointFormat, CheckpointMissing, ConfigError
+from rushes.submission.build import checkpoint_at
 
 
 @pytest.fixture
@@ -135,3 +141,104 @@ def test_other_things_are_refused_before_anything_is_made(weights: Any, kept: Pa
     with pytest.raises(ConfigError, match="must be a path, a callable or a state dict, not"):
         secure(weights, kept)
     assert not kept.exists()
+
+
+def peft_adapter(directory: Path, name: str = "adapter_model.safetensors", alpha: int = 16) -> Path:
+    """An adapter as PEFT writes it; the path of its tensors."""
+    directory.mkdir(exist_ok=True)
+    save_file({"base_model.model.a.lora_A.weight": np.ones((2, 2), np.float32)}, directory / name)
+    (directory / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": alpha}))
+    return directory / name
+
+
+def told(file: Path) -> dict[str, str]:
+    """What the header of a kept file says."""
+    return read_header(file)[METADATA]
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "style.safetensors"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_configuration_beside_a_file_is_kept_with_it(tmp_path: Path, kept: Path, name: str, whole: bool) -> None:
+    path = peft_adapter(tmp_path / "adapter", name)
+    if whole and name != "adapter_model.safetensors":
+        pytest.skip("a directory with a file of that name is no adapter")
+    held = secure(path.parent if whole else path, kept)
+    shutil.rmtree(path.parent)
+    assert json.loads(told(keep(held, kept))["adapter_config"])["lora_alpha"] == 16
+
+
+def test_a_configuration_among_several_files_belongs_to_pefts_alone(tmp_path: Path, kept: Path) -> None:
+    peft_adapter(tmp_path / "adapter")
+    other = tmp_path / "adapter" / "other.safetensors"
+    save_file({"a": np.ones(2, np.float32)}, other)
+    assert keep(secure(other, kept), kept).read_bytes() == other.read_bytes()
+    assert checkpoint_at(other).fingerprint == fingerprint(other)
+
+
+def test_a_directory_of_diffusers_is_a_checkpoint(tmp_path: Path, kept: Path) -> None:
+    directory = tmp_path / "checkpoint-500"
+    directory.mkdir()
+    save_file({"transformer.a": np.ones(2, np.float32)}, directory / "pytorch_lora_weights.safetensors")
+    content = (directory / "pytorch_lora_weights.safetensors").read_bytes()
+    assert keep(secure(directory, kept), kept).read_bytes() == content
+    assert checkpoint_at(directory).fingerprint == hashlib.sha256(content).hexdigest()
+    shutil.rmtree(kept)
+    assert keep(secure(lambda path: shutil.copytree(directory, path), kept), kept).read_bytes() == content
+
+
+def test_a_directory_with_two_sets_of_weights_is_refused(tmp_path: Path, kept: Path) -> None:
+    peft_adapter(tmp_path / "adapter")
+    peft_adapter(tmp_path / "adapter", "pytorch_lora_weights.safetensors")
+    with pytest.raises(CheckpointFormat, match=r"holds adapter_model.* and pytorch_lora_weights.*; give the file"):
+        secure(tmp_path / "adapter", kept)
+
+
+def test_no_message_of_a_callable_names_our_temporary_path(kept: Path) -> None:
+    def pickled(path: str) -> None:
+        Path(path).mkdir()
+        (Path(path) / "adapter_model.bin").write_bytes(b"")
+
+    def half(path: str) -> None:
+        peft_adapter(Path(path)).with_name("adapter_config.json").unlink()
+
+    for write in (pickled, half, lambda path: Path(path).mkdir(), lambda _: None):
+        with pytest.raises(CheckpointError) as caught:
+            secure(write, kept)
+        assert "pending" not in str(caught.value)
+        assert str(kept) not in str(caught.value)
+
+
+STATES = {
+    "alpha": ({"alpha": 16}, {"lora_alpha": "16.0"}),
+    "configuration": ({"config": {"r": 4, "lora_alpha": 8, "target_modules": {"to_q"}}}, None),
+    "nothing": ({}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_a_state_dict_carries_its_alpha(kept: Path, kind: str) -> None:
+    options, header = STATES[kind]
+    file = keep(secure(LoraState({"a": torch.ones(2)}, **options), kept), kept)
+    found = read_header(file).get(METADATA) or {}
+    if header is None:
+        assert json.loads(found["adapter_config"]) == {"r": 4, "lora_alpha": 8, "target_modules": ["to_q"]}
+    else:
+        assert found == header
+
+
+def test_a_configuration_of_peft_is_taken_as_it_is(kept: Path) -> None:
+    config = LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=["to_q"])
+    file = keep(secure(LoraState({"a": torch.ones(2)}, config=config), kept), kept)
+    found = json.loads(told(file)["adapter_config"])
+    assert (found["r"], found["lora_alpha"], found["use_rslora"]) == (4, 8, True)
+
+
+def test_numbers_in_a_state_dict_are_tensors(kept: Path) -> None:
+    file = keep(secure({"x.alpha": 4, "x.lora_down.weight": torch.ones(2, 2)}, kept), kept)
+    assert load_file(file)["x.alpha"].item() == 4
+
+
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf")])
+def test_an_alpha_that_is_none_is_refused(alpha: float) -> None:
+    with pytest.raises(ConfigError, match="must be above 0"):
+        LoraState({}, alpha=alpha)

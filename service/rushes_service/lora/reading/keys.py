@@ -122,11 +122,12 @@ def split(key: str) -> Key:
         if match := pattern.fullmatch(key):
             name, part = match[1], kind or match[2]
             break
+    rest, outer = without_expert(name, ".")
     for beginning, style in FLAT_BEGINNINGS:
-        if match := beginning.match(name):
-            longer = (name.removeprefix("lora_"),) if style == "onetrainer" else ()
-            name, expert = without_expert(name[match.end() :].lstrip("_"), "_")
-            return Key(name, part, style, expert, longer)
+        if match := beginning.match(rest):
+            longer = (rest.removeprefix("lora_"),) if style == "onetrainer" else ()
+            name, expert = without_expert(rest[match.end() :].lstrip("_"), "_")
+            return Key(name, part, style, outer or expert, longer)
     return without_prefixes(name.replace("$$", "."), part)
 
 

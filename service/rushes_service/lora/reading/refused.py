@@ -28,7 +28,7 @@ KINDS: tuple[tuple[str, str], ...] = (
         "",
     ),
     (
-        r"(?:lora|hada|lokr)_(?!(?:down|up|A|B|w[12](?:_[ab])?|mid|t[12]|magnitude_vector|linear_layer)(?:\.|$))\w+",
+        r"(?:lora|hada|lokr)_(?!(?:down|up|A|B|w[12](?:_[ab])?|mid|t[12]|magnitude_vector|linear_layer)(?:\.|$)|unet_|transformer_|te\d?_)\w+",
         "an unknown relative of LoRA",
     ),
 )
