@@ -18,8 +18,8 @@ cards = install()
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from device_support import ADAPTERS, PRECISIONS, Made, Workplace, sample, settled, weights_of  # noqa: E402
 
+from device_support import ADAPTERS, PRECISIONS, Made, Workplace, sample, settled, weights_of  # noqa: E402
 from family_support import FAMILIES  # noqa: E402
 from rushes_service.engine.engine import Engine  # noqa: E402
 from rushes_service.models.registry import find  # noqa: E402

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_support import ADAPTERS, PRECISIONS, Made, Watch, base_of, places_of, same_weights, sample, weights_of
 
+from device_support import ADAPTERS, PRECISIONS, Made, Watch, base_of, places_of, same_weights, sample, weights_of
 from family_support import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("one_card")

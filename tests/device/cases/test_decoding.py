@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_support import PRECISIONS, sample
 
+from device_support import PRECISIONS, sample
 from family_support import FAMILIES
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import VaeOptions

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_support import PRECISIONS, Made, Watch, Workplace, places_of, same_weights, sample, settled, weights_of
 
+from device_support import PRECISIONS, Made, Watch, Workplace, places_of, same_weights, sample, settled, weights_of
 from engine_support import Recorder
 from family_support import FAMILIES
 from rushes.errors import OutOfMemory

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_support import PRECISIONS, Workplace, same_weights, sample, settled, weights_of
 
+from device_support import PRECISIONS, Workplace, same_weights, sample, settled, weights_of
 from engine_support import Recorder
 from family_support import FAMILIES
 from rushes.errors import SampleCancelled
