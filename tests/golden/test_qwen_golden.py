@@ -1,4 +1,4 @@
-"""Qwen-Image is the reference sampler's: from prompt files to latents and pictures."""
+"""Qwen-Image and its editing models are the reference sampler's: from prompt files to latents and pictures."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import torch
 
 from golden_files_support import expected, recorded_engine, recorded_model, recorded_runs, sigmas_of
 from golden_support import Case, distance, sample, video
-from rushes.wire.jobs import ModelSpec
+from rushes.families.parameters import resolve
+from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.engine.engine import Engine
+from rushes_service.models.qwen.conditioned import control_latents
+from rushes_service.models.qwen.edit import TEXT_AREA, control_pixels
 from rushes_service.models.qwen.t2i import initial_noise
+from rushes_service.models.registry import find
 
 CASE = Case("qwen_image")
 LATENTS_TOLERANCE = 1e-4
@@ -73,3 +77,51 @@ def test_bfloat16_rounds_about_as_the_reference_does(model, tmp_path):
 def test_the_tolerance_tells_right_from_wrong(engine, model, change):
     denoised = sample(engine, model, CASE.prompt().model_copy(update=change), CASE.lora)
     assert distance(denoised.latents, CASE.expected["lora.final_latents"]) > 20 * LATENTS_TOLERANCE
+
+
+EDITS = {"qwen_edit": "edit", "qwen_edit_2509": "edit-2509", "qwen_edit_2511": "edit-2511"}
+"""Cases of the editing models, and their `--model_version`."""
+
+EVERY_8TH = slice(None, None, 8)
+"""Rows and columns of control latents that are recorded."""
+
+
+@pytest.fixture(scope="module", params=EDITS)
+def edit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, ModelSpec, Engine]:
+    """A case, its model, and an engine whose cache holds the recorded embeddings, with the pictures and without."""
+    case, version = Case(request.param), EDITS[request.param]
+    model = recorded_model(case, "qwen-image-edit", tmp_path_factory.mktemp("edit"), "qwen_vae", model_version=version)
+    engine = Engine("cpu", tmp_path_factory.mktemp("cache"))
+    base = find("qwen-image-edit")(model, engine.device, torch.float32)
+    recorded, prompt = case.tensors("embeds"), case.prompt()
+    pictures = [control_pixels(path, TEXT_AREA) for path in prompt.control_image_path]
+    for text, name in (
+        (prompt.prompt, "vl_embed"),
+        (str(prompt.negative_prompt), "negative_vl_embed"),
+        (DEFAULT_NEGATIVE, "default_negative_vl_embed"),
+    ):
+        for key in (base.text_key(text), base.image_key(text, pictures)):
+            engine.conditioning.write(key, {"embeds": recorded[name]})
+    return case, model, engine
+
+
+def test_edits_are_the_references(edit):
+    case, model, engine = edit
+    for run, file in recorded_runs(case).items():
+        wanted = expected(case, run)
+        denoised = sample(engine, model, case.prompt(file), case.lora if run == "lora" else None)
+        assert distance(denoised.latents, wanted["final_latents"]) <= LATENTS_TOLERANCE, run
+        if "video" in wanted:
+            assert distance(video(denoised), wanted["video"]) <= PICTURE_TOLERANCE, run
+        assert torch.equal(sigmas_of(denoised), wanted["sigmas"])
+
+
+def test_control_images_are_encoded_as_recorded(edit):
+    case, _, engine = edit
+    base = engine._loaded.base
+    parameters, _ = resolve(case.prompt(), base.spec)
+    found = control_latents(base.encode_images(parameters, {}, VaeOptions()))
+    for index, latents in enumerate(found):
+        part = latents[..., EVERY_8TH, EVERY_8TH]
+        assert distance(part, case.expected[f"base.control_latents_every8.{index}"]) <= LATENTS_TOLERANCE
+    assert len(found) == len(parameters.control_image_path)

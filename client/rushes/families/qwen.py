@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rushes.families.spec import ArchitectureSpec, ModelFile
 
 QWEN_FILES = (
@@ -28,4 +30,14 @@ QWEN_IMAGE = ArchitectureSpec(
     files=QWEN_FILES,
 )
 
-FAMILIES = (QWEN_IMAGE,)
+QWEN_IMAGE_EDIT = replace(
+    QWEN_IMAGE,
+    name="qwen-image-edit",
+    title="Qwen-Image-Edit, pictures from pictures and words",
+    hub_id="Qwen/Qwen-Image-Edit",
+    uses=frozenset({"control_image_path"}),
+    versions=("edit", "edit-2509", "edit-2511"),
+    files=(*QWEN_FILES[:-1], ModelFile("tokenizer1", "processor")),
+)
+
+FAMILIES = (QWEN_IMAGE, QWEN_IMAGE_EDIT)

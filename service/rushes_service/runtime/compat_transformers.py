@@ -9,6 +9,9 @@ import transformers
 PillowSiglipProcessor = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor  # type: ignore[attr-defined]
 """SigLIP's image processor that resizes with Pillow, as that of the reference."""
 
+PillowQwenProcessor = getattr(transformers, "Qwen2VLImageProcessorPil", None) or transformers.Qwen2VLImageProcessor  # type: ignore[attr-defined]
+"""Qwen2.5-VL's image processor that resizes with Pillow: the other one needs torchvision."""
+
 
 class QwenVL(transformers.Qwen2_5_VLModel):  # type: ignore[misc]
     """Qwen2.5-VL without the head that predicts words. Models are published with one, which is passed over silently."""

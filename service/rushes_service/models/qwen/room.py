@@ -5,7 +5,10 @@ from __future__ import annotations
 from rushes_service.models.rooms import Family, FileKind, Room
 
 ROOM = Room(
-    families={"qwen-image": Family("t2i:QwenTextToImage", "tiny:build_tiny_qwen")},
+    families={
+        "qwen-image": Family("t2i:QwenTextToImage", "tiny:build_tiny_qwen"),
+        "qwen-image-edit": Family("edit:QwenImageEdit", "tiny:build_tiny_qwen_edit"),
+    },
     file_kinds=(
         FileKind(
             "qwen-image-transformer",

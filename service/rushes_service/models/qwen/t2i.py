@@ -8,6 +8,7 @@ transformer's precision.
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +33,7 @@ from rushes_service.models.llm.qwen_vl import QwenImageText
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import find_source
 from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.qwen.conditioned import Grid, control_latents, packed, shown, without_controls
 from rushes_service.models.vae.qwen import LATENT_CHANNELS, SPATIAL_RATIO, decode_qwen
 from rushes_service.models.vae.tiles import plan_tiles
 from rushes_service.runtime.devices import name_of
@@ -63,9 +65,18 @@ class QwenImage(Architecture):
     ) -> None:
         super().__init__(model, device, dtype, file_hashes)
         components = ("transformer", "vae")
-        self.source: Source = find_source(model, self.spec, self.pipelines, components, self.file_hashes)
+        spec = self.published_as(model)
+        self.source: Source = find_source(model, spec, self.pipelines, components, self.file_hashes)
         self._text_files: str | None = None
         self._pipe: Any = None
+
+    def published_as(self, model: ModelSpec) -> ArchitectureSpec:
+        """The family, with the repository that this version of it is published in."""
+        return self.spec
+
+    def transformer_options(self) -> dict[str, Any]:
+        """What the family knows of its transformer and single files do not tell."""
+        return {}
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:
@@ -92,7 +103,8 @@ class QwenImage(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        model = self.source.load("transformer", QwenImageTransformer2DModel, self.dtype)
+        given = self.transformer_options()
+        model = self.source.load("transformer", QwenImageTransformer2DModel, self.dtype, **given)
         self.check_config(model.config)
         coder = self.source.load("vae", AutoencoderKLQwenImage, self.vae_dtype)
         for part in (model, coder):
@@ -157,20 +169,30 @@ class QwenImage(Architecture):
             on_step(index + 1, total, tensors["latents"])
             return {}
 
-        packed = self._pipe(
-            **conditioning,
-            **all_valid(conditioning),
-            latents=initial_noise(parameters, self.device, self.dtype),
-            width=parameters.width,
-            height=parameters.height,
-            sigmas=unshifted(total),
-            num_inference_steps=total,
-            true_cfg_scale=parameters.cfg_scale,
-            output_type="latent",
-            return_dict=False,
-            callback_on_step_end=step_ended,
-        )[0]
-        return Denoised(unpacked(packed, parameters), self.facts(scheduler))
+        texts = without_controls(conditioning)
+        with self.shown(parameters, conditioning):
+            tokens = self._pipe(
+                **texts,
+                **all_valid(texts),
+                latents=self.noise(parameters),
+                width=parameters.width,
+                height=parameters.height,
+                sigmas=unshifted(total),
+                num_inference_steps=total,
+                true_cfg_scale=parameters.cfg_scale,
+                output_type="latent",
+                return_dict=False,
+                callback_on_step_end=step_ended,
+            )[0]
+        return Denoised(unpacked(tokens, parameters), self.facts(scheduler))
+
+    def noise(self, parameters: SampleParameters) -> torch.Tensor:
+        """What denoising starts from, as tokens."""
+        return initial_noise(parameters, self.device, self.dtype)
+
+    def shown(self, parameters: SampleParameters, conditioning: Conditioning) -> AbstractContextManager[None]:
+        """Inside, the transformer sees the control images."""
+        return shown(self.transformer, [grid(parameters)], control_latents(conditioning))
 
     def facts(self, scheduler: FlowMatchEulerDiscreteScheduler) -> dict[str, Any]:
         """What the receipt says about the sampler."""
@@ -228,15 +250,13 @@ def initial_noise(parameters: SampleParameters, device: torch.device, dtype: tor
     return packed(drawn[:, 0])
 
 
-def packed(latents: torch.Tensor) -> torch.Tensor:
-    """Latents [1, 16, 2h, 2w] as tokens [1, h w, 64]."""
-    batch, channels, rows, columns = latents.shape
-    grid = latents.view(batch, channels, rows // 2, 2, columns // 2, 2)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows // 2 * (columns // 2), channels * 4)
+def grid(parameters: SampleParameters) -> Grid:
+    """Frames, rows and columns of the sample's tokens."""
+    return 1, parameters.height // PATCH, parameters.width // PATCH
 
 
 def unpacked(tokens: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
     """Tokens [1, h w, 64] as latents [1, 16, 1, 2h, 2w] in float32."""
     rows, columns = parameters.height // PATCH, parameters.width // PATCH
-    grid = tokens.float().view(1, rows, columns, LATENT_CHANNELS, 2, 2)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(1, LATENT_CHANNELS, 1, 2 * rows, 2 * columns)
+    parts = tokens.float().view(1, rows, columns, LATENT_CHANNELS, 2, 2)
+    return parts.permute(0, 3, 1, 4, 2, 5).reshape(1, LATENT_CHANNELS, 1, 2 * rows, 2 * columns)

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 
 import torch
 from diffusers import (
     AutoencoderKLQwenImage,
+    DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
 
 from rushes_service.models.llm.tiny import TEXT_DIM, qwen_tokenizer, qwen_vl
-from rushes_service.models.tiny_parts import FAINT, VELOCITY_STD, blur, build_once, rescale, stretch_colours
+from rushes_service.models.tiny_parts import (
+    FAINT,
+    VELOCITY_STD,
+    blur,
+    build_once,
+    rescale,
+    stretch_colours,
+)
+from rushes_service.runtime.compat_transformers import PillowQwenProcessor
 
-RECIPE = 1
+RECIPE = 2
 """Raised when a change here makes different weights."""
 
 PROMPT_GAIN = 8.0
@@ -36,18 +47,42 @@ def build_tiny_qwen(directory: Path, *, seed: int = 0) -> Path:
     return build_once(directory, recipe, pipeline, seed=seed)
 
 
-def pipeline() -> QwenImagePipeline:
-    """The tiny pipeline in float32 on the CPU."""
-    template = QwenImagePipeline(None, None, None, None, None)
-    before = template.prompt_template_encode.partition("{}")[0]
-    words = qwen_tokenizer((before, template.prompt_template_encode_start_idx))
+def build_tiny_qwen_edit(directory: Path, *, seed: int = 0) -> Path:
+    """Write a complete `QwenImageEditPlusPipeline` directory to `directory` and return it; as `build_tiny_wan`.
+
+    Raises:
+        ConfigError: `directory` exists and holds something else.
+    """
+    recipe = json.dumps({"recipe": RECIPE, "family": "qwen-image-edit", "seed": seed})
+    # Control images have a megapixel, which a CPU convolves slowly.
+    return build_once(directory, recipe, lambda: pipeline(width=2), seed=seed, after=into_edit)
+
+
+def into_edit(directory: Path) -> None:
+    """Make the directory of a `QwenImagePipeline` one of an editing model: it has eyes beside its tokenizer."""
+    (directory / "tokenizer").rename(directory / "processor")
+    PillowQwenProcessor(min_pixels=56 * 56, max_pixels=112 * 112).save_pretrained(directory / "processor")
+    index = json.loads((directory / "model_index.json").read_text())
+    index.update({"_class_name": QwenImageEditPlusPipeline.__name__, "processor": index.pop("tokenizer")})
+    (directory / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
+def pipeline(width: int = 4) -> QwenImagePipeline:
+    """The tiny pipeline in float32 on the CPU; `width` is the VAE's."""
+    words = qwen_tokenizer(*(cut(kind) for kind in (QwenImagePipeline, QwenImageEditPlusPipeline)))
     return QwenImagePipeline(
         tokenizer=words,
         text_encoder=qwen_vl(words),
         transformer=transformer(),
-        vae=vae(),
+        vae=vae(width=width),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
     )
+
+
+def cut(kind: type[DiffusionPipeline]) -> tuple[str, int]:
+    """What a pipeline puts before its prompts, and of how many tokens that is to be."""
+    pipe = kind(**dict.fromkeys(signature(kind.__init__).parameters.keys() - {"self"}))
+    return pipe.prompt_template_encode.partition("{}")[0], pipe.prompt_template_encode_start_idx
 
 
 @torch.no_grad()
@@ -73,10 +108,10 @@ def transformer() -> QwenImageTransformer2DModel:
 
 
 @torch.no_grad()
-def vae(channels: int = 3) -> AutoencoderKLQwenImage:
-    """Qwen-Image's VAE layout (16 channels, 8 times smaller), four channels wide at its finest."""
+def vae(channels: int = 3, width: int = 4) -> AutoencoderKLQwenImage:
+    """Qwen-Image's VAE layout (16 channels, 8 times smaller), `width` channels wide at its finest."""
     model = AutoencoderKLQwenImage(
-        base_dim=4, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[], input_channels=channels
+        base_dim=width, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[], input_channels=channels
     ).eval()
     model.requires_grad_(False)
     spatial = [part for part in model.decoder.modules() if isinstance(part, torch.nn.Conv2d)]
