@@ -44,6 +44,38 @@ def test_a_sample_asked_for_by_prompt_line_is_queued_before_training_samples(api
     assert len(sample["job"]["checkpoint"]["fingerprint"]) == 64
 
 
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"])
+def test_an_adapters_directory_is_a_checkpoint(api: Api, name: str) -> None:
+    directory = api.root / "checkpoint-500"
+    directory.mkdir()
+    save_file({"transformer.a.lora_A.weight": np.zeros((4, 8), np.float32)}, directory / name)
+    if name == "adapter_model.safetensors":
+        (directory / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+
+    made = api.http.post("/v1/samples", **ask(api, checkpoint="checkpoint-500", loras=[{"path": "checkpoint-500"}]))
+    first = made.json()["job"]
+    named = api.http.post("/v1/samples", **ask(api, checkpoint=f"checkpoint-500/{name}")).json()["job"]
+
+    assert made.status_code == 202
+    assert first["checkpoint"]["path"] == str(directory)
+    assert first["loras"][0]["fingerprint"] == first["checkpoint"]["fingerprint"] == named["checkpoint"]["fingerprint"]
+    known = api.http.get(f"/v1/runs/{first['run']}/checkpoints").json()["checkpoints"]
+    assert {"path": str(directory), "kept": True}.items() <= next(k for k in known if k["samples"]).items()
+
+
+def test_a_configuration_that_changed_is_another_checkpoint(api: Api) -> None:
+    directory = api.root / "adapter"
+    directory.mkdir()
+    save_file({"transformer.a.lora_A.weight": np.zeros((4, 8), np.float32)}, directory / "adapter_model.safetensors")
+    found = []
+    for alpha in (8, 16):
+        (directory / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": alpha}))
+        made = api.http.post("/v1/samples", **ask(api, checkpoint="adapter")).json()["job"]
+        found.append(made["checkpoint"]["fingerprint"])
+
+    assert found[0] != found[1]
+
+
 def test_a_prompt_and_a_model_may_be_objects(api: Api) -> None:
     model = {"architecture": "wan2.1-t2v", "model": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "dtype": "bfloat16"}
     body = ask(api, architecture=..., model=model, prompt={"prompt": "a cat", "width": 64, "frame_count": 5})

@@ -17,7 +17,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from rushes.checkpoints.safetensors import HASH_BLOCK, HEADER_LENGTH_BYTES, METADATA, fingerprint, header_of, unreadable
+from rushes.checkpoints.safetensors import (
+    HASH_BLOCK,
+    HEADER_LENGTH_BYTES,
+    METADATA,
+    fingerprint,
+    header_of,
+    read_header,
+    unreadable,
+)
 from rushes.errors import CheckpointFormat, CheckpointMissing
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -68,6 +76,15 @@ def adapter_files(path: str | Path) -> AdapterFiles:
     if weights.name == DIFFUSERS_NAME and not config.is_file():
         return AdapterFiles(weights, None)
     return AdapterFiles(weights, config_text(config))
+
+
+def checkpoint_header(path: str | Path) -> dict[str, Any]:
+    """Header of a complete checkpoint, a file or an adapter's directory, as `safetensors.read_header` returns it.
+
+    Raises:
+        CheckpointError: it is not complete, or no checkpoint.
+    """
+    return read_header(adapter_files(path).weights)
 
 
 def weights_in(directory: Path) -> Path:

@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import Field
 
-from rushes.checkpoints.safetensors import METADATA, read_header
+from rushes.checkpoints.adapters import checkpoint_header, is_checkpoint_directory
+from rushes.checkpoints.safetensors import METADATA
 from rushes.client.client import Client
 from rushes.errors import CheckpointError
-from rushes.watch.names import epoch_of_metadata, place_of_file, step_of
+from rushes.watch.names import epoch_of_metadata, place_of_directory, place_of_file, step_of
 from rushes.wire.jobs import FrozenModel
 from rushes_service.catalogue.entries import Entry
 from rushes_service.catalogue.reading import read_entries
@@ -73,26 +74,28 @@ def sampled_checkpoints(entries: list[Entry]) -> Iterator[Known]:
 
 
 def existing(checkpoint: dict[str, Any]) -> str | None:
-    """The first of a checkpoint's paths that leads to a file."""
+    """The first of a checkpoint's paths that leads to a file, or to an adapter's directory."""
     candidates = (checkpoint.get("source"), checkpoint.get("path"))
-    return next((path for path in candidates if path and Path(path).is_file()), None)
+    return next((p for p in candidates if p and (Path(p).is_file() or is_checkpoint_directory(p))), None)
 
 
 def files_in(directory: Path) -> list[Path]:
-    """Checkpoint files directly in a directory, at most `MAX_FILES`."""
+    """Checkpoints directly in a directory, at most `MAX_FILES`: files, and adapters' directories."""
     try:
-        return sorted(path for path in directory.glob("*.safetensors") if path.is_file())[:MAX_FILES]
+        files = [path for path in directory.glob("*.safetensors") if path.is_file()]
+        adapters = [path for path in directory.glob("*/") if is_checkpoint_directory(path)]
+        return sorted([*files, *adapters])[:MAX_FILES]
     except OSError:
         return []
 
 
 def on_disk(path: Path) -> Known:
-    """A file that was never sampled; its step by its metadata, else by its name."""
+    """A checkpoint that was never sampled; its step by its metadata, else by its name."""
     try:
-        metadata = read_header(path).get(METADATA) or {}
+        metadata = checkpoint_header(path).get(METADATA) or {}
     except CheckpointError:
         return Known(path=str(path), step=0, kept=False)
-    place = place_of_file(path.stem)
+    place = (place_of_directory(path.name) if path.is_dir() else None) or place_of_file(path.stem)
     epoch = epoch_of_metadata(metadata)
     return Known(
         path=str(path),

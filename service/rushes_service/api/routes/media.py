@@ -12,7 +12,8 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from rushes.checkpoints.safetensors import METADATA, read_header
+from rushes.checkpoints.adapters import adapter_files, checkpoint_header
+from rushes.checkpoints.safetensors import METADATA
 from rushes.checkpoints.store import is_url
 from rushes.errors import CheckpointError, OutputError, StagingError
 from rushes.wire.jobs import FrozenModel, JobRecord
@@ -142,13 +143,13 @@ def numbers_of(path: Path) -> Lora:
     Raises:
         CheckpointError: it is no complete safetensors file.
     """
-    header = read_header(path)
+    header = checkpoint_header(path)
     metadata = header.pop(METADATA, None) or {}
     shapes = {name: entry["shape"] for name, entry in header.items()}
     down = [shape[0] for name, shape in shapes.items() if shape and ("lora_down" in name or "lora_A" in name)]
     return Lora(
         file=path.name,
-        bytes=path.stat().st_size,
+        bytes=adapter_files(path).weights.stat().st_size,
         tensors=len(shapes),
         parameters=sum(product(shape) for shape in shapes.values()),
         dtypes=tuple(sorted({str(entry.get("dtype")) for entry in header.values()})),

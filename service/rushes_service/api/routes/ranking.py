@@ -104,6 +104,8 @@ def checkpoint(id: str, request: Request, context: InContext) -> Response:
     if found is None:
         raise HTTPException(404, "the checkpoint is gone: it was moved or deleted after it was sampled")
     path = Path(found).resolve()
+    if path.is_dir():
+        raise HTTPException(404, f"{path} is a directory of several files: take them from there")
     if not context.roots.holds(path) or path.suffix != ".safetensors":
         raise HTTPException(403, f"{path} lies outside the directories that requests may name (RUSHES_ROOTS)")
     answer = file_response(path, "application/octet-stream", request)

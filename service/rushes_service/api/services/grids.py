@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from rushes.checkpoints.safetensors import read_header
+from rushes.checkpoints.adapters import checkpoint_header
 from rushes.errors import CheckpointError, CheckpointMissing
 from rushes.families.parameters import resolve
 from rushes.submission.build import SEED_LIMIT, Run, build_job, sampled_architecture
@@ -180,7 +180,7 @@ def never_sampled(run: str, context: Context, skipped: list[str]) -> Iterator[Ta
         if known.samples:
             continue
         try:
-            read_header(known.path)
+            checkpoint_header(known.path)
             yield Target(fingerprinted(known.path), known.step, known.epoch)
         except CheckpointError as error:
             skipped.append(str(error))

@@ -6,9 +6,9 @@ import contextlib
 import os
 import random
 from functools import lru_cache
-from pathlib import Path
 
-from rushes.checkpoints.safetensors import read_header
+from rushes.checkpoints.adapters import adapter_files, checkpoint_header
+from rushes.errors import CheckpointError
 from rushes.families.prompt_options import PATH_FIELDS
 from rushes.prompts.files import parse_line
 from rushes.submission.build import SEED_LIMIT, Run, build_jobs, checkpoint_at, extra_loras
@@ -56,7 +56,7 @@ def loras_of(request: RunFields, roots: Roots) -> tuple[ExtraLora, ...]:
     """The other LoRAs, read for their hashes."""
     paths = [roots.resolve(lora.path, f"loras.{index}.path") for index, lora in enumerate(request.loras)]
     for path in paths:
-        read_header(path)
+        checkpoint_header(path)
     return extra_loras(paths, [lora.strength for lora in request.loras])
 
 
@@ -71,23 +71,23 @@ def checkpoint_of(text: str | None, roots: Roots) -> Checkpoint | None:
         return None
     path = roots.resolve(text, "checkpoint")
     checkpoint = fingerprinted(path)
-    if not Path(path).is_dir():
-        read_header(path)
+    checkpoint_header(path)
     return checkpoint
 
 
 def fingerprinted(path: str) -> Checkpoint:
     """A checkpoint that stays where it is, by content; a file that has not changed is read once."""
     try:
-        found = Path(path).stat()
-    except OSError:
+        weights, config = adapter_files(path)
+        found = weights.stat()
+    except (OSError, CheckpointError):
         return checkpoint_at(path)
-    return read_checkpoint(path, found.st_ino, found.st_size, found.st_mtime_ns)
+    return read_checkpoint(path, found.st_ino, found.st_size, found.st_mtime_ns, config)
 
 
 @lru_cache(maxsize=4096)
-def read_checkpoint(path: str, *_version: int) -> Checkpoint:
-    """`checkpoint_at`, kept for one version of the file."""
+def read_checkpoint(path: str, *_version: int | str | None) -> Checkpoint:
+    """`checkpoint_at`, kept for one version of the file and of the configuration beside it."""
     return checkpoint_at(path)
 
 
