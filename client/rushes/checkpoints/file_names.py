@@ -21,10 +21,21 @@ SHORT_EXPERT = re.compile(r"[-_. ](?P<word>high|low|hn|ln)(?:[-_. ]?(?:expert|mo
 """The same without that word, at the end of a name. For families of which the files are known to be for one expert."""
 
 
+PARENTS = 2
+"""Directories above a file whose names count as well: `high_noise_lora/epoch-4.safetensors` (DiffSynth)."""
+
+
 def expert_in_name(path: str | Path) -> Expert | None:
-    """The expert that a file's or directory's name says it is for; None if it says none, or both."""
-    found: set[Expert] = {expert_of(match) for match in EXPERT.finditer(Path(path).stem)}
-    return found.pop() if len(found) == 1 else None
+    """The expert that a file's or directory's name says it is for; None if it says none, or both.
+
+    Where it says nothing, the names of the directories above count, the nearest first.
+    """
+    place = Path(path)
+    for name in (place.stem, *(parent.name for parent in list(place.parents)[:PARENTS])):
+        found: set[Expert] = {expert_of(match) for match in EXPERT.finditer(name)}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
 
 
 def without_expert(name: str, *, short: bool = False) -> tuple[str, Expert | None]:
