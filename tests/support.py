@@ -12,9 +12,16 @@ T = TypeVar("T")
 
 POLL_S = 0.02
 
+PATIENCE_S = 60.0
+"""How long anything may take at least before a test gives up: a busy machine may give it a tenth of a core."""
+
 
 def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
-    """The first truthy value of `predicate()`; fails the test if there is none within `timeout` seconds."""
+    """The first truthy value of `predicate()`; fails the test if there is none within `timeout` seconds.
+
+    What takes less on an idle machine is given `PATIENCE_S`.
+    """
+    timeout = max(timeout, PATIENCE_S)
     deadline = time.monotonic() + timeout
     while not (value := predicate()):
         if time.monotonic() > deadline:

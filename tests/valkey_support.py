@@ -34,7 +34,7 @@ class Server:
     def end(self) -> None:
         """Kill it."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 def free_port() -> int:

@@ -23,7 +23,7 @@ class Workers:
             "RUSHES_REDIS_URL": redis_url,
             "RUSHES_CACHE_DIR": str(directory / "cache"),
             "RUSHES_HEARTBEAT_S": "0.1",
-            "RUSHES_LEASE_S": "3",
+            "RUSHES_LEASE_S": "5",
             "RUSHES_RETRY_DELAY_S": "0.1",
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",

@@ -187,7 +187,7 @@ def test_without_once_it_stays_up_with_its_gallery_until_ctrl_c(started: tuple[s
     with urllib.request.urlopen(address[0] + "/healthz", timeout=10) as answer:
         assert answer.status == 200
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0, "".join(said) + rest
     assert "Traceback" not in rest
     if sys.platform.startswith("linux"):
@@ -202,7 +202,7 @@ def test_however_it_is_ended_early_its_children_end_too(
     process, _, mark = started
     wait_until(lambda: worker_of(mark), 60, "the worker to be started")
     process.send_signal(signum)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == code, said
     assert "Traceback" not in said
     wait_until(lambda: not processes(mark), 30, "every child to end")
@@ -212,7 +212,7 @@ def test_however_it_is_ended_early_its_children_end_too(
 def test_a_worker_that_dies_ends_the_demo_and_is_named(started: tuple[subprocess.Popen[str], Path, str]):
     process, output, mark = started
     os.kill(wait_until(lambda: worker_of(mark), 60, "the worker to be started"), signal.SIGKILL)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 1, said
     assert f"the worker ended (killed by SIGKILL); its log {output / 'logs' / 'worker.log'}" in said
     assert processes(mark) == {}

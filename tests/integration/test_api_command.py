@@ -59,10 +59,10 @@ def test_it_says_where_it_is_and_stops_cleanly_with_a_browser_listening(tmp_path
         assert process.stdout is not None
         match = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         assert match is not None
-        with httpx.stream("GET", f"{match.group()}/v1/events", timeout=10) as response:
+        with httpx.stream("GET", f"{match.group()}/v1/events", timeout=120) as response:
             assert "ready" in next(response.iter_text())
             process.send_signal(stop)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 0
     assert errors == ""
@@ -72,9 +72,9 @@ def test_the_token_does_not_reach_the_log(tmp_path: Path) -> None:
     with running(tmp_path, "--port", "0", RUSHES_TOKEN="very-secret") as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[3]
-        assert httpx.get(f"{url}/?token=very-secret").status_code == 303
+        assert httpx.get(f"{url}/?token=very-secret", timeout=120).status_code == 303
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=120)
 
     assert "very-secret" not in output + errors
 
@@ -93,7 +93,7 @@ def test_a_wrong_setting_is_one_sentence(
     tmp_path: Path, flags: list[str], variables: dict[str, str], words: str
 ) -> None:
     with running(tmp_path, *flags, **variables) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 1
     assert words in errors

@@ -157,7 +157,7 @@ def test_events_of_one_run_can_be_asked_for(api: Api) -> None:
 
 
 def test_open_streams_end_when_the_server_stops(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
-    with httpx.Client(timeout=10) as browser:
+    with httpx.Client(timeout=60) as browser:
         with serving(redis_server.url, tmp_path) as api:
             response = browser.send(browser.build_request("GET", f"{api.url}/v1/events"), stream=True)
             events = events_of(response)

@@ -52,7 +52,7 @@ def every_route() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}])
 def test_no_route_but_the_health_checks_answers_without_the_token(api: Api, headers: dict[str, str]) -> None:
-    with httpx.Client(base_url=api.url, headers=headers) as stranger:
+    with httpx.Client(base_url=api.url, headers=headers, timeout=60) as stranger:
         for method, address in every_route():
             answer = stranger.request(method, address)
             if address in OPEN_PATHS:
@@ -66,7 +66,7 @@ def test_no_route_but_the_health_checks_answers_without_the_token(api: Api, head
 @pytest.mark.parametrize("given", [TOKEN, "wrong", ""])
 def test_a_token_in_an_address_is_for_the_page_alone(api: Api, given: str) -> None:
     """Addresses end in logs, histories and Referer headers: elsewhere even the right token does not count there."""
-    with httpx.Client(base_url=api.url) as stranger:
+    with httpx.Client(base_url=api.url, timeout=60) as stranger:
         for method, address in every_route():
             if address in OPEN_PATHS or address == "/":
                 continue
@@ -77,18 +77,18 @@ def test_a_token_in_an_address_is_for_the_page_alone(api: Api, given: str) -> No
 def test_a_token_may_be_of_any_alphabet(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     with serving(redis_server.url, tmp_path, token="clé 鍵") as api:
         assert api.http.get("/v1/samples").status_code == 200
-        assert httpx.get(f"{api.url}/v1/samples", headers={"Authorization": "Bearer cl"}).status_code == 401
+        assert httpx.get(f"{api.url}/v1/samples", headers={"Authorization": "Bearer cl"}, timeout=60).status_code == 401
 
 
 def test_media_need_the_token_like_everything_else(api: Api) -> None:
     address = done(api.queue, job(1, api.root), picture(api.root / "a.png"))
 
-    assert httpx.get(api.url + address).status_code == 401
+    assert httpx.get(api.url + address, timeout=60).status_code == 401
     assert api.http.get(address).status_code == 200
 
 
 def test_a_browser_trades_the_token_for_a_cookie_once(api: Api) -> None:
-    with httpx.Client(base_url=api.url) as browser:
+    with httpx.Client(base_url=api.url, timeout=60) as browser:
         answer = browser.get("/", params={"token": TOKEN})
         cookie = answer.headers["set-cookie"]
 
@@ -105,7 +105,7 @@ def test_a_browser_trades_the_token_for_a_cookie_once(api: Api) -> None:
 
 @pytest.mark.parametrize("query", ["token=wrong", "token=", "xtoken=1", f"token={TOKEN}&token=wrong"])
 def test_a_wrong_token_opens_no_page(api: Api, query: str) -> None:
-    answer = httpx.get(f"{api.url}/?{query}")
+    answer = httpx.get(f"{api.url}/?{query}", timeout=60)
 
     assert answer.status_code == 401
     assert "set-cookie" not in answer.headers
@@ -113,7 +113,10 @@ def test_a_wrong_token_opens_no_page(api: Api, query: str) -> None:
 
 def test_a_forged_cookie_opens_nothing(api: Api) -> None:
     for value in (TOKEN, "0" * 64, "", '"'):
-        assert httpx.get(f"{api.url}/v1/runs", headers={"Cookie": f"rushes_session={value}"}).status_code == 401
+        assert (
+            httpx.get(f"{api.url}/v1/runs", headers={"Cookie": f"rushes_session={value}"}, timeout=60).status_code
+            == 401
+        )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "gpu-box.lan", ""])

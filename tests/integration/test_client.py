@@ -101,7 +101,7 @@ def test_waiting_ends_with_the_last_sample_and_tells_of_each_change(client: Clie
     ids = client.submit([make_job(index=index) for index in range(3)])
     seen: list[JobRecord] = []
     threading.Timer(0.1, work, [redis_url]).start()
-    results = client.wait([*ids, ids[0]], timeout=20, on_change=seen.append)
+    results = client.wait([*ids, ids[0]], timeout=60, on_change=seen.append)
     assert [result.id for result in results] == [*ids, ids[0]]
     assert [record.state for record in seen].count(JobState.DONE) == 3
 
@@ -119,7 +119,7 @@ def test_waiting_for_a_sample_that_fails_says_which_and_why(client: Client, redi
     ids += client.submit([make_job(index=1)])
     work(redis_url, JobState.FAILED)
     with pytest.raises(SampleFailed, match=f"1 of 2 samples made no picture; {ids[1]}: it was not to be") as caught:
-        client.wait(ids, timeout=5)
+        client.wait(ids, timeout=60)
     assert [result and result.state for result in caught.value.results] == [JobState.DONE, JobState.FAILED]
 
 
@@ -188,7 +188,7 @@ def test_a_result_that_cannot_be_read_is_the_end_of_its_sample_all_the_same(clie
     assert (result.id, result.state) == (job_id, JobState.DONE)
     assert result.error is not None
     assert result.error.code == "wire"
-    assert len(client.wait([job_id], timeout=1)) == 1
+    assert len(client.wait([job_id], timeout=60)) == 1
 
 
 def test_a_payload_that_cannot_be_read_is_kept_as_it_is(client: Client) -> None:

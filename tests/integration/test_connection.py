@@ -112,9 +112,9 @@ def test_sentinels_lead_to_the_primary_in_both_kinds_of_client(tmp_path: Path) -
 
 def test_commands_sent_together_go_to_the_primary_and_follow_it(tmp_path: Path) -> None:
     with watched_pair(tmp_path / "pair") as (primary, replica, sentinel):
-        url = f"redis+sentinel://{LOCALHOST}:{sentinel.port}/{PRIMARY}?socket_timeout=0.3"
+        url = f"redis+sentinel://{LOCALHOST}:{sentinel.port}/{PRIMARY}?socket_timeout=3"
         with contextlib.closing(connect(url, retries=0)) as client:
-            assert together(client, ("SET", "on", "the primary"), ("WAIT", 1, 250)) == [True, 1]
+            assert together(client, ("SET", "on", "the primary"), ("WAIT", 1, 2000)) == [True, 1]
             assert primary.connection.get("on") == "the primary"
             primary.connection.client_pause(60_000, all=False)
             with pytest.raises(redis.TimeoutError):

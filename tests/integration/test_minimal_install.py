@@ -70,7 +70,7 @@ def test_it_spools_without_redis_and_replays_when_there_is_one(python: Path, tmp
     (tmp_path / "prompts.txt").write_text("a red ball --w 64\ntwo cats\n")
 
     def train(url: str, *steps: str) -> None:
-        subprocess.run([str(python), "-c", TRAINER, str(tmp_path), url, *steps], check=True, timeout=60)
+        subprocess.run([str(python), "-c", TRAINER, str(tmp_path), url, *steps], check=True, timeout=240)
 
     train("redis://127.0.0.1:1/0", "0")
     assert len(spooled(tmp_path)) == 1
@@ -83,7 +83,7 @@ def test_it_spools_without_redis_and_replays_when_there_is_one(python: Path, tmp
 
 @pytest.mark.parametrize("command", ["worker", "api", "up", "doctor", "demo"])
 def test_a_command_of_the_service_says_how_to_install_it(python: Path, command: str) -> None:
-    done = subprocess.run([str(python), "-m", "rushes", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([str(python), "-m", "rushes", command], capture_output=True, text=True, timeout=240)
     assert done.returncode == 2
     assert done.stderr.startswith("rushes: this command needs the package ")
     assert "pip install 'rushes[service]'" in done.stderr

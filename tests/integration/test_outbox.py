@@ -154,7 +154,7 @@ def test_a_hand_off_of_a_machine_that_is_gone_is_handed_over_once_that_is_certai
 @pytest.mark.parametrize("ending", ["end", "raise"])
 def test_a_process_that_ends_hands_over_first(client: Client, redis_url: str, tmp_path: Path, ending: str) -> None:
     process = trainer(tmp_path, redis_url, ending)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert ("fell over" in err) == (ending == "raise")
     assert "Traceback" not in err
     assert steps(client) == [10, 10]
@@ -163,7 +163,7 @@ def test_a_process_that_ends_hands_over_first(client: Client, redis_url: str, tm
 
 def test_a_process_that_ends_while_redis_is_away_leaves_a_spool_and_does_not_hang(tmp_path: Path) -> None:
     process = trainer(tmp_path, AWAY, "end")
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "cannot be reached" in err
     assert len(spooled(tmp_path)) == 1
@@ -191,7 +191,7 @@ def url_of(server: socket.socket) -> str:
 
 def test_a_forked_process_hands_over_its_own(client: Client, redis_url: str, tmp_path: Path) -> None:
     process = trainer(tmp_path, redis_url, "fork")
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert steps(client) == [10, 10, 20, 20]
 
@@ -265,7 +265,7 @@ def test_processes_that_submit_the_same_thing_at_once_make_one_set_of_samples(
 ) -> None:
     processes = [trainer(tmp_path, redis_url, "end") for _ in range(2)]
     for process in processes:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     assert steps(client) == [10, 10]
     assert client.redis.xlen(LANE) == 2

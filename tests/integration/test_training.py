@@ -96,8 +96,8 @@ def test_two_samplers_of_one_run_close_without_waiting_for_each_other(
     second.submit(step=0)
     records(client, 2)
     work(redis_url)
-    assert len(first.close(wait=True, timeout=20)) >= 2
-    assert len(second.close(wait=True, timeout=20)) >= 2
+    assert len(first.close(wait=True, timeout=60)) >= 2
+    assert len(second.close(wait=True, timeout=60)) >= 2
 
 
 def test_samplers_that_share_a_directory_do_not_wait_for_each_others_runs(
@@ -106,7 +106,7 @@ def test_samplers_that_share_a_directory_do_not_wait_for_each_others_runs(
     mine, other = make(), make(name="other")
     other.submit(step=0)
     records(client, 2)
-    assert mine.close(wait=True, timeout=20) == []
+    assert mine.close(wait=True, timeout=60) == []
     assert len(client.list(run="other", state="queued")) == 2
 
 
@@ -249,7 +249,7 @@ def test_closing_with_wait_brings_results_of_samples_that_were_done_before(
     work(redis_url)
     again = make()
     again.submit(step=0)
-    assert [result.state for result in again.close(wait=True, timeout=20)] == [JobState.DONE] * 2
+    assert [result.state for result in again.close(wait=True, timeout=60)] == [JobState.DONE] * 2
 
 
 def test_closing_gives_up_in_time_when_nobody_works(make: MakeSampler, client: Client) -> None:

@@ -69,8 +69,8 @@ class Driver:
         """Its exit code, after `signum` if given."""
         if signum is not None:
             self.process.send_signal(signum)
-        code = self.process.wait(30)
-        self._reader.join(10)
+        code = self.process.wait(60)
+        self._reader.join(60)
         return code
 
 

@@ -23,7 +23,7 @@ from rushes_service.worker.lease import Lease, Progress, Shutdown
 from rushes_service.worker.loop import Worker
 from support import wait_until
 
-LEASE_S = 1.5
+LEASE_S = 4.0
 OTHER = ModelSpec(architecture="wan2.1-t2v", model="/models/other")
 
 

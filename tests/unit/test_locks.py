@@ -26,7 +26,7 @@ class Gate:
 
     def __call__(self) -> None:
         self.begun.set()
-        self.open.wait(30)
+        self.open.wait(60)
 
 
 def test_nothing_begins_in_the_background_before_the_last_has_ended():
@@ -37,7 +37,7 @@ def test_nothing_begins_in_the_background_before_the_last_has_ended():
     assert background.busy
     order.append("first ends")
     first.open.set()
-    starting.join(10)
+    starting.join(60)
     background.wait()
     assert order == ["first ends", "second"]
 
@@ -68,7 +68,7 @@ def test_waiting_for_decoding_means_that_of_other_threads():
     assert waiting.is_alive()
     gate.open.set()
     for thread in (decoding, waiting):
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     with locks.register_decode():
         locks.wait_for_decoding()

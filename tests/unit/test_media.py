@@ -250,7 +250,7 @@ except OutputError as error:
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path, name, count):
     """A file size limit stands in for the full disk; it needs a process of its own."""
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / name), str(count)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert result.stdout.startswith("OutputError:"), result.stderr
     assert "disk full" in result.stdout
     assert files(tmp_path) == []
