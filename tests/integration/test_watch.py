@@ -329,22 +329,66 @@ def unique_safetensors(path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header)
 
 
-def test_files_of_two_experts_are_of_one_run_and_step_and_each_names_its_expert(
-    out: Path, watcher: MakeWatcher, redis_url: str
+def of_expert(job: SampleJob) -> tuple[int, str | None, str | None]:
+    """Step, expert and label of a sample."""
+    return job.step, job.checkpoint and job.checkpoint.expert, job.label
+
+
+def test_files_of_two_experts_are_of_one_run_and_step_and_are_sampled_together(
+    out: Path, watcher: MakeWatcher, redis_url: str, said: list[str]
 ) -> None:
     watching = watcher(out, model=TWO_EXPERTS, search=Search(short_experts=True))
-    names = ("zorp_000000250_high_noise", "zorp_000000250_low_noise", "zorp-high-000004", "zorp-low-000004_comfy")
-    for name in names:
+    for name in ("zorp_000000250_high_noise", "zorp_000000250_low_noise", "zorp-high-000004", "zorp-low-000004_comfy"):
         unique_safetensors(out / f"{name}.safetensors")
     watching.look()
-    found = {Path(job.checkpoint.source or "").stem: job for job in queued(redis_url) if job.checkpoint}
-    assert len({job.run for job in found.values()}) == 1
-    assert [(found[name].step, found[name].checkpoint.expert, found[name].label) for name in names] == [
-        (250, "high", "high"),
-        (250, "low", "low"),
-        (4, "high", "high"),
-        (4, "low", "comfy-low"),
-    ]
+    watching.look()
+    jobs = queued(redis_url)
+    assert len({job.run for job in jobs}) == 1
+    assert sorted(map(of_expert, jobs), key=str) == [(250, None, None), (4, "high", "high"), (4, "low", "comfy-low")]
+    assert any("zorp_000000250_high_noise" in line and "zorp_000000250_low_noise" in line for line in said)
+
+
+def test_the_file_of_one_expert_waits_for_the_other_one_that_is_being_written(
+    out: Path, watcher: MakeWatcher, redis_url: str
+) -> None:
+    watching = watcher(out, model=TWO_EXPERTS)
+    low = out / "zorp_000000250_low_noise.safetensors"
+    unique_safetensors(low)
+    whole = low.read_bytes()
+    low.write_bytes(whole[:-1])
+    unique_safetensors(out / "zorp_000000250_high_noise.safetensors")
+    watching.look()
+    assert queued(redis_url) == []
+    low.write_bytes(whole)
+    watching.look()
+    assert list(map(of_expert, queued(redis_url))) == [(250, None, None)]
+
+
+def test_the_file_of_one_expert_that_comes_late_is_sampled_with_the_other(
+    out: Path, watcher: MakeWatcher, redis_url: str
+) -> None:
+    watching = watcher(out, model=TWO_EXPERTS)
+    for expert in ("high", "low"):
+        unique_safetensors(out / f"zorp_000000250_{expert}_noise.safetensors")
+        watching.look()
+    watching.look()
+    assert list(map(of_expert, queued(redis_url))) == [(250, "high", "high"), (250, None, None)]
+
+
+def test_one_of_two_that_is_overwritten_is_sampled_with_the_other_again(
+    out: Path, watcher: MakeWatcher, redis_url: str
+) -> None:
+    watching = watcher(out, model=TWO_EXPERTS)
+    for expert in ("high", "low"):
+        unique_safetensors(out / f"zorp_{expert}_noise.safetensors")
+    watching.look()
+    header = json.dumps({"__metadata__": {"another": "content of it"}}).encode()
+    (out / "zorp_low_noise.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    watching.look()
+    first, second = queued(redis_url)
+    assert first.checkpoint is not None
+    assert second.checkpoint is not None
+    assert first.checkpoint.fingerprint != second.checkpoint.fingerprint
 
 
 def test_directories_of_two_experts_are_one_run(tmp_path: Path, watcher: MakeWatcher, redis_url: str) -> None:
@@ -352,11 +396,11 @@ def test_directories_of_two_experts_are_one_run(tmp_path: Path, watcher: MakeWat
     for expert in ("high_noise", "low_noise"):
         (tmp_path / f"zorp_{expert}").mkdir()
         unique_safetensors(tmp_path / f"zorp_{expert}" / "epoch-0.safetensors")
+    unique_safetensors(tmp_path / "zorp_low_noise" / "epoch-1.safetensors")
     watching.look()
     first, second = queued(redis_url)
     assert first.run == second.run
-    assert {job.checkpoint.expert for job in (first, second) if job.checkpoint} == {"high", "low"}
-    assert {Path(job.output_dir).name for job in (first, second)} == {"zorp_high_noise", "zorp_low_noise"}
+    assert [of_expert(first), of_expert(second)] == [(1, None, None), (2, "low", "low")]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Other rooms import the names below, `names`, `experts` and `notifier`. The modul
     finding.py    a directory -> the checkpoints in it
     journal.py    which of them are known already, on disk
     experts.py    which of them are for a transformer that samples
+    pairs.py      files of both transformers of one step -> one
     waiting.py    which of them are complete, and done with
     notifier.py   waits until something may have changed
     watcher.py    new and complete -> held, spooled, handed over

@@ -72,6 +72,11 @@ class Waiting:
         seen.whole = True
         return metadata if now - seen.since >= self.settle_s else None
 
+    def awaits(self, found: Found) -> bool:
+        """True for a checkpoint that is not complete or settled yet, and may still become so."""
+        seen = self._seen.get(found.path)
+        return seen is not None and not seen.told
+
     def done(self, path: Path) -> None:
         """Wait no longer for a checkpoint."""
         self._seen.pop(path, None)

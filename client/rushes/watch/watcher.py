@@ -9,10 +9,9 @@ over by the next watcher, and doing either twice makes one sample.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from rushes._paths import PRIVATE_DIR, SNAPSHOT_DIR, SPOOL_DIR
 from rushes.checkpoints.safetensors import read_header
@@ -36,6 +35,7 @@ from rushes.watch.experts import not_sampled, of_both_experts
 from rushes.watch.finding import Found, Search, epochs_counted, find, nothing_found
 from rushes.watch.journal import SAMPLED, SKIPPED, Journal
 from rushes.watch.names import step_of
+from rushes.watch.pairs import Ready, paired
 from rushes.watch.waiting import Waiting, metadata_of
 from rushes.wire.jobs import digest
 
@@ -43,15 +43,6 @@ SETTLE_S = 2.0
 """How long a complete file must stay as it is. Some tools give a file its full size before they fill it."""
 
 JOURNAL = "watched"
-
-
-class Ready(NamedTuple):
-    """A checkpoint to sample now. Sorted by `order`: those that do not report their step come last."""
-
-    order: tuple[bool, int, int]
-    journal: Journal
-    found: Found
-    metadata: Mapping[str, Any]
 
 
 class CheckpointWatcher:
@@ -117,13 +108,12 @@ class CheckpointWatcher:
 
     def look(self) -> None:
         """Look at every directory once: submit what is ready, and hand over what lies in the spool."""
-        there: set[Path] = set()
-        ready: list[Ready] = []
-        for root, journal in self._journals.items():
-            for found in self._find(root):
-                there.add(found.path)
-                ready += self._ready(journal, found)
-        self.waiting.keep(there)
+        there = [(journal, found) for root, journal in self._journals.items() for found in self._find(root)]
+        self.waiting.keep({found.path for _, found in there})
+        ready = [one for journal, found in there for one in self._ready(journal, found)]
+        if self.run.model.experts == "both" and self.run.model.lora_expert is None:
+            ours = [(journal, found) for journal, found in there if self._ours(found)]
+            ready = list(paired(ready, ours, self._step_key, self.waiting.awaits))
         failed_before, self.failed = self.failed, False
         for one in sorted(ready, key=lambda one: one.order):
             try:
@@ -200,7 +190,7 @@ class CheckpointWatcher:
         Raises:
             OSError: it cannot be kept, or its samples cannot be written.
         """
-        _, journal, found, _ = ready
+        journal, found = ready.journal, ready.whole
         run = self._run_of(found)
         step = step_of(found.place, ready.metadata, self._newest.get(run.name, 0))
         if reason := not_sampled(found.place.expert, run):
@@ -208,7 +198,7 @@ class CheckpointWatcher:
             return
         packer = self._packer(run)
         try:
-            held = secure(found.path, Path(run.output_dir) / SNAPSHOT_DIR)
+            held = secure(ready.weights, Path(run.output_dir) / SNAPSHOT_DIR)
         except CheckpointError:
             return  # gone just now; the next look says what is there
         parcel = packer.pack(step, found.place.epoch, held, expert=found.place.expert)
@@ -220,10 +210,11 @@ class CheckpointWatcher:
             self._with_base.add(run.name)
         spool.write(parcel)
         self._newest[run.name] = max(step, self._newest.get(run.name, 0))
-        journal.note(found, SAMPLED)
-        journal.save()
-        self.waiting.done(found.path)
-        self._announce(found, run, step, parcel)
+        for known_in, file in ready.files:
+            known_in.note(file, SAMPLED)
+            known_in.save()
+            self.waiting.done(file.path)
+        self._announce(ready, run, step, parcel)
 
     def _leave_alone(self, journal: Journal, found: Found, run: Run, reason: str) -> None:
         """Pass a checkpoint over that cannot be sampled as the flags say; the reason is reported once for its like."""
@@ -234,9 +225,11 @@ class CheckpointWatcher:
             self._refused.add((run.name, reason))
             self.report(f"left alone: {found.path.name} and further ones {reason}")
 
-    def _announce(self, found: Found, run: Run, step: int, parcel: Submission) -> None:
-        place = f"step {step}" if found.place.epoch is None else f"step {step}, epoch {found.place.epoch}"
-        self.report(f"{run.name}, {place}: {number_of_samples(len(parcel.jobs))} of {found.path.name}")
+    def _announce(self, ready: Ready, run: Run, step: int, parcel: Submission) -> None:
+        epoch = ready.found.place.epoch
+        place = f"step {step}" if epoch is None else f"step {step}, epoch {epoch}"
+        names = " and ".join(found.path.name for _, found in ready.files)
+        self.report(f"{run.name}, {place}: {number_of_samples(len(parcel.jobs))} of {names}")
         for refused in parcel.refused:
             self.report(f"  prompt {refused.job.prompt_index} is not sampled: {refused.error.message}")
 
@@ -282,6 +275,11 @@ class CheckpointWatcher:
         name = self.run.name if "name" in self.fixed else run_name(of_both_experts(output_dir), output_name)
         label = "-".join(part for part in (found.place.label, found.place.expert) if part)
         return replace(self.run, name=name, output_dir=output_dir, output_name=output_name, label=label or None)
+
+    def _step_key(self, found: Found) -> tuple[str, int | None, int | None, str | None]:
+        """What the files of one step have in common, for whichever transformer they are."""
+        place = found.place
+        return self._run_of(found).name, place.step, place.epoch, place.label
 
     def _output_dir(self, directory: Path) -> Path:
         return Path(self.run.output_dir) if "output_dir" in self.fixed else directory
