@@ -6,6 +6,7 @@ Read from the environment (`RUSHES_*`) by entry points only; everything else rec
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,10 @@ def xdg(variable: str, fallback: str) -> Path:
         return Path(os.environ.get(variable) or Path.home() / fallback) / "rushes"
     except RuntimeError:
         raise ConfigError(f"this user has no home directory: set HOME, or {variable}") from None
+
+
+LISTED = r"(?:[A-Za-z]:(?=[\\/]))?[^:]+"
+"""An entry of a list that is separated by `:`; the one behind the letter of a drive belongs to the entry."""
 
 
 class Settings(BaseSettings):
@@ -70,8 +75,8 @@ class Settings(BaseSettings):
     staged_max_gb: float = Field(default=20.0, gt=0)
     """GiB of files fetched from a store (`--rushes_staging`); beyond it, the least recently used are deleted."""
     map: Annotated[tuple[str, ...], NoDecode] = ()
-    """Pairs of the trainers' directories and this machine's, `/train=/mnt/train`; in the environment
-    separated by `:`."""
+    r"""Pairs of the trainers' directories and this machine's, `/train=/mnt/train`, `C:\train=/mnt/train`; in the
+    environment separated by `:`."""
     staging_patience_s: float = Field(default=600.0, ge=0)
     """How long a sample waits for a store that is away, at a stretch, before that counts as a failed try."""
     lease_s: float = Field(default=30.0, gt=0)
@@ -97,7 +102,7 @@ class Settings(BaseSettings):
     @field_validator("roots", "map", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return value.split(os.pathsep) if isinstance(value, str) else value
+        return re.findall(LISTED, value) if isinstance(value, str) else value
 
 
 def load_settings(**flags: Any) -> Settings:

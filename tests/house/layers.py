@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (ROOT / "client", ROOT / "service")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("rushes.errors", "rushes._paths", "rushes._files", "rushes._processes", "rushes._terminal"),
+    ("rushes.errors", "rushes._paths", "rushes._files", "rushes._platform", "rushes._terminal"),
     ("rushes._compat",),
     ("rushes.wire",),
     ("rushes.families",),

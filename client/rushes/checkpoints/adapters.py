@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from rushes._platform import open_shared
 from rushes.checkpoints.safetensors import (
     HASH_BLOCK,
     HEADER_LENGTH_BYTES,
@@ -176,7 +177,7 @@ def checkpoint_fingerprint(path: str | Path) -> str:
         return fingerprint(weights)
     hasher = hashlib.sha256()
     try:
-        with weights.open("rb") as file:
+        with open(weights, "rb", opener=open_shared) as file:
             for block in packed(weights, file, config):
                 hasher.update(block)
     except OSError as error:

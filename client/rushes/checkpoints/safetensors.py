@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from rushes._platform import open_shared
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 
 HEADER_LENGTH_BYTES = 8
@@ -37,7 +38,7 @@ def fingerprint(path: str | Path) -> str:
     """
     hasher = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=open_shared) as file:
             while block := file.read(HASH_BLOCK):
                 hasher.update(block)
     except OSError as error:
@@ -57,7 +58,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         CheckpointFormat: the file is not a safetensors file.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=open_shared) as file:
             return header_of(path, file)
     except OSError as error:
         raise unreadable(path, error) from None

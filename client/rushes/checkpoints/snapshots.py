@@ -53,7 +53,11 @@ def pending_name(directory: Path) -> Path:
 def adopt(pending: Path, fingerprint: str) -> Path:
     """Give a pending snapshot its final name, by content: the same weights are kept once."""
     final = pending.with_name(f"{fingerprint}.safetensors")
-    pending.replace(final)
+    try:
+        pending.replace(final)
+    except PermissionError:  # Windows, while another process reads the one that is there: it has the same content
+        if not final.is_file():
+            raise
     pending.unlink(missing_ok=True)  # renaming a link onto another link of the same file removes neither
     return final
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rushes._paths import PRIVATE_DIR, SNAPSHOT_DIR
+from rushes._platform import open_shared
 from rushes.checkpoints.adapters import adapter_files, checkpoint_fingerprint, is_checkpoint_directory, pack_into
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.checkpoints.store import Store, is_url, store_of
@@ -181,7 +182,7 @@ def weights_file(path: Path) -> Generator[Path]:
         yield weights
         return
     with tempfile.TemporaryDirectory(prefix="rushes-adapter-") as directory:
-        descriptor = os.open(weights, os.O_RDONLY)
+        descriptor = open_shared(weights)
         try:
             yield pack_into(Path(directory) / "adapter.safetensors", weights, descriptor, config)
         finally:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Union, cast
 
+from rushes._platform import WINDOWS, open_shared
 from rushes.checkpoints.adapters import ADAPTER_CONFIG, CONFIG_KEY, AdapterFiles, adapter_files, pack_into
 from rushes.checkpoints.experts import packed_pair
 from rushes.checkpoints.file_names import expert_in_name
@@ -72,9 +73,6 @@ Weights = Union[str, "os.PathLike[str]", Callable[[str], object], Mapping[str, A
 """A path (of a file, or of an adapter's directory), a callable that writes a `.safetensors` file or such a directory to
 the path it is given, a state dict of tensors, one with its alpha, or the files of both of Wan2.2's transformers."""
 
-OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""Not blocking: a pipe in the place of a checkpoint must not stop the training loop."""
-
 
 SecuredCallback = Callable[[Path, "str | None"], None]
 """Is told the file that has the content now, and the trainer's own."""
@@ -107,20 +105,34 @@ class OpenWeights(NamedTuple):
             CheckpointFormat: the path is a directory or another thing that is no file.
             OSError: the directory cannot be written.
         """
-        for opened in (self, *self.pair):
-            if opened.descriptor is not None and not stat.S_ISREG(os.fstat(opened.descriptor).st_mode):
-                raise CheckpointFormat(f"{opened.path}: is not a file; give the .safetensors file itself")
-        if self.descriptor is None and not self.pair:
-            pending, source = Path(self.path), self.source
-        else:
-            source = None if self.pair else os.path.normpath(self.path)
-            pending = self._secured(directory)
+        pending, source = self._pending(directory)
         if secured is not None:
             secured(pending, source)
         digest = fingerprint(pending)
         if source is not None and readable(source) != source:
             source = None  # not a name that can be told to a worker; the snapshot has the content
         return Checkpoint(path=str(adopt(pending, digest)), fingerprint=digest, source=source, snapshot=True)
+
+    def in_snapshots(self, directory: Path) -> OpenWeights:
+        """The same weights as a file in `directory`; the trainer's own are closed.
+
+        Raises:
+            CheckpointError, OSError: as `keep`.
+        """
+        try:
+            pending, source = self._pending(directory)
+        finally:
+            self.close()
+        return OpenWeights(str(pending), source=source)
+
+    def _pending(self, directory: Path) -> tuple[Path, str | None]:
+        """A file in `directory` that has the content now, and the trainer's own."""
+        for opened in (self, *self.pair):
+            if opened.descriptor is not None and not stat.S_ISREG(os.fstat(opened.descriptor).st_mode):
+                raise CheckpointFormat(f"{opened.path}: is not a file; give the .safetensors file itself")
+        if self.descriptor is None and not self.pair:
+            return Path(self.path), self.source
+        return self._secured(directory), None if self.pair else os.path.normpath(self.path)
 
     def close(self) -> None:
         """Let go of the trainer's files."""
@@ -166,7 +178,8 @@ def secure(weights: Weights, directory: Path) -> OpenWeights:
 
     An open descriptor keeps a file's content reachable even when its name is removed. Opening it, and reading the
     configuration beside it, is all that the training loop waits for; whether it is a checkpoint at all is looked at
-    later.
+    later. On Windows open files are in the way of programs that delete or rename them, so the file is linked at once
+    (copied, on file systems without hard links), and closed.
 
     Raises:
         CheckpointMissing: the path names no file.
@@ -175,9 +188,11 @@ def secure(weights: Weights, directory: Path) -> OpenWeights:
         Exception: whatever the callable raises.
     """
     if isinstance(weights, (str, os.PathLike)):
-        return secure_path(os.fspath(weights))
+        opened = secure_path(os.fspath(weights))
+        return opened.in_snapshots(directory) if WINDOWS else opened
     if isinstance(weights, ExpertPair):
-        return secure_pair(weights)
+        opened = secure_pair(weights)
+        return opened.in_snapshots(directory) if WINDOWS else opened
     if not (callable(weights) or isinstance(weights, (Mapping, LoraState))):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"weights must be a path, a callable or a state dict, not {type(weights).__name__}")
     directory.mkdir(parents=True, exist_ok=True)
@@ -197,11 +212,16 @@ def secure_path(path: str) -> OpenWeights:
         CheckpointMissing: there is no such file.
         CheckpointError: the directory holds no adapter, or one that is incomplete or pickled.
     """
+    absolute = path.startswith("/") and not WINDOWS
+    full = path if absolute else os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
     try:
-        descriptor = os.open(path, OPENING)
+        descriptor = open_shared(path)
     except FileNotFoundError:
         raise CheckpointMissing(f"{path}: there is no such checkpoint file") from None
-    full = path if path.startswith("/") else os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
+    except PermissionError:
+        if not os.path.isdir(path):  # noqa: PTH112
+            raise
+        return open_adapter(full)  # Windows opens no directories
     # Don't stat .safetensors paths; a directory with that name fails later.
     if not path.endswith(".safetensors") and stat.S_ISDIR(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -268,14 +288,16 @@ def pack_directory(target: Path) -> None:
     files = adapter_files(target)
     opened = open_files(str(target), files)
     try:
-        if files.config is None:
-            files.weights.replace(pending)
-        else:
-            pack_into(pending, files.weights, cast("int", opened.descriptor), files.config)
+        try:
+            if files.config is None:
+                files.weights.replace(pending)
+            else:
+                pack_into(pending, files.weights, cast("int", opened.descriptor), files.config)
+        finally:
+            opened.close()  # before it is removed, for Windows
         remove(target)
         pending.replace(target)
     finally:
-        opened.close()
         pending.unlink(missing_ok=True)
 
 
@@ -305,7 +327,7 @@ def open_files(path: str, files: AdapterFiles) -> OpenWeights:
         CheckpointError: the tensors cannot be opened.
     """
     try:
-        descriptor = os.open(files.weights, OPENING)
+        descriptor = open_shared(files.weights)
     except OSError as error:
         raise unreadable(files.weights, error) from None
     return OpenWeights(path, descriptor, files.config)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import rushes
+from rushes._platform import NO_SERVICE, WINDOWS
 from rushes._terminal import printable, printable_lines
 from rushes.errors import ConfigError, RushesError
 
@@ -133,7 +134,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def load(name: str) -> ModuleType:
-    """The module of a subcommand."""
+    """The module of a subcommand.
+
+    Raises:
+        ConfigError: it belongs to the service, and this is Windows.
+    """
+    if WINDOWS and name not in LIGHT:
+        raise ConfigError(f"rushes {name}: {NO_SERVICE}")
     package = "rushes.cli" if name in LIGHT else "rushes_service.cli"
     # A module cannot be called `import`.
     return importlib.import_module(f"{package}.{name}_" if keyword.iskeyword(name) else f"{package}.{name}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rushes._platform import WINDOWS
 from rushes.client.client import Client
 from rushes.errors import QueueUnavailable
 from rushes.trackers.base import Tracker
@@ -21,7 +22,7 @@ AWAY_AFTER = 2
 
 def memory_path(destination: str, run: str) -> Path:
     """Where it is remembered which samples of a run a tracker has: in the user's state directory."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    state = os.environ.get("LOCALAPPDATA" if WINDOWS else "XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "rushes" / "track" / f"{digest([destination, run])}.ids"
 
 

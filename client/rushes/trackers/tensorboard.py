@@ -8,7 +8,6 @@ from that step on. So when a result comes behind a later one, the file is writte
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import itertools
 import os
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from rushes._platform import lock
 from rushes.errors import ConfigError
 from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed
 from rushes.wire.jobs import SampleResult
@@ -193,7 +193,7 @@ def locked(path: Path) -> IO[bytes]:
     """
     file = path.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except OSError:
         file.close()
         raise ConfigError(f"{path.parent}: another process logs samples there; give each a directory") from None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rushes._files import write_whole
-from rushes._processes import process_is_dead
+from rushes._platform import process_is_dead
 from rushes.checkpoints.weights import OpenWeights
 
 ABANDONED_S = 600.0

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from rushes._files import TEMPORARY
 from rushes._paths import SNAPSHOT_DIR, SPOOL_DIR
+from rushes._platform import WINDOWS
 from rushes.checkpoints.snapshots import release
 from rushes.checkpoints.staging import snapshots_of, uploaded
 from rushes.checkpoints.store import store_of
@@ -195,7 +196,7 @@ class Outbox:
         for directory, pattern in ((self.snapshots, "*.pending*"), (self.spool.directory, TEMPORARY)):
             with contextlib.suppress(OSError):
                 for path in directory.glob(pattern):
-                    if aged(path, ABANDONED_S):
+                    if age_s(path) > ABANDONED_S:
                         remove(path)  # a directory, if it was killed in the midst of saving an adapter
 
     def _resume(self) -> None:
@@ -332,7 +333,7 @@ class Outbox:
         if self._unsent or self.spool.waiting():
             return  # their samples are not in Redis yet
         with contextlib.suppress(QueueUnavailable, OSError):
-            old = [path for path in self.snapshots.glob("*.safetensors") if aged(path, UNNEEDED_S)]
+            old = [path for path in self.snapshots.glob("*.safetensors") if age_s(path) > UNNEEDED_S]
             for path in self._client.unneeded(old):
                 release(path)
         if self.run.staging is None:
@@ -343,9 +344,14 @@ class Outbox:
                 release(url)
 
 
-def aged(path: Path, seconds: float) -> bool:
-    """True when a file was linked or written at least so long ago."""
-    return time.time() - path.stat().st_ctime > seconds
+_first_seen: dict[Path, float] = {}
+
+
+def age_s(path: Path) -> float:
+    """Seconds since a file was linked or written; on Windows, which keeps no such time, since this process saw it."""
+    if WINDOWS:
+        return time.monotonic() - _first_seen.setdefault(path, time.monotonic())
+    return time.time() - path.stat().st_ctime
 
 
 _open: weakref.WeakSet[Outbox] = weakref.WeakSet()
@@ -357,7 +363,8 @@ def _mark_forked() -> None:
         outbox.forget()
 
 
-os.register_at_fork(after_in_child=_mark_forked)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_mark_forked)
 
 
 def flush_at_end_of_child() -> None:

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import PureWindowsPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -127,7 +128,10 @@ class ModelSpec(FrozenModel):
     def label(self) -> str:
         """A short name for people: the family and the last part of the model's path."""
         source = self.model or self.dit
-        return f"{self.architecture} ({source.rstrip('/').rsplit('/', 1)[-1]})" if source else self.architecture
+        if not source:
+            return self.architecture
+        # Takes slashes of either kind.
+        return f"{self.architecture} ({PureWindowsPath(source).name})"
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,13 +1,13 @@
-"""Path mapping between machines: a trainer's `/train/out` may be mounted as `/mnt/train/out` on the worker's."""
+"""Path mapping between machines: a trainer's `/train/out` or `C:\\train\\out` is `/mnt/train/out` on the worker's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from rushes.errors import ConfigError
+from rushes.errors import ConfigError, InputError
 from rushes.wire.job_files import prompt_with
 from rushes.wire.jobs import ModelSpec, SampleJob
 
@@ -25,7 +25,7 @@ class PathMap:
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> PathMap:
-        """A map from texts like `/train=/mnt/train`.
+        r"""A map from texts like `/train=/mnt/train`, `C:\train=/mnt/train` or `\\\\nas\share=/mnt/share`.
 
         Raises:
             ConfigError: one of them is not two absolute paths.
@@ -60,18 +60,46 @@ class PathMap:
 def parse_pair(text: str) -> tuple[str, str]:
     """The submitter's directory and this machine's."""
     remote, equals, local = text.partition("=")
-    if not equals or not remote.startswith("/") or not local.startswith("/"):
-        raise ConfigError(f"--map {text!r}: write THERE=HERE, two absolute directories, such as /train=/mnt/train")
-    return str(PurePosixPath(remote)), str(PurePosixPath(local))
+    if not equals or not (remote.startswith("/") or of_windows(remote)) or not local.startswith("/"):
+        raise ConfigError(
+            f"--map {text!r}: write THERE=HERE, two absolute directories, such as /train=/mnt/train or "
+            "'C:\\train=/mnt/train'"
+        )
+    return str(pure(remote)), str(PurePosixPath(local))
+
+
+def of_windows(path: str) -> bool:
+    r"""True for an absolute path of Windows: `C:\train`, `C:/train`, `\\\\nas\share\train`."""
+    return PureWindowsPath(path).is_absolute() and not path.startswith("/")
+
+
+def pure(path: str) -> PurePath:
+    """A path of the machine that it is from. Those of Windows are equal whatever their case and their slashes."""
+    return PureWindowsPath(path) if of_windows(path) else PurePosixPath(path)
 
 
 def translated(path: str, pairs: Iterable[tuple[str, str]]) -> str:
     """`path` with the longest first directory that fits replaced by the second."""
-    fitting = [pair for pair in pairs if PurePosixPath(path).is_relative_to(pair[0])]
+    given = pure(path)
+    fitting = [pair for pair in pairs if type(pure(pair[0])) is type(given) and given.is_relative_to(pure(pair[0]))]
     if not fitting:
         return path
     old, new = max(fitting, key=lambda pair: len(pair[0]))
-    return str(PurePosixPath(new) / PurePosixPath(path).relative_to(old))
+    return str(pure(new).joinpath(*given.relative_to(pure(old)).parts))
+
+
+def check_reachable(path: str) -> str:
+    """`path`, if it can be one of this machine, or a hub id.
+
+    Raises:
+        InputError: it is one of Windows, which no pair of the map has translated.
+    """
+    if of_windows(path):
+        raise InputError(
+            f"{path} is a path of Windows, and this worker is not told where that is here: start it with "
+            f"--map '{PureWindowsPath(path).anchor}=/mnt/directory', then `rushes jobs retry`"
+        )
+    return path
 
 
 def job_with(job: SampleJob, name: Translate) -> SampleJob:

@@ -13,7 +13,7 @@ from rushes.checkpoints.store import is_url, store_of
 from rushes.wire.jobs import SampleJob
 from rushes_service.media.writing import Written
 from rushes_service.storage.staged import StagedFiles
-from rushes_service.worker.path_map import PathMap, job_with
+from rushes_service.worker.path_map import PathMap, check_reachable, job_with
 
 Retry = Callable[[Callable[[], Any]], Any]
 """Calls a function that needs the store and returns its result; see `StoreRetry`."""
@@ -77,8 +77,9 @@ def open_workspace(
 
     Raises:
         StagingError: a file cannot be fetched.
+        InputError: a file of Windows, of which this machine does not know the place.
     """
-    local_job = paths.job_to_local(job)
+    local_job = job_with(paths.job_to_local(job), check_reachable)
     if job.staging is None or not is_url(job.output_dir):
         yield Workspace(local_job, paths)
         return
