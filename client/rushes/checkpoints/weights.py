@@ -352,6 +352,6 @@ def as_tensor(value: Any, beside: Mapping[str, Any]) -> Any:
     if isinstance(value, (int, float)):
         some = next((other for other in beside.values() if not isinstance(other, (int, float))), None)
         if some is None:
-            raise ConfigError("a state dict without a tensor is no checkpoint")
+            raise CheckpointError("the weights could not be saved: a state dict without a tensor is no checkpoint")
         value = some.new_tensor(float(value))
     return value.detach().contiguous()

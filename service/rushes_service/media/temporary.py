@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rushes._platform import process_is_dead
-
 from rushes.wire.jobs import digest
 
 ABANDONED_S = 24 * 3600
