@@ -105,7 +105,8 @@ def noise_of_the_cpu() -> Iterator[None]:
             return _GENERATOR("cpu")
 
     def randn(*size: Any, generator: Any = None, device: Any = None, dtype: Any = None, **_: Any) -> torch.Tensor:
-        return _RANDN(*size, generator=generator, dtype=torch.float32).to(device=device, dtype=dtype)
+        drawn = _RANDN(*size, generator=generator, dtype=torch.float32)
+        return drawn.to(device=device, dtype=dtype or torch.get_default_dtype())
 
     def randn_like(like: torch.Tensor, **options: Any) -> torch.Tensor:
         return randn(like.shape, device=like.device, dtype=options.get("dtype") or like.dtype)
