@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "rushes_service.models.wan",
         "rushes_service.models.hunyuan",
+        "rushes_service.models.hunyuan15",
         "rushes_service.models.flux",
         "rushes_service.models.qwen",
         "rushes_service.models.zimage",

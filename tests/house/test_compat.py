@@ -26,6 +26,7 @@ from torch import nn
 from transformers import Qwen3ForCausalLM
 
 from rushes_service.models.hunyuan import tiny as hunyuan_tiny
+from rushes_service.models.hunyuan15 import tiny as hunyuan15_tiny
 from rushes_service.models.llm import tiny as llm_tiny
 from rushes_service.models.wan import tiny as wan_tiny
 from rushes_service.models.zimage import tiny as zimage_tiny
@@ -185,3 +186,11 @@ def test_language_models_are_read_without_their_heads(tmp_path):
     whole.save_pretrained(tmp_path)
     assert set(Qwen3.from_pretrained(tmp_path).state_dict()) == set(llm_tiny.qwen3(words).state_dict())
     assert set(QwenVL(llm_tiny.qwen_vl(words).config).state_dict()) == set(llm_tiny.qwen_vl(words).state_dict())
+
+
+def test_the_parts_of_hunyuan_video_15_are_there():
+    model = hunyuan15_tiny.transformer(image=False)
+    assert isinstance(model.context_embedder_2, models.GlyphProjection)
+    assert isinstance(model.transformer_blocks[0].attn, models.Attention)
+    assert any(isinstance(part, models.HunyuanVideo15Upsample) for part in hunyuan15_tiny.vae().modules())
+    assert "sequence_dim" in signature(models.apply_rotary_emb).parameters

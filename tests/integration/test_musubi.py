@@ -88,6 +88,8 @@ def test_a_wrong_prompt_file_or_an_unserved_family_stops_before_training(redis_u
         ("hv", {"dit_in_channels": 16, "rushes_architecture": "skyreels-v1-t2v"}, "skyreels-v1-t2v"),
         ("fp", {}, "framepack"),
         ("fk", {}, "flux1-kontext"),
+        ("hv15", {"task": "t2v"}, "hunyuan-video-1.5-t2v"),
+        ("hv15", {"task": "i2v"}, "hunyuan-video-1.5-i2v"),
     ],
 )
 def test_the_family_follows_from_the_trainers_own_flags(

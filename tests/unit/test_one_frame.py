@@ -156,3 +156,12 @@ def test_a_prompt_of_wans_is_checked_before_it_is_submitted() -> None:
     inputs = {"image_path": "/a.png", "control_image_path": ("/a.png",)}
     with pytest.raises(PromptError, match="places 2 control images"):
         resolve(Prompt(prompt="x", one_frame="target_index=1,control_index=0;2", **inputs), WAN_ONE_FRAME)
+
+
+@pytest.mark.parametrize(
+    ("argv", "tile", "bulk"),
+    [([], None, False), (["--vae_sample_size", "64"], 64, False), (["--vae_sample_size", "0"], None, True)],
+)
+def test_the_tile_size_of_hunyuan_video_15_is_a_flag_of_its_trainer(argv: list[str], tile: int, bulk: bool) -> None:
+    found = vae_from_args(given(*argv))
+    assert (found.spatial_tile_sample_min_size, found.bulk_decode) == (tile, bulk)

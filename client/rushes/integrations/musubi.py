@@ -52,6 +52,7 @@ def wan_family(args: argparse.Namespace) -> str | None:
 FAMILIES: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
     "hv": hunyuan_family,
     "wan": wan_family,
+    "hv15": lambda args: f"hunyuan-video-1.5-{args.task}",
     "fp": lambda _args: "framepack",  # `--one_frame` makes it another, see `ArchitectureSpec.variants`
     "fk": lambda _args: "flux1-kontext",
 }

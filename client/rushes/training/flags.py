@@ -24,6 +24,7 @@ MODEL_FLAGS = (
     "text_encoder",
     "text_encoder1",
     "text_encoder2",
+    "byt5",
     "t5",
     "clip",
     "image_encoder",
@@ -99,14 +100,15 @@ def loras_from_args(given: dict[str, Any]) -> tuple[ExtraLora, ...]:
 def vae_from_args(given: dict[str, Any]) -> VaeOptions:
     """How a trainer's flags want latents decoded."""
     flags = ("vae_chunk_size", "vae_spatial_tile_sample_min_size", "vae_tiling", "bulk_decode")
-    if not any(given.get(flag) for flag in flags):
+    tile = given.get("vae_sample_size")
+    if not any(given.get(flag) for flag in flags) and tile is None:
         return DEFAULT_VAE
     return checked(
         VaeOptions,
         flag="--vae_",
-        bulk_decode=bool(given.get("bulk_decode")),
+        bulk_decode=bool(given.get("bulk_decode")) or tile == 0,
         chunk_size=given.get("vae_chunk_size") or None,
-        spatial_tile_sample_min_size=given.get("vae_spatial_tile_sample_min_size") or None,
+        spatial_tile_sample_min_size=given.get("vae_spatial_tile_sample_min_size") or tile or None,
         tiling=bool(given.get("vae_tiling")),
     )
 
@@ -174,6 +176,12 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     },
     "--fp8_llm": {"action": "store_true", "help": "first text encoder, or Qwen3, in fp8"},
     "--fp8_vl": {"action": "store_true", "help": "Qwen2.5-VL in fp8"},
+    "--byt5": {"metavar": "FILE", "help": "HunyuanVideo 1.5: encoder of words to be seen in the picture"},
+    "--vae_sample_size": {
+        "metavar": "PIXELS",
+        "type": int,
+        "help": "HunyuanVideo 1.5: decode in tiles of this many pixels (default: 128; 0: at once)",
+    },
     "--t5": {"metavar": "FILE", "help": "T5 text encoder"},
     "--fp8_t5": {"action": "store_true", "help": "T5 in fp8"},
     "--clip": {"metavar": "FILE", "help": "CLIP image encoder"},

@@ -81,6 +81,9 @@ class ModelSpec(FrozenModel):
 
     text_encoder1: str | None = None
     text_encoder2: str | None = None
+    byt5: str | None = None
+    """HunyuanVideo 1.5's encoder of the words that are to be seen in the picture."""
+
     t5: str | None = None
     clip: str | None = None
     image_encoder: str | None = None
@@ -153,7 +156,7 @@ class VaeOptions(FrozenModel):
     spatial_tile_sample_min_size: int | None = Field(default=None, ge=16)
     tiling: bool = False
     bulk_decode: bool = False
-    """FramePack: the clip at once, instead of section by section with blended overlaps."""
+    """The clip at once: FramePack's instead of section by section, HunyuanVideo 1.5's instead of in tiles."""
 
 
 class Prompt(FrozenModel):

@@ -17,21 +17,29 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
     HunyuanVideoMidBlock3D,
     HunyuanVideoUpsampleCausal3D,
 )
+from diffusers.models.autoencoders.autoencoder_kl_hunyuanvideo15 import HunyuanVideo15Upsample
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers import transformer_z_image
+from diffusers.models.transformers.transformer_hunyuan_video15 import (
+    HunyuanVideo15ByT5TextProjection as GlyphProjection,
+)
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTimeTextImageEmbedding
 from torch import nn
 
 __all__ = [
     "Attention",
     "DiagonalGaussianDistribution",
+    "GlyphProjection",
+    "HunyuanVideo15Upsample",
     "HunyuanVideoCausalConv3d",
     "HunyuanVideoMidBlock3D",
     "HunyuanVideoUpsampleCausal3D",
     "WanAttention",
     "WanCausalConv3d",
     "WanTimeTextImageEmbedding",
+    "apply_rotary_emb",
 ]
 
 KEEP_SIZE: Mapping[str, Any] = {"_auto_resize": False}

@@ -26,6 +26,7 @@ class BuildPlan:
     off the shapes, `rule` names parameters as the file does. `prefixes` may stand before every name that counts; the
     first that is there is taken off, and names without it are of other models in the same file. `anchors` are entries
     of the configuration that must be a published model's. `unused` is a pattern of tensors that the class does not use.
+    `other_rules` name parameters as other files of the same model do.
     """
 
     class_name: str
@@ -34,6 +35,7 @@ class BuildPlan:
     anchors: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     unused: str = ""
+    other_rules: tuple[RuleOfConfig, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Plan:
     keys: Mapping[str, str] = field(repr=False)
 
     @property
-    def rule(self) -> Rule:
-        """Names of the live model -> names of the file."""
-        return self.build_plan.rule(self.config)
+    def rules(self) -> tuple[Rule, ...]:
+        """Names of the live model -> names of the file, in each way that files of this model are written."""
+        return tuple(rule(self.config) for rule in (self.build_plan.rule, *self.build_plan.other_rules))
 
     def is_unused(self, name: str) -> bool:
         """True for a tensor that the class has no use for."""

@@ -60,7 +60,7 @@ def placed(model: nn.Module, wanted: Plan) -> dict[str, Slot]:
         ModelError: some lie nowhere, or the file has weights that are nothing in the model.
     """
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    slots = find_slots(shapes, wanted.rule, wanted.keys)
+    slots = find_slots(shapes, wanted.rules, wanted.keys)
     path = wanted.header.path
     if missing := [name for name in shapes if name not in slots]:
         raise ModelError(f"{path} lacks {listed(missing)} of {len(shapes)} tensors of {wanted.model}: it is incomplete")

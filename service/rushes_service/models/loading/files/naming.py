@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,17 +36,19 @@ class Slot:
         return stored if self.rows is None else stored[slice(*self.rows)].clone()
 
 
-def find_slots(shapes: Mapping[str, torch.Size], rule: Rule, keys: Collection[str]) -> dict[str, Slot]:
+def find_slots(shapes: Mapping[str, torch.Size], rules: Sequence[Rule], keys: Collection[str]) -> dict[str, Slot]:
     """Where the parameters are that `keys` hold; those that they do not hold are left out.
 
     Args:
         shapes: of the live model's parameters, by name.
+        rules: ways in which files may name them.
         keys: names in the file, in the model's first release or as in the live model.
     """
     found: dict[str, Slot] = {}
     fused: dict[str, dict[int, str]] = {}
     for name in shapes:
-        key, part = next(((key, part) for key, part in spellings(name, rule) if key in keys), ("", ""))
+        spelled = (spelling for rule in rules for spelling in spellings(name, rule))
+        key, part = next(((key, part) for key, part in spelled if key in keys), ("", ""))
         if part == SWAPPED:
             found[name] = Slot(key, swapped=True)
         elif part:
