@@ -267,3 +267,22 @@ def test_monitors_may_ask_for_the_head_alone(api: Api, address: str) -> None:
     answer = api.http.head(address)
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"] == api.http.get(address).headers["content-type"]
+
+
+def test_a_sample_is_found_where_this_machine_has_the_directory_of_its_trainer(
+    redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    there, name = job(7, Path("/"), output_dir=r"C:\train\out"), r"C:\train\out\sample\cat.png"
+    file = picture(tmp_path / "share" / "out" / "sample" / "cat.png")
+    (file.parent / "cat.json").write_text('{"seed": 7}')
+    picture(tmp_path / "share" / "secret.png")
+    with serving(redis_server.url, tmp_path, map=(rf"C:\train={tmp_path / 'share'}",)) as api:
+        api.queue.redis.flushdb()
+        address = done(api.queue, there, name)
+        ended(
+            api.queue, there, JobState.DONE, path=name, receipt=r"C:\train\out\sample\cat.json", media_type="image/png"
+        )
+        assert api.http.get(address).content == file.read_bytes()
+        assert api.http.get(address.replace("media", "receipt")).json() == {"seed": 7}
+        for path, status in ((r"C:\train\out\..\secret.png", 403), (r"C:\train\secret.png", 403), (r"D:\cat.png", 404)):
+            assert api.http.get(done(api.queue, there, path)).status_code == status, path

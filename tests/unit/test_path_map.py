@@ -11,9 +11,9 @@ from rushes.errors import ConfigError, InputError
 from rushes.wire.job_files import PROMPT_FIELDS
 from rushes.wire.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt
 from rushes_service.settings import load_settings
+from rushes_service.storage import path_map
+from rushes_service.storage.path_map import PathMap
 from rushes_service.storage.staged import StagedFiles
-from rushes_service.worker import path_map
-from rushes_service.worker.path_map import PathMap
 from rushes_service.worker.workspace import open_workspace
 
 MAP = PathMap.parse(["/train=/mnt/train", "/train/models/=/fast", "/home/a b=/mnt/ab"])

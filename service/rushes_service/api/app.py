@@ -39,6 +39,7 @@ from rushes_service.api.routes import (
 )
 from rushes_service.api.services.housekeeping import keep_tidy
 from rushes_service.settings import Settings
+from rushes_service.storage.path_map import PathMap
 from rushes_service.storage.staged import StagedFiles
 
 THUMBNAIL_DIR = "thumbnails"
@@ -65,7 +66,9 @@ def create_app(settings: Settings) -> FastAPI:
     client = Client(settings.redis_url)
     thumbnails = Thumbnails(settings.cache_dir / THUMBNAIL_DIR)
     staged = StagedFiles(settings.cache_dir, settings.staged_bytes)
-    context = Context(settings, client, Roots(settings.roots), thumbnails, Metrics(client), staged)
+    context = Context(
+        settings, client, Roots(settings.roots), thumbnails, Metrics(client), staged, PathMap.parse(settings.map)
+    )
     watchers = watchers_of(context)
 
     @asynccontextmanager

@@ -15,6 +15,7 @@ from rushes_service.api.background.thumbnails import Thumbnails
 from rushes_service.api.http.paths import Roots
 from rushes_service.ranking.contests import Contests
 from rushes_service.settings import Settings
+from rushes_service.storage.path_map import PathMap
 from rushes_service.storage.staged import StagedFiles
 
 
@@ -31,6 +32,9 @@ class Context:
     thumbnails: Thumbnails
     metrics: Metrics
     staged: StagedFiles
+    paths: PathMap
+    """From the paths of trainers on other machines to those of this one."""
+
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     feed: Feed = field(init=False)
     contests: Contests = field(init=False)

@@ -12,9 +12,9 @@ from rushes.errors import WorkerUnfit
 from rushes.wire.jobs import ModelSpec
 from rushes_service.queue import Queue
 from rushes_service.settings import GIB, Settings, load_settings
+from rushes_service.storage.path_map import PathMap
 from rushes_service.worker.dry_run import DryRunEngine
 from rushes_service.worker.loop import Worker, worker_name
-from rushes_service.worker.path_map import PathMap
 from rushes_service.worker.sample import Sampler
 
 EXIT_UNFIT = 70

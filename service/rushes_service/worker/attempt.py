@@ -20,9 +20,9 @@ from rushes.errors import (
 from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
+from rushes_service.storage.path_map import PathMap
 from rushes_service.storage.staged import StagedFiles
 from rushes_service.worker.lease import Lease, Progress, Shutdown
-from rushes_service.worker.path_map import PathMap
 from rushes_service.worker.retry import StoreRetry
 from rushes_service.worker.sample import DenoisedSample, Sampler, write_sample
 from rushes_service.worker.workspace import Workspace, open_workspace

@@ -19,11 +19,11 @@ from rushes.errors import LeaseLost, QueueUnavailable, WireError
 from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
+from rushes_service.storage.path_map import PathMap
 from rushes_service.storage.staged import StagedFiles
 from rushes_service.worker.attempt import Attempt, Outcome, WorkerContext
 from rushes_service.worker.background import Background
 from rushes_service.worker.lease import Shutdown
-from rushes_service.worker.path_map import PathMap
 from rushes_service.worker.sample import SAME_PATHS, Sampler
 
 logger = logging.getLogger("rushes.worker")

@@ -13,8 +13,8 @@ from rushes.wire.jobs import JobState, SampleJob, SampleResult
 from rushes_service.media.naming import sample_path
 from rushes_service.media.writing import write_media
 from rushes_service.queue import Reservation
+from rushes_service.storage.path_map import PathMap
 from rushes_service.worker.lease import Lease
-from rushes_service.worker.path_map import PathMap
 from rushes_service.worker.workspace import Workspace
 
 SAME_PATHS = PathMap()

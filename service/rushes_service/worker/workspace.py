@@ -12,8 +12,8 @@ from typing import Any
 from rushes.checkpoints.store import is_url, store_of
 from rushes.wire.jobs import SampleJob
 from rushes_service.media.writing import Written
+from rushes_service.storage.path_map import PathMap, check_reachable, job_with
 from rushes_service.storage.staged import StagedFiles
-from rushes_service.worker.path_map import PathMap, check_reachable, job_with
 
 Retry = Callable[[Callable[[], Any]], Any]
 """Calls a function that needs the store and returns its result; see `StoreRetry`."""

@@ -17,7 +17,7 @@ from rushes.checkpoints.safetensors import METADATA
 from rushes.checkpoints.store import is_url
 from rushes.errors import CheckpointError, OutputError, StagingError
 from rushes.wire.jobs import FrozenModel, JobRecord
-from rushes_service.api.context import InContext, Queue
+from rushes_service.api.context import Context, InContext
 from rushes_service.api.http.files import file_response, file_responses
 from rushes_service.api.http.problems import documented
 from rushes_service.catalogue.checkpoints import existing
@@ -73,7 +73,7 @@ class Lora(FrozenModel):
 )
 def media(id: str, request: Request, context: InContext) -> Response:
     """The file of a sample that is done; parts of it by `Range`, nothing new by `If-None-Match`."""
-    path = media_path(context.client.get(id), context.staged)
+    path = media_path(context.client.get(id), context)
     return file_response(path, MEDIA_TYPES[path.suffix.lower()], request)
 
 
@@ -92,7 +92,7 @@ def thumbnail(
 ) -> Response:
     """A small WebP: the picture itself, or the middle frame of a clip. Made at the first request, then kept."""
     record = context.client.get(id)
-    path = media_path(record, context.staged)
+    path = media_path(record, context)
     result = record.result
     length_s = (result.frame_count or 1) / (result.fps or 1) if result else 0.0
     try:
@@ -107,9 +107,9 @@ def receipt(id: str, context: InContext) -> dict[str, Any]:
     """The receipt beside the file: every parameter, the LoRA's fingerprint, versions, seconds per stage."""
     record = context.client.get(id)
     if record.result is None or record.result.receipt is None:
-        media_path(record, context.staged)
+        media_path(record, context)
         raise HTTPException(404, "this sample has no receipt")
-    path = below_output(record, record.result.receipt, context.staged)
+    path = below_output(record, record.result.receipt, context)
     if path.suffix != ".json" or path.stat().st_size > MAX_RECEIPT_BYTES:
         raise HTTPException(403, f"{path.name} is not a receipt")
     try:
@@ -123,12 +123,13 @@ def receipt(id: str, context: InContext) -> dict[str, Any]:
 
 
 @router.get("/{id}/lora", summary="The LoRA's numbers", responses=documented(401, 404, 503))
-def lora(id: str, queue: Queue) -> Lora:
+def lora(id: str, context: InContext) -> Lora:
     """Size, rank and metadata of the checkpoint, from the file's header, while the file is there."""
-    record = queue.get(id)
+    record = context.client.get(id)
     if record.job is None or record.job.checkpoint is None:
         raise HTTPException(404, "this sample shows the base model: it has no LoRA")
-    path = existing(record.job.checkpoint.model_dump())
+    local = context.paths.job_to_local(record.job).checkpoint
+    path = local and existing(local.model_dump())
     if path is None:
         raise HTTPException(404, "the checkpoint is gone: it was moved or deleted after it was sampled")
     try:
@@ -166,7 +167,7 @@ def product(shape: list[int]) -> int:
     return total
 
 
-def media_path(record: JobRecord, staged: StagedFiles) -> Path:
+def media_path(record: JobRecord, context: Context) -> Path:
     """The real path of a sample's file.
 
     Raises:
@@ -179,25 +180,26 @@ def media_path(record: JobRecord, staged: StagedFiles) -> Path:
     if result is None or result.path is None:
         reason = f": {result.error.message}" if result and result.error else ""
         raise HTTPException(404, f"the sample ended as {record.state.value} and has no picture{reason}")
-    path = below_output(record, result.path, staged)
+    path = below_output(record, result.path, context)
     if path.suffix.lower() not in MEDIA_TYPES:
         raise HTTPException(403, f"{result.path} is not a picture or video")
     return path
 
 
-def below_output(record: JobRecord, text: str, staged: StagedFiles) -> Path:
+def below_output(record: JobRecord, text: str, context: Context) -> Path:
     """The real path of a file of a sample; a copy, if it is in a store.
 
     Raises:
         HTTPException: it is gone, leads outside the sample's output directory, or is no plain file.
     """
     if is_url(text):
-        return from_store(record, text, staged)
+        return from_store(record, text, context.staged)
     try:
-        path = Path(text).resolve(strict=True)
+        path = Path(context.paths.to_local(text)).resolve(strict=True)
     except (OSError, RuntimeError):
         raise HTTPException(404, f"{text} is gone: it was moved or deleted after it was made") from None
-    if record.job is None or not path.is_relative_to(Path(record.job.output_dir).resolve()):
+    output = record.job and Path(context.paths.to_local(record.job.output_dir)).resolve()
+    if output is None or not path.is_relative_to(output):
         raise HTTPException(403, f"{text} leads outside the output directory of its sample")
     if not stat.S_ISREG(path.stat().st_mode):
         raise HTTPException(403, f"{text} is not a picture or video")
