@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import redis
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxKontextPipeline,
     HunyuanVideoFramepackTransformer3DModel,
     WanPipeline,
 )
-from diffusers.hooks import HookRegistry, group_offloading
 from PIL import Image
 from torch import nn
 from transformers import Qwen3ForCausalLM
@@ -31,7 +31,7 @@ from rushes_service.models.llm import tiny as llm_tiny
 from rushes_service.models.wan import tiny as wan_tiny
 from rushes_service.models.zimage import tiny as zimage_tiny
 from rushes_service.runtime import compat_diffusers_models as models
-from rushes_service.runtime.compat_diffusers import GROUP_OFFLOADING, offload_group, offload_hook
+from rushes_service.runtime.compat_accelerate import offloaded_by_accelerate
 from rushes_service.runtime.compat_torch import copy_all
 from rushes_service.runtime.compat_transformers import PillowSiglipProcessor, Qwen3, QwenVL
 
@@ -98,24 +98,9 @@ def test_tensors_are_copied_together():
     assert all(bool((target == 1).all()) for target in targets)
 
 
-def test_the_hook_of_group_offloading_is_found_and_moves_its_group():
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList([nn.Linear(2, 2)])
-
-        def forward(self, values: torch.Tensor) -> torch.Tensor:
-            return self.blocks[0](values)
-
-    model = Model()
-    assert offload_hook(model) is None
-    cpu = torch.device("cpu")
-    group_offloading.apply_group_offloading(model, cpu, offload_type="block_level", num_blocks_per_group=1)
-    assert group_offloading._GROUP_OFFLOADING == GROUP_OFFLOADING
-    assert any(offload_hook(part) is not None for part in model.modules())
-    assert any(isinstance(getattr(part, "_diffusers_hook", None), HookRegistry) for part in model.modules())
-    for part in model.modules():
-        offload_group(part)
+def test_a_module_that_accelerate_offloads_is_known():
+    assert not offloaded_by_accelerate(nn.Linear(2, 2))
+    assert offloaded_by_accelerate(add_hook_to_module(nn.Linear(2, 2), AlignDevicesHook()))
 
 
 def test_the_vae_of_wan_is_decoded_frame_by_frame():

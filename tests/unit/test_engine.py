@@ -32,7 +32,8 @@ from rushes.errors import (
 from rushes.wire.jobs import Checkpoint, ModelSpec, SampleJob, VaeOptions
 from rushes_service.engine.engine import Engine
 from rushes_service.models.wan.tiny import build_tiny_wan
-from rushes_service.runtime.devices import device_errors, resolve_device
+from rushes_service.runtime.device_errors import device_errors
+from rushes_service.runtime.devices import resolve_device
 
 
 @pytest.fixture(scope="module")

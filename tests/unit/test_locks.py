@@ -72,6 +72,17 @@ def test_waiting_for_decoding_means_that_of_other_threads():
         assert not thread.is_alive()
     with locks.register_decode():
         locks.wait_for_decoding()
+    assert not locks.decoding
+
+
+def test_a_decode_that_was_handed_over_is_waited_for_before_its_thread_begins():
+    locks = EngineLocks()
+    handed_over = locks.register_decode(here=False)
+    waiting = in_thread(locks.wait_for_decoding)
+    assert locks.decoding
+    in_thread(lambda: (handed_over.claim(), handed_over.release())).join(10)
+    waiting.join(10)
+    assert not waiting.is_alive()
 
 
 def test_frames_are_the_same_when_the_next_sample_is_denoised_meanwhile(tmp_path: Path):

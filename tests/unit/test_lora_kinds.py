@@ -20,7 +20,7 @@ from rushes_service.lora.changes import Decomposed, Difference, LowRank, Patch, 
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, LoraReport, read_lora
 from rushes_service.lora.targets import renamed
-from rushes_service.lora.unmerged import factors_of
+from rushes_service.lora.unmerged import output_hook
 from rushes_service.models.wan.names import ORIGINAL_NAMES, wan_names
 from rushes_service.models.wan.tiny import transformer
 from rushes_service.runtime.float8 import stored_in_float8
@@ -273,8 +273,10 @@ def test_dora_measures_weights_in_float8_with_their_scales():
     weight = layer.expanded(torch.float32)
     nothing = LowRank(torch.zeros(1, 64), torch.zeros(8, 1))
     twice_as_long = Decomposed(nothing, 2 * weight.norm(dim=1, keepdim=True))
-    ((delta, _, _),) = factors_of("layer.weight", layer, [(Patch("layer.weight", twice_as_long), 1.0)])
-    torch.testing.assert_close(delta, weight)
+    inputs = torch.eye(64)
+    hook = output_hook("layer.weight", layer, [(Patch("layer.weight", twice_as_long), 1.0)])
+    torch.testing.assert_close(hook(layer, (inputs,), layer(inputs)), 2 * layer(inputs))
+    torch.testing.assert_close(layer(inputs), weight.T)
 
 
 def test_changes_beside_a_weight_build_on_each_other_as_when_merged():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from engine_support import lora_tensors, write_lora
 from lora_support import ORIGINAL, FileModule, linears, write
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.errors import CheckpointError, LoraError, LoraValue
-from rushes_service.engine.placement import offload_blocks
+from rushes_service.engine.offload import BlockOffloader
 from rushes_service.lora.manager import LoraManager, RequestedLora
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import read_lora
@@ -242,7 +241,7 @@ def test_a_whole_checkpoint_goes_into_an_offloaded_model(model: nn.Module, tmp_p
     base = copies(model)
     tuned = {name: tensor + 0.1 for name, tensor in base.items()}
     save_file(tuned, tmp_path / "a.safetensors")
-    offload_blocks(SimpleNamespace(transformer=model, vae_in_denoise=True), torch.device("cpu"))  # type: ignore[arg-type]
+    BlockOffloader(model, torch.device("cpu"))
     rack = rack_of(model)
     rack.apply([wanted(tmp_path / "a.safetensors")])
     assert is_base(model, tuned)

@@ -36,7 +36,7 @@ def test_an_offloaded_model_makes_the_same_pictures(model, tmp_path):
     plain, offloaded = Engine("cpu", tmp_path / "cache"), Engine("cpu", tmp_path / "cache", offload=True)
     for job in (make_job(model, lora), make_job(model), make_job(model, lora, lora_multiplier=0.5)):
         assert np.array_equal(frames(offloaded, job), frames(plain, job))
-    assert not offloaded.overlaps
+    assert not offloaded.denoise(make_job(model), Recorder()).overlaps
 
 
 def test_weights_in_fp8_take_less_and_change_the_picture_a_little(model, tmp_path):
@@ -95,5 +95,5 @@ def test_a_sample_that_waits_for_room_can_be_cancelled(model, tmp_path):
 def test_an_offloaded_transformer_lies_in_host_memory_between_steps(model, tmp_path):
     engine = Engine("cuda:0", tmp_path / "cache", offload=True)
     assert frames(engine, make_job(model)).shape[0] == 5
-    assert {part.device.type for part in engine._loaded.base.transformer.parameters()} == {"cpu"}
-    assert engine._loaded.base.vae.device.type == "cpu"
+    blocks = engine._loaded.base.transformer.blocks.parameters()
+    assert {part.device.type for part in blocks} == {"cpu"}

@@ -64,7 +64,7 @@ class LowRank(Change):
         return replace(self, up=self.up[start:stop])
 
     def delta(self, base: torch.Tensor) -> torch.Tensor:
-        return self.scale * (self.up.to(base) @ self.down.to(base))
+        return self.scale * (uploaded(self.up, base) @ uploaded(self.down, base))
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Hadamard(Change):
         return replace(self, w1_a=self.w1_a[start:stop], w2_a=self.w2_a[start:stop])
 
     def delta(self, base: torch.Tensor) -> torch.Tensor:
-        first = self.w1_a.to(base) @ self.w1_b.to(base)
-        return first.mul_(self.w2_a.to(base) @ self.w2_b.to(base)).mul_(self.scale)
+        first = uploaded(self.w1_a, base) @ uploaded(self.w1_b, base)
+        return first.mul_(uploaded(self.w2_a, base) @ uploaded(self.w2_b, base)).mul_(self.scale)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Kronecker(Change):
         return replace(self, rows=(offset + start, offset + stop))
 
     def delta(self, base: torch.Tensor) -> torch.Tensor:
-        w1, w2 = (product([part.to(base) for part in factor]) for factor in (self.w1, self.w2))
+        w1, w2 = (product([uploaded(part, base) for part in factor]) for factor in (self.w1, self.w2))
         whole = torch.kron(w1, w2).mul_(self.scale)
         return whole if self.rows is None else whole[slice(*self.rows)]
 
@@ -144,7 +144,7 @@ class Difference(Change):
         return replace(self, value=self.value[start:stop])
 
     def delta(self, base: torch.Tensor) -> torch.Tensor:
-        return self.value.to(base) * self.scale
+        return uploaded(self.value, base) * self.scale
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Replacement(Change):
         return replace(self, value=self.value[start:stop])
 
     def delta(self, base: torch.Tensor) -> torch.Tensor:
-        return self.value.to(base) - base
+        return uploaded(self.value, base) - base
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Decomposed(Change):
         changed = base + self.inner.delta(base)
         over_rows = self.magnitude.shape[1] == 1
         length = changed.norm(dim=1 if over_rows else 0, keepdim=True) + DORA_EPS
-        return changed.mul_(self.magnitude.to(base) / length).sub_(base)
+        return changed.mul_(uploaded(self.magnitude, base) / length).sub_(base)
 
 
 @dataclass(frozen=True)
@@ -220,13 +220,22 @@ def changed_weight(base: torch.Tensor, weighted: Sequence[Weighted]) -> torch.Te
         for patch, strength in parts:
             rows = slice(*patch.into) if patch.into else slice(None)
             if whole and strength == 1:
-                exact[rows] = patch.change.value.to(exact)  # type: ignore[attr-defined]
+                exact[rows] = uploaded(patch.change.value, exact)  # type: ignore[attr-defined]
                 continue
             delta = patch.change.delta(start[rows])
             if tuple(delta.shape) != tuple(exact[rows].shape):
                 raise LoraValue(f"{patch.parameter} is {list(exact[rows].shape)}, its change {list(delta.shape)}")
             exact[rows] += strength * delta
     return exact
+
+
+def uploaded(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`tensor` on the device and in the precision of `like`.
+
+    It is copied as it is, from pinned memory without waiting, and converted there: in one step PyTorch would convert it
+    on the CPU, into memory that is not pinned.
+    """
+    return tensor.to(like.device, non_blocking=True).to(like.dtype)
 
 
 def product(factors: list[torch.Tensor]) -> torch.Tensor:
@@ -244,6 +253,19 @@ def tensors_of(change: Change) -> Iterator[torch.Tensor]:
             yield from tensors_of(value)
         elif isinstance(value, tuple):
             yield from (part for part in value if isinstance(part, torch.Tensor))
+
+
+def moved(change: Change, device: torch.device) -> Change:
+    """A change with its tensors on `device`, in their own precision."""
+
+    def there(value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return value.to(device, non_blocking=True)
+        if isinstance(value, Change):
+            return moved(value, device)
+        return tuple(there(part) for part in value) if isinstance(value, tuple) else value
+
+    return replace(change, **{entry.name: there(getattr(change, entry.name)) for entry in fields(change)})  # type: ignore[type-var,arg-type]
 
 
 def as_matrix(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from rushes.wire.jobs import Checkpoint, Expert, SampleJob
@@ -15,6 +16,7 @@ from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, facts_of, read_lora
 from rushes_service.lora.reading.files import locate
 from rushes_service.lora.targets import NameTable
+from rushes_service.runtime.devices import CPU
 
 LoraKey = tuple[str, Expert | None, bool, bool]
 """What a file that was read is known by: its content, the expert it is for, and what was allowed."""
@@ -55,37 +57,44 @@ def requested(file: Checkpoint, strength: float, *, extra: bool) -> RequestedLor
 
 
 class LoraManager:
-    """Brings a model's weights to what a job wants. Files are read once: a new strength needs none.
+    """Brings a model's weights to the LoRAs of a job. Files are read once: a new strength needs none.
 
     Args:
         names: what module names in files mean; asked only when a file is read.
         family: the model's family, for messages.
+        device: where weights are changed that lie on the CPU; by default there.
     """
 
-    def __init__(self, model: nn.Module, names: Callable[[], NameTable], family: str) -> None:
-        self.merger = LoraMerger(model)
+    def __init__(
+        self, model: nn.Module, names: Callable[[], NameTable], family: str, device: torch.device = CPU
+    ) -> None:
+        self.merger = LoraMerger(model, device)
         self._names = functools.cache(names)
         self._family = family
-        self._pin = any(parameter.is_cuda for parameter in model.parameters())
+        self._pin = device.type == "cuda"
         self._read: dict[LoraKey, Lora] = {}
         self._applied: tuple[tuple[RequestedLora, Lora], ...] = ()
 
     def apply(
-        self, wanted: Sequence[RequestedLora], *, allow_partial: bool = False, allow_other_family: bool = False
+        self, files: Sequence[RequestedLora], *, allow_partial: bool = False, allow_other_family: bool = False
     ) -> bool:
-        """Make the weights the base with `wanted` in it; True if weights had to be written.
+        """Make the weights the base with `files` in it; True if weights had to be written.
 
         Raises:
             CheckpointError, LoraError: a file is wrong. The weights are as before.
         """
-        keys = [(file.fingerprint, file.expert, allow_partial, allow_other_family) for file in wanted]
-        # What this sample does not want makes room first: files may be as large as the model.
+        keys = [(file.fingerprint, file.expert, allow_partial, allow_other_family) for file in files]
+        # Files that this sample does not use go first: they may be as large as the model.
         self._read = {key: lora for key, lora in self._read.items() if key in keys}
-        for key, file in zip(keys, wanted, strict=True):
+        for key, file in zip(keys, files, strict=True):
             if key not in self._read:
                 self._read[key] = self._load(file, allow_partial, allow_other_family)
-        self._applied = tuple((file, self._read[key]) for key, file in zip(keys, wanted, strict=True))
+        self._applied = tuple((file, self._read[key]) for key, file in zip(keys, files, strict=True))
         return self.merger.merge([(lora, file.strength) for file, lora in self._applied])
+
+    def leave_device(self) -> None:
+        """Move what is kept of the base weights to host memory."""
+        self.merger.leave_device()
 
     def _load(self, file: RequestedLora, allow_partial: bool, allow_other_family: bool) -> Lora:
         return read_lora(

@@ -10,21 +10,19 @@ keep their factors beside them, applied at every step; see `unmerged`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from rushes.errors import LoraValue
-from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight
+from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight, uploaded
+from rushes_service.lora.pristine import PristineCopies
 from rushes_service.lora.reading import Lora
 from rushes_service.lora.targets import plain_name
 from rushes_service.lora.unmerged import LoraHooks, why_unmerged
 from rushes_service.runtime.compat_torch import copy_all
-
-HEADROOM = 2.0
-"""Free device memory that must remain, in multiples of the copies, for the copies to live on the device."""
+from rushes_service.runtime.devices import CPU
 
 CPU_BLOCK_BYTES = 3 << 20
 """How much of a weight is merged at a time on a CPU: what its caches hold between two passes over it."""
@@ -42,18 +40,22 @@ State = tuple[tuple[str, float], ...]
 
 
 class LoraMerger:
-    """Owner of one model's LoRA state. Not thread-safe: one sample at a time."""
+    """Owner of one model's LoRA state. Not thread-safe: one sample at a time.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    Args:
+        device: where weights are merged that lie on the CPU. The blocks of an offloaded model do: merged on its GPU,
+            they get the bits that they would have without offloading.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device = CPU) -> None:
+        self._device = device
         self._parameters: Mapping[str, torch.Tensor] = {
             plain_name(name): parameter for name, parameter in model.named_parameters()
         }
         self._modules = {plain_name(name): module for name, module in model.named_modules()}
-        self._pristine: dict[str, torch.Tensor] = {}
+        self._pristine = PristineCopies()
         self._states: dict[str, State] = {}
         self._hooks = LoraHooks()
-        self._reason = ""
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -64,10 +66,8 @@ class LoraMerger:
     def mode(self) -> str:
         """How weights are changed, where the copies are and why, for the receipt."""
         ways = []
-        copies = [copy for name, copy in self._pristine.items() if self._states.get(name)]
-        if copies:
-            places = {"pinned memory" if copy.is_pinned() else str(copy.device) for copy in copies}
-            ways.append(f"merged from a pristine copy ({', '.join(sorted(places))}{self._reason})")
+        if places := self._pristine.places(name for name, state in self._states.items() if state):
+            ways.append(f"merged from a pristine copy ({places})")
         if self._hooks.active:
             ways.append(f"unmerged ({self._hooks.reason})")
         return " and ".join(ways) or "none"
@@ -97,7 +97,7 @@ class LoraMerger:
             return False
         try:
             apart = {name: why for name in wanted if (why := self._why_unmerged(name))}
-            self._copy_pristine(name for name in wanted if name not in apart)
+            self._pristine.add({name: self._parameters[name] for name in wanted if name not in apart})
             self._restore([name for name in changed if name not in wanted])
             for name in changed:
                 if name in wanted and name not in apart:
@@ -105,6 +105,7 @@ class LoraMerger:
                     self._states[name] = wanted[name][0]
             self._hooks.install({name: (self._owner(name), wanted[name][1], why) for name, why in apart.items()})
             self._states.update({name: wanted[name][0] for name in apart})
+            self._finish()
         except BaseException:
             self.restore()
             raise
@@ -116,9 +117,19 @@ class LoraMerger:
         self._hooks.remove()
         self._restore(list(self._states))
 
+    def leave_device(self) -> None:
+        """Move the pristine copies off the device."""
+        self._pristine.leave_device()
+
+    def _finish(self) -> None:
+        """Wait until the device has written the weights: those in host memory may be read afterwards."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+
     def _restore(self, names: Sequence[str]) -> None:
         merged = [name for name in names if name in self._pristine]
         if merged:
+            self._finish()  # the device may still be writing weights in host memory
             live = [self._parameters[name].detach() for name in merged]
             copy_all(live, [self._pristine[name] for name in merged])
         for name in names:
@@ -132,29 +143,30 @@ class LoraMerger:
         """Why a parameter cannot be written; None if it can."""
         return why_unmerged(self._owner(name), self._parameters[name], MERGEABLE)
 
-    def _copy_pristine(self, names: Iterable[str]) -> None:
-        new = [name for name in names if name not in self._pristine]
-        size = sum(self._parameters[name].nbytes for name in new)
-        copies: dict[str, torch.Tensor] = {}
-        for name in new:
-            copies[name], self._reason = copied(self._parameters[name].detach(), size)
-        self._pristine.update(copies)
-
     def _write(self, name: str, weighted: Sequence[Weighted]) -> None:
         """Bring one weight from its pristine copy to what is wanted."""
         live, base = as_matrix(self._parameters[name].detach()), as_matrix(self._pristine[name])
         # Noted before anything is written: a failure half way must know what to put back.
         self._states[name] = (("unfinished", 0.0),)
-        if base.device != live.device:
+        check_shapes(name, live, weighted)
+        target, there = live, self._device if live.device == CPU else live.device
+        if live.device != there:
+            target = base = base.to(there, non_blocking=True)
+        elif base.device != there:
             base = live.copy_(base, non_blocking=True)
-        for patch, _ in weighted:
-            if patch.into is None and patch.change.shape != tuple(live.shape):
-                # `out=` would resize the live weight.
-                raise LoraValue(f"{name} is {list(live.shape)}, its change {list(patch.change.shape)}")
-        if factors := low_rank_factors(weighted, live):
-            add_product(live, base, *factors)
+        if factors := low_rank_factors(weighted, target):
+            add_product(target, base, *factors)
         else:
-            live.copy_(changed_weight(base, weighted))
+            target.copy_(changed_weight(base, weighted))
+        if target is not live:
+            live.copy_(target, non_blocking=True)
+
+
+def check_shapes(name: str, live: torch.Tensor, weighted: Sequence[Weighted]) -> None:
+    """Raise `LoraValue` if a change is of another shape than its weight: `out=` would resize the live weight."""
+    for patch, _ in weighted:
+        if patch.into is None and patch.change.shape != tuple(live.shape):
+            raise LoraValue(f"{name} is {list(live.shape)}, its change {list(patch.change.shape)}")
 
 
 def low_rank_factors(
@@ -164,13 +176,13 @@ def low_rank_factors(
     changes = [(patch.change, strength) for patch, strength in weighted]
     if any(patch.into or not isinstance(patch.change, LowRank) for patch, _ in weighted):
         return None
-    where = {"device": live.device, "dtype": live.dtype, "non_blocking": True}
     if len(changes) == 1:
         (change, strength) = changes[0]
-        return change.up.to(**where), change.down.to(**where), change.scale * strength  # type: ignore[attr-defined]
-    ups = [change.up.to(live.device).float() * (change.scale * strength) for change, strength in changes]  # type: ignore[attr-defined]
-    downs = [change.down.to(**where) for change, _ in changes]  # type: ignore[attr-defined]
-    return torch.cat(ups, dim=1).to(**where), torch.cat(downs), 1.0
+        return uploaded(change.up, live), uploaded(change.down, live), change.scale * strength  # type: ignore[attr-defined]
+    exact = live.new_empty(0, dtype=torch.float32)
+    ups = [uploaded(change.up, exact) * (change.scale * strength) for change, strength in changes]  # type: ignore[attr-defined]
+    downs = [uploaded(change.down, live) for change, _ in changes]  # type: ignore[attr-defined]
+    return torch.cat(ups, dim=1).to(live.dtype), torch.cat(downs), 1.0
 
 
 def add_product(live: torch.Tensor, base: torch.Tensor, up: torch.Tensor, down: torch.Tensor, scale: float) -> None:
@@ -203,17 +215,3 @@ def by_parameter(loras: Applied) -> dict[str, tuple[State, list[Weighted]]]:
             state.append((lora.fingerprint, strength))
             weighted.append((patch, strength))
     return {name: (tuple(state), weighted) for name, (state, weighted) in found.items()}
-
-
-def copied(weight: torch.Tensor, total_bytes: int) -> tuple[torch.Tensor, str]:
-    """A copy of `weight`: beside it if `total_bytes` fit its device with room to spare, else in pinned host memory.
-
-    Also says why it is not beside it.
-    """
-    if weight.device.type != "cuda":
-        return weight.clone(), ""
-    free, _ = torch.cuda.mem_get_info(weight.device)
-    if free >= total_bytes * (1 + HEADROOM):
-        with suppress(torch.OutOfMemoryError):
-            return weight.clone(), ""
-    return weight.to("cpu").pin_memory(), f": {free >> 20} MiB free on {weight.device}, {total_bytes >> 20} MiB needed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -10,12 +11,12 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from rushes.errors import LoraValue
-from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight
-from rushes_service.runtime.compat_diffusers import offloaded_by_accelerate
+from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight, moved, uploaded
+from rushes_service.runtime.compat_accelerate import offloaded_by_accelerate
 from rushes_service.runtime.float8 import full_weight
 
-Factors = tuple[torch.Tensor, torch.Tensor | None, tuple[int, int] | None]
-"""Matrices to be applied one after the other: down and up, or a whole delta and None; and the rows that they go to."""
+Factors = tuple[torch.Tensor, torch.Tensor, tuple[int, int] | None]
+"""Matrices to be applied one after the other, down and up, and the rows that they go to."""
 
 
 def why_unmerged(module: nn.Module, parameter: torch.Tensor, mergeable: Sequence[torch.dtype]) -> str | None:
@@ -63,34 +64,79 @@ class LoraHooks:
         self.reason = ""
 
 
-def output_hook(name: str, module: nn.Module, weighted: Sequence[Weighted]) -> Callable[..., torch.Tensor]:
+Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
+
+
+def output_hook(name: str, module: nn.Module, weighted: Sequence[Weighted]) -> Hook:
     """A forward hook that adds what the changes add to the output of `module`."""
     if not isinstance(module, nn.Linear):
         raise LoraValue(f"{name} cannot be written ({type(module).__name__}), and only linear layers can do without")
     if name.endswith(".bias"):
-        return bias_hook(name, module, weighted)
-    factors = factors_of(name, module, weighted)
+        return constant_hook((changed_weight(base := readable(name, module.bias), weighted) - base).flatten())
+    if all(isinstance(patch.change, LowRank) for patch, _ in weighted):
+        return factors_hook(weighted)
+    if type(module.weight.data) is torch.Tensor:
+        return changes_hook(weighted)
+    return delta_hook(changed_weight(base := readable(name, module.weight), weighted) - base)
+
+
+def factors_hook(weighted: Sequence[Weighted]) -> Hook:
+    """Adds plain LoRAs. Their factors stay on the device, in the precision of the output."""
+    factors: list[Factors] = [
+        (patch.change.down, patch.change.up.float() * (patch.change.scale * strength), patch.into)  # type: ignore[attr-defined]
+        for patch, strength in weighted
+    ]
 
     def add(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         for index, (down, up, rows) in enumerate(factors):
             if down.device != output.device or down.dtype != output.dtype:
-                factors[index] = (down, up, rows) = (down.to(output), None if up is None else up.to(output), rows)
-            extra = functional.linear(inputs[0].to(output.dtype), down)
-            if up is not None:
-                extra = functional.linear(extra, up)
+                factors[index] = (down, up, rows) = (uploaded(down, output), uploaded(up, output), rows)
+            extra = functional.linear(functional.linear(inputs[0].to(output.dtype), down), up)
             output = output + extra if rows is None else added_to_rows(output, extra, rows)
         return output
 
     return add
 
 
-def bias_hook(name: str, module: nn.Linear, weighted: Sequence[Weighted]) -> Callable[..., torch.Tensor]:
-    """A forward hook that adds what the changes add to the bias of `module`."""
-    base = readable(name, module.bias)
-    delta = (changed_weight(base, weighted) - base).flatten()
+def changes_hook(weighted: Sequence[Weighted]) -> Hook:
+    """Adds changes of any kind to a layer in float8.
+
+    Only the changes' own tensors stay on the device. Their delta, as large as the weight that float8 is to save, is
+    made anew in each call.
+    """
+    there: list[Weighted] = list(weighted)
+    place: torch.device | None = None
+
+    def add(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        nonlocal place
+        if place != output.device:
+            place = output.device
+            there[:] = [(replace(patch, change=moved(patch.change, place)), strength) for patch, strength in weighted]
+        base = as_matrix(full_weight(module)).to(output.device, torch.float32)
+        delta = changed_weight(base, there).sub_(base)
+        return output + functional.linear(inputs[0].to(output.dtype), delta.to(output.dtype))
+
+    return add
+
+
+def delta_hook(delta: torch.Tensor) -> Hook:
+    """Adds a whole delta [out, in]; it stays on the device, in the precision of the output."""
+
+    def add(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        nonlocal delta
+        delta = uploaded(delta, output)
+        return output + functional.linear(inputs[0].to(output.dtype), delta)
+
+    return add
+
+
+def constant_hook(delta: torch.Tensor) -> Hook:
+    """Adds the change of a bias [out]; it stays on the device, in the precision of the output."""
 
     def add(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        return output + delta.to(output)
+        nonlocal delta
+        delta = uploaded(delta, output)
+        return output + delta
 
     return add
 
@@ -100,17 +146,6 @@ def added_to_rows(output: torch.Tensor, extra: torch.Tensor, rows: tuple[int, in
     output = output.clone()
     output[..., slice(*rows)] += extra
     return output
-
-
-def factors_of(name: str, module: nn.Module, weighted: Sequence[Weighted]) -> list[Factors]:
-    """What is applied beside a weight: plain LoRAs as they are; with anything else, one delta of all changes."""
-    found: list[Factors] = []
-    for patch, strength in weighted:
-        if not isinstance(patch.change, LowRank):
-            base = readable(name, full_weight(module))
-            return [(changed_weight(base, weighted) - base, None, None)]
-        found.append((patch.change.down, patch.change.up.float() * (patch.change.scale * strength), patch.into))
-    return found
 
 
 def readable(name: str, weight: torch.Tensor) -> torch.Tensor:

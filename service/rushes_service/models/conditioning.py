@@ -6,9 +6,10 @@ is a miss, a cache that cannot be written a warning: neither fails a sample.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,26 @@ class ConditioningCache:
     def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
         self.directory = directory
         self._files = DiskCache(directory, max_bytes)
+        self._before: Callable[[], object] | None = None
+        self._variant: str | None = None
+
+    @contextlib.contextmanager
+    def before_computing(self, prepare: Callable[[], object]) -> Iterator[None]:
+        """Inside, the first miss calls `prepare` before anything is computed; hits alone never call it."""
+        self._before = prepare
+        try:
+            yield
+        finally:
+            self._before = None
+
+    @contextlib.contextmanager
+    def variant(self, name: str) -> Iterator[None]:
+        """Inside, tensors are kept apart from the usual ones, under `name`: they are computed in another way."""
+        self._variant = name
+        try:
+            yield
+        finally:
+            self._variant = None
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """The file of `key`, whether it exists or not."""
@@ -50,8 +71,13 @@ class ConditioningCache:
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Conditioning]) -> Conditioning:
         """Tensors of `key`, on the CPU: read, or computed and stored."""
+        if self._variant is not None:
+            key = {**key, "variant": self._variant}
         found = self.read(key)
         if found is None:
+            if self._before is not None:
+                prepare, self._before = self._before, None
+                prepare()
             found = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
             self.write(key, found)
         return found

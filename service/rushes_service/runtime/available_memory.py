@@ -30,6 +30,14 @@ def available_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
 
+def unused_bytes(device: torch.device) -> int:
+    """Bytes of `device` that nobody holds: free memory, and blocks that PyTorch keeps for its next allocations."""
+    if device.type != "cuda":
+        return 1 << 62
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 class MemoryGate:
     """Memory that must be within this process's reach before a sample begins.
 

@@ -1,4 +1,4 @@
-"""Private names of diffusers' model classes that this package uses, in one place; others are in `compat_diffusers`.
+"""Private names of diffusers' model classes that this package uses, in one place; of other libraries in `compat_*` beside it.
 
 Importing it imports those classes. `tests/house/test_compat.py` checks the names.
 """

@@ -52,15 +52,18 @@ class Float8Linear(nn.Linear):
 
 
 @torch.no_grad()
-def stored_in_float8(layer: nn.Linear, *, scaled: bool, device: torch.device | None = None) -> None:
+def stored_in_float8(
+    layer: nn.Linear, *, scaled: bool, device: torch.device | None = None, home: torch.device | None = None
+) -> None:
     """Make `layer` a `Float8Linear` in place.
 
     Args:
         scaled: with scales, in the precision that the weight had; else it is rounded as it is.
-        device: where to compute that, if not where the weight lies. The result lies where the weight lay.
+        device: where to compute that, if not where the weight lies.
+        home: where the result is to lie, if not where the weight lay.
     """
-    home, dtype = layer.weight.device, layer.weight.dtype
-    weight = layer.weight.detach().to(device or home)
+    home, dtype = home or layer.weight.device, layer.weight.dtype
+    weight = layer.weight.detach().to(device or layer.weight.device)
     rounded, scales = quantized(weight) if scaled else (weight.to(FP8), None)
     layer.weight = nn.Parameter(rounded.to(home), requires_grad=False)
     layer.register_buffer("scales", None if scales is None else scales.to(home, dtype))

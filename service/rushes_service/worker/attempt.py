@@ -106,6 +106,16 @@ class Attempt:
             return self._outcome_of(error)
         return None
 
+    @property
+    def overlaps(self) -> bool:
+        """True if `finish` may run beside the next sample, after `hand_over`."""
+        return self._denoised is not None and self._denoised.overlaps
+
+    def hand_over(self) -> None:
+        """Say that another thread will call `finish`, before that thread begins."""
+        if self._denoised is not None:
+            self._denoised.hand_over()
+
     def finish(self) -> Outcome:
         """Decode the latents and write the files; raises as `denoise` does."""
         if self._denoised is None or self._workspace is None:

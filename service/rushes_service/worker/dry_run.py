@@ -8,7 +8,7 @@ runs hundreds of workers with it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,12 @@ class PaintedSample:
     parameters: SampleParameters
     step: int
     warnings: tuple[str, ...] = ("painted by a dry run: no model was used",)
+    overlaps: bool = True
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def hand_over(self) -> None:
+        """Nothing is shared with the next sample."""
+
+    def frames(self) -> Generator[np.ndarray, None, None]:
         """Frames, uint8 [H, W, 3]; deterministic for a job."""
         height, width = self.parameters.height, self.parameters.width
         random = np.random.default_rng([self.parameters.seed, self.step])
@@ -55,7 +59,6 @@ class DryRunEngine:
         self.device = "dry-run"
         self.loaded_model: str | None = None
         self.memory = {"memory": 0}
-        self.overlaps = True
         self._step_s = step_s
         self._load_s = load_s
 

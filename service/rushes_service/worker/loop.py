@@ -175,7 +175,9 @@ class Worker:
         ended = attempt.denoise()
         if ended is not None:
             self._end(attempt, ended)
-        elif self.settings.overlap and self.engine.overlaps:
+        elif self.settings.overlap and attempt.overlaps:
+            self._background.wait()
+            attempt.hand_over()
             self._background.start(lambda: self._end(attempt, attempt.finish()))
         else:
             self._background.wait()

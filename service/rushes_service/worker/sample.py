@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,7 +34,16 @@ class DenoisedSample(Protocol):
         """Warnings for the result and the receipt."""
         ...
 
-    def frames(self) -> Iterator[np.ndarray]:
+    @property
+    def overlaps(self) -> bool:
+        """True if it may be decoded while the next one is denoised."""
+        ...
+
+    def hand_over(self) -> None:
+        """Say that another thread will decode it, before that thread begins."""
+        ...
+
+    def frames(self) -> Generator[np.ndarray, None, None]:
         """The frames, one at a time."""
         ...
 
@@ -53,11 +63,6 @@ class Sampler(Protocol):
     @property
     def loaded_model(self) -> str | None:
         """Fingerprint of the `ModelSpec` that is loaded."""
-        ...
-
-    @property
-    def overlaps(self) -> bool:
-        """True if one sample may be decoded while the next one is denoised."""
         ...
 
     @property
@@ -84,15 +89,17 @@ def write_sample(
         SampleStopped: the sample was cancelled, lost or handed back.
         WorkerUnfit: the process must end.
     """
-    written = write_media(
-        denoised.frames(),
-        sample_path(workspace.job, denoised.parameters),
-        job_id=job.id,
-        frame_count=denoised.parameters.frame_count,
-        fps=denoised.parameters.fps,
-        receipt=lambda: receipt(job, denoised, lease.held, worker, workspace),
-        guard=lease.guard,
-    )
+    # Closed here, in the thread that takes them: the decode holds locks of this thread while it is suspended.
+    with contextlib.closing(denoised.frames()) as frames:
+        written = write_media(
+            frames,
+            sample_path(workspace.job, denoised.parameters),
+            job_id=job.id,
+            frame_count=denoised.parameters.frame_count,
+            fps=denoised.parameters.fps,
+            receipt=lambda: receipt(job, denoised, lease.held, worker, workspace),
+            guard=lease.guard,
+        )
     path, receipt_file = workspace.publish(written, lease.guard)
     return SampleResult.of(
         job,

@@ -21,6 +21,7 @@ from rushes.checkpoints.safetensors import HEADER_LENGTH_BYTES, METADATA, data_s
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.wire.jobs import Checkpoint
 from rushes_service.lora.reading.statements import Statement, statements
+from rushes_service.runtime.pinned import pinned_bytes
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -143,7 +144,7 @@ def read_bytes(path: Path, pin: bool) -> torch.Tensor:
     try:
         with path.open("rb", buffering=0) as file:
             size = path.stat().st_size
-            raw = torch.empty(size, dtype=torch.uint8, pin_memory=pin)
+            raw = pinned_bytes(size) if pin else torch.empty(size, dtype=torch.uint8)
             rest = memoryview(raw.numpy())
             while rest and (count := file.readinto(rest)):
                 rest = rest[count:]

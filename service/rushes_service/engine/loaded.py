@@ -1,0 +1,137 @@
+"""One loaded base model: where its transformer is, and the LoRAs that are in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rushes.wire.jobs import ModelSpec
+from rushes_service.engine import placement
+from rushes_service.engine.fallback_memory import StageAttempt
+from rushes_service.engine.offload import BlockOffloader
+from rushes_service.lora.manager import LoraManager
+from rushes_service.models.base import Architecture
+from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.registry import find
+from rushes_service.runtime.device_memory import free_memory
+from rushes_service.runtime.devices import CPU, name_of
+
+
+@dataclass
+class LoadedModel:
+    """A base model whose VAE is on `device` and whose transformer is there, too, or offloaded, or put aside.
+
+    `offloaded_by` is the attempt in which memory ran out, if the transformer is offloaded for that reason.
+    """
+
+    spec: ModelSpec
+    base: Architecture
+    device: torch.device
+    loras: LoraManager
+    offloaders: list[BlockOffloader] = field(default_factory=list)
+    offloaded_by: StageAttempt | None = None
+    _aside: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the `ModelSpec`."""
+        return self.spec.fingerprint
+
+    @property
+    def offloaded(self) -> bool:
+        """True if each block of the transformer is on the device only while it computes."""
+        return bool(self.offloaders)
+
+    def settle(self) -> None:
+        """Bring the transformer to where it can compute, whatever a failed stage left behind.
+
+        Must be called with no error in flight: its traceback would keep the memory of the failed stage. Raises the
+        device's errors; the transformer is then still aside.
+        """
+        for offloader in self.offloaders:
+            offloader.reset()
+        if not self._aside:
+            return
+        parts = placement.transformers_of(self.base)
+        try:
+            for part in parts:
+                part.to(self.device)
+        except BaseException:
+            for part in parts:
+                part.to(CPU)
+            raise
+        self._aside = False
+
+    @contextlib.contextmanager
+    def transformer_on_cpu(self) -> Iterator[None]:
+        """Keep the transformer, and the pristine copies of its weights, off the device while inside.
+
+        It is brought back at the end unless an error ended it: then the next `settle` does.
+        """
+        if self.offloaded:
+            for offloader in self.offloaders:
+                offloader.release()
+        else:
+            self._aside = True
+            for part in placement.transformers_of(self.base):
+                part.to(CPU)
+        self.loras.leave_device()
+        free_memory(self.device)
+        yield
+        self.settle()
+
+    def offload(self, attempt: StageAttempt) -> None:
+        """Offload the transformer from now on; the weights become the base, the LoRAs have to be applied again."""
+        self.loras.merger.restore()
+        self._aside = True  # half of it may be offloaded when memory runs out again
+        self.offloaders = [BlockOffloader(part, self.device) for part in placement.transformers_of(self.base)]
+        self._aside = False
+        self.offloaded_by = attempt
+        self.loras = lora_manager(self.base, self.spec, self.device)
+
+    def facts(self) -> dict[str, Any]:
+        """What the receipt says about the model and its LoRAs."""
+        return {
+            "model": {"fingerprint": self.fingerprint, **self.spec.model_dump(mode="json", exclude_defaults=True)},
+            **self.loras.facts(),
+            "dtype": name_of(self.base.dtype),
+            "stored_as": placement.stored_as(self.base),
+            "offloaded": self.offloaded,
+        }
+
+
+def lora_manager(base: Architecture, spec: ModelSpec, device: torch.device) -> LoraManager:
+    """The LoRAs of a model that has none in it."""
+    return LoraManager(base.transformer, base.lora_names, spec.architecture, device)
+
+
+def load_model(
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache, *, offload: bool
+) -> LoadedModel:
+    """Load a base model, store its weights as asked, and bring it to its device.
+
+    What is to be smaller on the device than in its files is made so before it gets there.
+
+    Raises:
+        InputError: see `Architecture.load`, `placement.store_in_fp8`.
+    """
+    base = find(spec.architecture)(spec, device, dtype, file_hashes)
+    fp8 = spec.fp8_base or spec.fp8_scaled
+    with placement.working_on(base, CPU if fp8 or offload else device):
+        base.load()
+    if spec.fp8_scaled:
+        placement.store_in_scaled_float8(base, device, CPU if offload else device)
+    elif fp8:
+        placement.store_in_fp8(base)
+    offloaders = []
+    base.vae.to(device)
+    for part in placement.transformers_of(base):
+        if offload:
+            offloaders.append(BlockOffloader(part, device))
+        else:
+            part.to(device)
+    return LoadedModel(spec, base, device, lora_manager(base, spec, device), offloaders)
