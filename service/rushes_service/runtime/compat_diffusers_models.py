@@ -1,4 +1,4 @@
-"""Private names of diffusers' model classes that this package uses, in one place; of other libraries in `compat_*` beside it.
+"""Private names of diffusers' model classes that this package uses, in one place; `compat_*` have other libraries'.
 
 Importing it imports those classes. `tests/house/test_compat.py` checks the names.
 """
