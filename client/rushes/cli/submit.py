@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="wait, show progress, and print the files")
     parser.add_argument("--timeout", type=float, metavar="S", help="with --wait: give up after this many seconds")
     redis_argument(parser)
+    parser.add_argument("--noise", dest="rushes_noise", choices=("device", "cpu"), help="see --rushes_noise")
     add_sampling_arguments(parser)
 
 

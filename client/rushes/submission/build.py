@@ -26,6 +26,7 @@ from rushes.wire.jobs import (
     JobError,
     Keep,
     ModelSpec,
+    NoiseSource,
     Priority,
     Prompt,
     SampleJob,
@@ -62,6 +63,7 @@ class Run:
     loras: tuple[ExtraLora, ...] = ()
     allow_partial_lora: bool = False
     allow_other_family: bool = False
+    noise: NoiseSource = "device"
     label: str | None = None
     """See `SampleJob.label`."""
 
@@ -196,6 +198,7 @@ def build_job(
             expert=checkpoint.expert if checkpoint else None,
             vae=run.vae,
             output=None if run.name == run_name(run.output_dir, run.output_name) else (run.output_dir, run.output_name),
+            noise=run.noise,
         ),
         run=run.name,
         submission=digest([run.name, weights, step]),
@@ -205,6 +208,7 @@ def build_job(
         loras=loras,
         allow_partial_lora=run.allow_partial_lora,
         allow_other_family=run.allow_other_family,
+        noise=run.noise,
         prompt=prompt.model_copy(update={"seed": seed}),
         prompt_index=index,
         step=step,

@@ -62,6 +62,7 @@ def run_from_args(
         loras=loras_from_args(given),
         allow_partial_lora=bool(given.get("allow_partial_lora")),
         allow_other_family=bool(given.get("allow_other_family")),
+        noise=given.get("rushes_noise") or "device",
         staging=given.get("rushes_staging") or None,
     )
 
@@ -232,6 +233,11 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--rushes_dit_high_noise": {
         "metavar": "FILE",
         "help": "Wan2.2: transformer for much noise of samples, if not --dit_high_noise; see --rushes_experts",
+    },
+    "--rushes_noise": {
+        "choices": ("device", "cpu"),
+        "help": "whose random numbers samples start from: the sampling GPU's, as trainers draw them, which differ "
+        "between kinds of GPU, or the CPU's, which are the same everywhere (default: device)",
     },
     "--rushes_dtype": {
         "choices": ("bfloat16", "float16", "float32"),

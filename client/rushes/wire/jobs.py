@@ -149,6 +149,11 @@ def model_json(model: ModelSpec) -> str:
     return model.model_dump_json(exclude_defaults=True)
 
 
+NoiseSource = Literal["device", "cpu"]
+"""Whose random numbers a sample starts from: the sampling device's, as the trainers draw them, or the CPU's. A GPU's
+differ between kinds of GPU, the CPU's are the same everywhere."""
+
+
 class VaeOptions(FrozenModel):
     """How latents are decoded; the trainers' own `--vae_*` flags."""
 
@@ -233,6 +238,7 @@ class SampleJob(FrozenModel):
     loras: tuple[ExtraLora, ...] = ()
     allow_partial_lora: bool = False
     allow_other_family: bool = False
+    noise: NoiseSource = "device"
     prompt: Prompt
     prompt_index: int = Field(default=0, ge=0)
     step: int = Field(default=0, ge=0)
@@ -394,6 +400,7 @@ def job_id(
     expert: Expert | None = None,
     vae: VaeOptions | None = None,
     output: tuple[str, str | None] | None = None,
+    noise: NoiseSource = "device",
 ) -> str:
     """The id of a sample: the same request has the same id wherever and whenever it is made.
 
@@ -419,6 +426,8 @@ def job_id(
         asked.append(["vae", vae.model_dump(mode="json", exclude_defaults=True)])
     if output is not None:
         asked.append(["output", *output])
+    if noise != "device":
+        asked.append(["noise", noise])
     return digest(asked, digits=32)
 
 

@@ -9,7 +9,7 @@ from pydantic_core import PydanticSerializationError
 from typing_extensions import Self
 
 from rushes.submission.sweeps import MAX_VALUES
-from rushes.wire.jobs import FrozenModel, JobRecord, ModelSpec, Prompt, VaeOptions
+from rushes.wire.jobs import FrozenModel, JobRecord, ModelSpec, NoiseSource, Prompt, VaeOptions
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -135,6 +135,11 @@ class RunFields(FrozenModel):
     )
     allow_partial_lora: bool = Field(
         default=False, description="Keys of a LoRA that fit nothing in the model are a warning, not an error."
+    )
+    noise: NoiseSource = Field(
+        default="device",
+        description="Whose random numbers the sample starts from: the GPU's, which differ between kinds of GPU, or "
+        "the CPU's, which are the same everywhere.",
     )
     output_name: str | None = Field(
         default=None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from rushes.errors import WorkerUnfit
 from rushes.wire.jobs import ModelSpec
 from rushes_service.queue import Queue
+from rushes_service.runtime.allocator import use_growing_segments
 from rushes_service.settings import GIB, Settings, load_settings
 from rushes_service.storage.path_map import PathMap
 from rushes_service.worker.dry_run import DryRunEngine
@@ -83,6 +84,7 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
     """The engine, or with `--dry-run` the one that paints."""
     if args.dry_run:
         return DryRunEngine()
+    use_growing_segments(os.environ)
     # Imported here: torch and diffusers take seconds.
     from rushes_service.engine.engine import Engine
 

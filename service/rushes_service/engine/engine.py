@@ -150,6 +150,7 @@ class Engine:
         if alone:
             self._locks.wait_for_decoding()
         loaded = self._load(context)
+        loaded.base.noise = job.noise
         self._prepare(loaded, context)
         conditioning = self._attempt("encode", context.shape, ENCODE, context).run(
             lambda fallback: self._encode(loaded, context, fallback), self._make_room
@@ -177,6 +178,7 @@ class Engine:
             facts={
                 **loaded.facts(),
                 "device": device_name(self.device),
+                "noise": job.noise,
                 "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
                 **denoised.facts,
                 "versions": versions(),

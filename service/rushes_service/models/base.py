@@ -12,10 +12,11 @@ from torch import nn
 
 from rushes.families.parameters import SampleParameters
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes.wire.jobs import ModelSpec, NoiseSource, VaeOptions
 from rushes_service.lora.targets import NameTable
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.runtime.devices import CPU
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each step with steps done, steps in all and the latents. Raising ends the sample at once."""
@@ -44,14 +45,14 @@ class Architecture(ABC):
     chunked: ClassVar[bool] = False
     """True if `VaeOptions.chunk_size` lowers the memory of decoding."""
 
-    vae_in_denoise: ClassVar[bool] = False
-    """True if `denoise` uses the VAE."""
-
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
     """The transformer's lists of blocks, whose linear layers `--fp8_scaled` is for."""
 
     vae: Any
     """The loaded VAE, a module that remembers its device."""
+
+    noise: NoiseSource = "device"
+    """Which device's numbers the noise of the next sample is made of; set by the engine."""
 
     def __init__(
         self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
@@ -60,6 +61,15 @@ class Architecture(ABC):
         self.model = model
         self.device = device
         self.dtype = dtype
+
+    @property
+    def noise_device(self) -> torch.device:
+        """Where noise and posteriors are drawn: a seed gives other numbers on the CPU and on each kind of GPU."""
+        return CPU if self.noise == "cpu" else self.device
+
+    def noise_generator(self, seed: int) -> torch.Generator:
+        """A new generator on `noise_device`."""
+        return torch.Generator(self.noise_device).manual_seed(seed)
 
     @classmethod  # noqa: B027  # not abstract: most families can sample whatever resolves
     def check(cls, parameters: SampleParameters) -> None:

@@ -25,6 +25,8 @@ class Shutdown:
     grace_s: float
     asked: threading.Event = field(default_factory=threading.Event)
     deadline: float = float("inf")
+    loading: bool = False
+    """True while the sampling thread, which is the main one, loads a base model: for minutes, without a step."""
 
     def drain(self) -> None:
         """Stop after the current sample, however long it takes."""
@@ -35,6 +37,20 @@ class Shutdown:
         grace_s = 0.0 if self.deadline < float("inf") else self.grace_s
         self.deadline = time.monotonic() + grace_s
         self.asked.set()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.monotonic()
+
+    def interrupt_load(self) -> None:
+        """End a load that would go on beyond the deadline; called by a signal in the main thread.
+
+        Raises:
+            SampleHandedBack: it is to be ended.
+        """
+        if self.loading and self.overdue:
+            raise SampleHandedBack("the worker is shutting down, and the base model was still being loaded")
 
     @property
     def overdue(self) -> bool:
@@ -88,6 +104,8 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.progress.stage == "load":
+            self._shutdown.loading = False
         self._done.set()
         self._thread.join()
 
@@ -95,6 +113,8 @@ class Lease:
 
     def stage(self, name: str, total: int = 0) -> None:
         """Note that a stage begins, and raise if the sample is to stop."""
+        if "load" in (name, self.progress.stage):
+            self._shutdown.loading = name == "load"
         self.progress = Progress(name, 0, total)
         self._stage_began = time.monotonic()
         self.check()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from rushes._terminal import printable
-from rushes.errors import LeaseLost, QueueUnavailable, WireError
+from rushes.errors import LeaseLost, QueueUnavailable, WireError, WorkerUnfit
 from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
@@ -30,6 +30,9 @@ logger = logging.getLogger("rushes.worker")
 
 ANNOUNCE_EVERY_S = 2.0
 IDLE_WAIT_S = 1.0
+INTERRUPT_EVERY_S = 1.0
+"""Between the ends that a load is asked for: the first may come at a moment that swallows it."""
+
 FIRST_PAUSE_S = 0.5
 LAST_PAUSE_S = 10.0
 """Bounds of the pause between two attempts to reach Redis, in seconds."""
@@ -82,13 +85,25 @@ class Worker:
             WorkerUnfit: this process must end; its sample is left for another worker.
         """
         for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: self.shutdown.ask())
+            signal.signal(name, lambda *_: self._stop_asked())
+        signal.signal(signal.SIGALRM, lambda *_: self.shutdown.interrupt_load())
         logger.info("ready on %s", self.engine.device)
         try:
             self._work()
-        finally:
+        except WorkerUnfit:
+            raise  # the thread in the background may wait for a device that never answers
+        except BaseException:
             self._background.wait()
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        self._background.wait()
         self._persist(self.queue.leave, "leaving")
+
+    def _stop_asked(self) -> None:
+        """Stop after the current sample, or when its time is over; a load hears that, too."""
+        self.shutdown.ask()
+        signal.setitimer(signal.ITIMER_REAL, max(self.shutdown.left_s, 0.01), INTERRUPT_EVERY_S)
 
     def _work(self) -> None:
         """Make one sample after another."""

@@ -49,6 +49,7 @@ def run_of(request: RunFields, roots: Roots) -> Run:
         loras=loras_of(request, roots),
         allow_partial_lora=request.allow_partial_lora,
         allow_other_family=request.allow_other_family,
+        noise=request.noise,
     )
 
 

@@ -61,6 +61,7 @@ def run_like(job: SampleJob) -> Run:
         loras=job.loras,
         allow_partial_lora=job.allow_partial_lora,
         allow_other_family=job.allow_other_family,
+        noise=job.noise,
     )
 
 

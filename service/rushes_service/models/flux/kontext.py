@@ -47,11 +47,17 @@ SHIFT_AT_256_TOKENS, SHIFT_AT_4096_TOKENS = 0.5, 1.15
 
 
 class ReferenceEuler(FlowMatchEulerDiscreteScheduler):
-    """Euler steps in the precision of the latents, which are the transformer's, as the reference takes them."""
+    """Euler steps in the precision of the latents, which are the transformer's, as the reference takes them.
+
+    `levels` are the noise levels [steps + 1] on the CPU: asking the device for them would wait for it in each step.
+    """
+
+    levels: torch.Tensor
 
     def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **_options: Any) -> Any:
         """The sample after the step, alone in a tuple."""
-        sigma, following = next_sigmas(self, timestep)
+        next_sigmas(self, timestep)  # counts the step
+        sigma, following = self.levels[self.step_index - 1 : self.step_index + 1]
         return (sample + (following - sigma).item() * model_output,)
 
 
@@ -146,30 +152,29 @@ class FluxKontext(Architecture):
 
     @torch.no_grad()
     def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:
-        # The posterior is drawn from the global generator, the noise from one of its own with the same seed.
-        torch.manual_seed(parameters.seed)
         if not parameters.control_image_path:
             return conditioning
         coder = self.vae
         pixels = control_pixels(parameters.control_image_path[0]).to(self.device, coder.dtype)
-        drawn = coder.encode(pixels).latent_dist.sample()
+        # The reference draws the posterior and the noise with generators of the same seed.
+        drawn = coder.encode(pixels).latent_dist.sample(self.noise_generator(parameters.seed))
         latents = (drawn - coder.config.shift_factor) * coder.config.scaling_factor
         # 16 channels tell the pipeline that these are latents already.
         return {**conditioning, "image": latents}
 
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         scheduler = self._pipe.scheduler = ReferenceEuler(shift=1.0)
-        sigmas = schedule(parameters)
+        sigmas = scheduler.levels = schedule(parameters)
         total = parameters.sample_steps
 
         def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
             on_step(index + 1, total, tensors["latents"])
             return {}
 
-        with timed_by(self.transformer, scheduler, sigmas):
+        with timed_by(self.transformer, scheduler, sigmas.to(self.device)):
             packed = self._pipe(
                 **conditioning,
-                latents=initial_noise(parameters, self.device),
+                latents=initial_noise(parameters, self.noise_device).to(self.device),
                 width=parameters.width,
                 height=parameters.height,
                 max_area=parameters.width * parameters.height,

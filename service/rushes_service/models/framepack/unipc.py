@@ -34,36 +34,42 @@ def sample_unipc(
     """Denoise `noise`; the last prediction of x0.
 
     Args:
-        sigmas: [steps + 1], falling from 1 to 0. The model is called once at each but the last.
+        sigmas: [steps + 1] on the CPU, falling from 1 to 0. The model is called once at each but the last.
         on_step: called after each step with steps done and the prediction so far; may raise to stop.
     """
     order = min(MAX_ORDER, len(sigmas) - 2)
     past: deque[tuple[float, torch.Tensor]] = deque(maxlen=max(order, 1))
     sample = noise
-    for index, sigma in enumerate(sigmas[:-1]):
+    # Read on the host, used on the device: asking the device for them would wait for it in each step.
+    levels = sigmas.tolist()
+    for index, sigma in enumerate(sigmas[:-1].to(noise.device)):
         if not past:
             found = predict(sample, sigma[None])
         else:
-            sample, found = step(predict, sample, sigma, list(past)[::-1], min(order, index))
-        past.append((-math.log(sigma.item()), found))
+            sample, found = step(predict, sample, (sigma, levels[index]), list(past)[::-1], min(order, index))
+        past.append((-math.log(levels[index]), found))
         on_step(index + 1, found)
     return past[-1][1]
 
 
 def step(
-    predict: Predict, sample: torch.Tensor, sigma: torch.Tensor, past: list[tuple[float, torch.Tensor]], order: int
+    predict: Predict,
+    sample: torch.Tensor,
+    sigma: tuple[torch.Tensor, float],
+    past: list[tuple[float, torch.Tensor]],
+    order: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advance `sample` to `sigma`: the corrected sample and the prediction of x0 made on the way.
 
-    `past` holds lambda and x0 of earlier steps, latest first, at least `order` of them.
+    `sigma` is given as a tensor and as a number. `past` holds lambda and x0 of earlier steps, latest first, at least `order` of them.
     """
     start, newest = past[0]
-    h = -math.log(sigma.item()) - start
+    h = -math.log(sigma[1]) - start
     ratios = [(earlier - start) / h for earlier, _ in past[1:order]]
     slopes = [(x0 - newest) / ratio for ratio, (_, x0) in zip(ratios, past[1:order], strict=True)]
     drifted = math.exp(-h) * sample - math.expm1(-h) * newest
     predicted = drifted + h * combined(slopes, predictor_weights(ratios, h))
-    found = predict(predicted, sigma[None])
+    found = predict(predicted, sigma[0][None])
     corrected = drifted + h * combined([*slopes, found - newest], corrector_weights(ratios, h))
     return corrected, found
 

@@ -147,8 +147,8 @@ class FramePackModel(Architecture):
         return (latents * self.vae.config.scaling_factor).float()
 
     def generator(self, parameters: SampleParameters) -> torch.Generator:
-        """A new generator on the sampling device. Images draw from one, noise from another of the same seed."""
-        return torch.Generator(self.device).manual_seed(parameters.seed)
+        """A new generator. Images draw from one, noise from another of the same seed."""
+        return self.noise_generator(parameters.seed)
 
     @torch.no_grad()
     def sample(
@@ -161,7 +161,7 @@ class FramePackModel(Architecture):
     ) -> torch.Tensor:
         """Latents of some frames, denoised from `noisy` (float32); `on_step` is told steps done and the prediction."""
         history = history.to(self.dtype)
-        guidance = torch.tensor([(parameters.guidance_scale or 0.0) * UNIT], device=self.device, dtype=self.dtype)
+        guidance = torch.full((1,), (parameters.guidance_scale or 0.0) * UNIT, device=self.device, dtype=self.dtype)
         texts = [Words(*(conditioning[name] for name in ("text", "pooled", "image")))]
         if parameters.use_cfg:
             texts.append(Words(*(conditioning[name] for name in ("negative_text", "negative_pooled", "image"))))
@@ -173,12 +173,13 @@ class FramePackModel(Architecture):
             # From the latents as the model saw them, rounded: so does the reference.
             return frames.latents.float() - velocity * sigma
 
-        sigmas = shifted_sigmas(parameters.sample_steps, noisy.latents.shape).to(self.device)
+        sigmas = shifted_sigmas(parameters.sample_steps, noisy.latents.shape)
         return sample_unipc(predict, noisy.latents, sigmas, on_step)
 
     def noise(self, frames: int, parameters: SampleParameters, generator: torch.Generator) -> torch.Tensor:
         """Noise [1, 16, frames, h, w] in float32."""
-        return torch.randn(latents_shape(frames, parameters), generator=generator, device=self.device)
+        shape = latents_shape(frames, parameters)
+        return torch.randn(shape, generator=generator, device=generator.device).to(self.device)
 
     def facts(self, parameters: SampleParameters, frames: int) -> dict[str, Any]:
         """What the receipt says of the schedule and the precisions; `frames` latent frames are denoised at once."""

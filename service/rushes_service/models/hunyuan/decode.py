@@ -9,6 +9,7 @@ their own (approximate, as in musubi-tuner).
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -22,8 +23,12 @@ from rushes_service.models.vae.tiles import TilePlan, plan_tiles
 from rushes_service.runtime.compat_diffusers_models import (
     DiagonalGaussianDistribution,
     HunyuanVideoCausalConv3d,
+    HunyuanVideoUpsampleCausal3D,
     causal_padding,
 )
+
+MOST_NUMBERS = 2**31 - 1
+"""That a CUDA kernel may be trusted to count."""
 
 
 @torch.no_grad()
@@ -53,20 +58,43 @@ def configured(vae: AutoencoderKLHunyuanVideo, tiles: TilePlan | None, chunk_siz
     """Inside, `vae` is exact in time and needs no large masks, and is tiled and chunked as given; not so afterwards."""
     vae.use_framewise_decoding = vae.use_framewise_encoding = False
     convolutions = [module for module in vae.modules() if isinstance(module, HunyuanVideoCausalConv3d)]
+    enlarging = [module for module in vae.modules() if isinstance(module, HunyuanVideoUpsampleCausal3D)]
     middles = (vae.encoder.mid_block, vae.decoder.mid_block)
     try:
         for block in middles:
             block.forward = partial(attend_by_frames, block)
         if tiles is not None:
             vae.enable_tiling(tiles.size, tiles.size, None, tiles.stride, tiles.stride, None)
+        for layer in enlarging:
+            layer.forward = partial(enlarge_by_frames, layer)
         if chunk_size is not None:
             for layer in convolutions:
                 layer.forward = partial(convolve_in_strips, layer, chunk_size)
         yield
     finally:
         vae.use_tiling = False
-        for module in (*convolutions, *middles):
+        for module in (*convolutions, *enlarging, *middles):
             vars(module).pop("forward", None)
+
+
+def enlarge_by_frames(layer: HunyuanVideoUpsampleCausal3D, features: torch.Tensor) -> torch.Tensor:
+    """`layer(features)`, [B, C, T, H, W], enlarged a frame at a time where the result has many numbers: the same bits.
+
+    CUDA's kernel for all of them at once counts with 32 bits. Beyond 2**31 numbers PyTorch 2.6 refuses, and beyond
+    2**32 later versions leave a part of them unwritten without a word: 49 frames of 480 x 832 are more.
+    """
+    in_time, down, across = (int(factor) for factor in layer.upsample_factor)
+    batch, channels, frames, height, width = features.shape
+    shape = (batch, channels, 1 + (frames - 1) * in_time, height * down, width * across)
+    if math.prod(shape) <= MOST_NUMBERS:
+        return type(layer).forward(layer, features)  # type: ignore[no-any-return]
+    enlarged = features.new_empty(shape)
+    for frame in range(frames):
+        # The first frame stays one: the VAE is causal.
+        start, stop = (0, 1) if frame == 0 else (1 + (frame - 1) * in_time, 1 + frame * in_time)
+        one = F.interpolate(features[:, :, frame], scale_factor=(down, across), mode="nearest")
+        enlarged[:, :, start:stop] = one[:, :, None]
+    return layer.conv(enlarged)  # type: ignore[no-any-return]
 
 
 def convolve_in_strips(layer: HunyuanVideoCausalConv3d, columns: int, features: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoImageToVideoPipeline
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPTextModel, LlavaForConditionalGeneration
 
@@ -25,6 +26,7 @@ from rushes.wire.jobs import VaeOptions
 from rushes_service.models.base import Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.llama_clip import TEXT_PARTS, HunyuanText, loaded_part
+from rushes_service.models.hunyuan.decode import encode_hunyuan
 from rushes_service.models.hunyuan.t2v import LATENT_CHANNELS, NEGATIVE, HunyuanVideo
 from rushes_service.models.inputs.images import check_images, open_image
 
@@ -33,7 +35,13 @@ CONCAT_FRAMES = 4
 """Frames that a `latent_concat` model makes of its first latent frame, which is the picture."""
 
 INTERLEAVE = {CONCAT: 2, TOKEN_REPLACE: 4}
-"""Of the picture's 576 tokens, every so-manieth goes to the transformer beside the prompt's."""
+"""The transformer gets every n-th of the picture's 576 tokens beside the prompt's."""
+
+NOISE_PART = 0.999
+"""Of the first latents; the rest is the picture."""
+
+PICTURE = "picture"
+"""Key of the picture's latents [1, 16, 1, h, w] in a `Conditioning`."""
 
 NEGATIVE_INTERLEAVE = 2
 """The pipeline encodes a negative prompt with its default, whatever the kind of model."""
@@ -60,13 +68,42 @@ class LlavaText(HunyuanText):
         return model.model.language_model
 
 
+class EncodedPicturePipeline(HunyuanVideoImageToVideoPipeline):
+    """diffusers' pipeline with a picture that is encoded already: `picture`, latents [1, 16, 1, h, w] in float32.
+
+    So the VAE is not needed while it denoises.
+    """
+
+    picture: torch.Tensor
+
+    def prepare_latents(
+        self,
+        image: torch.Tensor,
+        batch_size: int,
+        num_channels_latents: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        generator: torch.Generator,
+        latents: None,
+        image_condition_type: str,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise with a thousandth of the picture in it, and the picture itself, both [1, 16, T, h, w]."""
+        frames = (num_frames - 1) // self.vae_scale_factor_temporal + 1
+        pictures = self.picture.repeat(1, 1, frames, 1, 1)
+        noise = randn_tensor(pictures.shape, generator=generator, device=device, dtype=dtype)
+        part = torch.full((1,), NOISE_PART, device=device)
+        return noise * part + pictures * (1 - part), self.picture if image_condition_type == TOKEN_REPLACE else pictures
+
+
 class HunyuanVideoImageToVideo(HunyuanVideo):
     """hunyuan-video-i2v."""
 
     spec: ClassVar[ArchitectureSpec] = HUNYUAN_VIDEO_I2V
     pipelines = ("HunyuanVideoImageToVideoPipeline",)
     input_channels = (LATENT_CHANNELS, 2 * LATENT_CHANNELS + 1)
-    vae_in_denoise = True
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:
@@ -132,6 +169,13 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
         about = {"kind": "hunyuan-i2v", "files": self._text_files, "dtype": self.text_dtype, "text": text}
         return {**about, "image": content, "interleave": interleave}
 
+    def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:
+        picture = open_image(str(parameters.image_path), "image_path")
+        pixels = self.image_pipeline(1.0).video_processor.preprocess(picture, parameters.height, parameters.width)
+        pixels = pixels[:, :, None].to(self.vae.device, self.vae.dtype)
+        posterior = encode_hunyuan(self.vae, pixels, VaeOptions(chunk_size=vae.chunk_size))
+        return {**conditioning, PICTURE: posterior.mode().float() * self.vae.config.scaling_factor}
+
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         total = parameters.sample_steps
         latents = torch.empty(0)
@@ -143,30 +187,30 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
             return {}
 
         pipe = self.image_pipeline(parameters.discrete_flow_shift or 1.0)
+        texts = dict(conditioning)
+        pipe.picture = texts.pop(PICTURE)
         # The pipeline's own result lacks the picture's latent frame, without which the rest cannot be decoded.
         pipe(
             image=open_image(str(parameters.image_path), "image_path"),
-            **conditioning,
+            **texts,
             width=parameters.width,
             height=parameters.height,
             num_frames=parameters.frame_count + self.spare_frames,
             num_inference_steps=total,
             guidance_scale=parameters.guidance_scale if self.guided else 1.0,
             true_cfg_scale=parameters.cfg_scale,
-            generator=torch.Generator(self.device).manual_seed(parameters.seed),
+            generator=self.noise_generator(parameters.seed),
             output_type="latent",
             callback_on_step_end=step_ended,
         )
         facts = {"scheduler": "Euler (flow)", "sigmas": pipe.scheduler.sigmas.tolist(), **self.dtype_facts()}
         return Denoised(latents, {**facts, "image_condition": self.kind, "dropped_frames": self.spare_frames})
 
-    def image_pipeline(self, shift: float) -> HunyuanVideoImageToVideoPipeline:
+    def image_pipeline(self, shift: float) -> EncodedPicturePipeline:
         """The pipeline around the loaded parts, without text encoders."""
         encoders = dict.fromkeys((*TEXT_PARTS, "image_processor"))
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-        pipe = HunyuanVideoImageToVideoPipeline(
-            transformer=self.transformer, vae=self.vae, scheduler=scheduler, **encoders
-        )
+        pipe = EncodedPicturePipeline(transformer=self.transformer, vae=self.vae, scheduler=scheduler, **encoders)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-
 from rushes.families.hunyuan import SKYREELS_V1_I2V
 from rushes.families.parameters import SampleParameters
 from rushes.families.spec import ArchitectureSpec
@@ -14,7 +12,6 @@ from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.hunyuan.decode import encode_hunyuan
 from rushes_service.models.hunyuan.t2v import LATENT_CHANNELS, HunyuanVideo
 from rushes_service.models.inputs.images import check_images, fit, open_image, to_signed
-from rushes_service.runtime.compat_diffusers_models import DiagonalGaussianDistribution
 
 
 class SkyReelsImageToVideo(HunyuanVideo):
@@ -35,13 +32,10 @@ class SkyReelsImageToVideo(HunyuanVideo):
         # The reference tiles this encode always, by default at 256 pixels.
         tiled = vae.model_copy(update={"tiling": True})
         posterior = encode_hunyuan(self.vae, pixels.to(self.vae.device, self.vae.dtype), tiled)
-        first = self.draw(posterior, parameters.seed) * self.vae.config.scaling_factor
+        # The reference draws it from the global generator, which it seeds alike.
+        drawn = posterior.sample(self.noise_generator(parameters.seed))
+        first = drawn * self.vae.config.scaling_factor
         frames = (parameters.frame_count - 1) // 4 + 1
         image_latents = first.new_zeros(1, LATENT_CHANNELS, frames, *first.shape[-2:])
         image_latents[:, :, :1] = first
         return {**conditioning, "image_latents": image_latents}
-
-    @staticmethod
-    def draw(posterior: DiagonalGaussianDistribution, seed: int) -> torch.Tensor:
-        """A draw with the sample's seed; the reference takes it from the global generator, which it seeds alike."""
-        return posterior.sample(torch.Generator(posterior.parameters.device).manual_seed(seed))

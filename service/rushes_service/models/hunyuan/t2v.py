@@ -138,8 +138,8 @@ class HunyuanVideo(Architecture):
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         total = parameters.sample_steps
         sigmas = flow_sigmas(total, parameters.discrete_flow_shift or 1.0)
-        latents = initial_noise(parameters, self.device, self.dtype).float()
-        for done, (sigma, following) in enumerate(pairwise(sigmas), start=1):
+        latents = initial_noise(parameters, self.noise_device, self.dtype).to(self.device).float()
+        for done, (sigma, following) in enumerate(pairwise(sigmas.to(self.device)), start=1):
             velocity = self.velocity(latents, sigma, conditioning, parameters)
             latents = latents + velocity.float() * (following - sigma)
             on_step(done, total, latents)
@@ -176,11 +176,11 @@ class HunyuanVideo(Architecture):
         """One call of the transformer, for the prompt (`prefix` "") or the negative one."""
         if "image_latents" in conditioning:
             latents = torch.cat([latents, conditioning["image_latents"].to(latents)], dim=1)
-        guidance = torch.tensor([(parameters.guidance_scale or 0.0) * 1000.0], device=self.device, dtype=self.dtype)
+        guidance = torch.full((1,), (parameters.guidance_scale or 0.0) * 1000.0, device=self.device, dtype=self.dtype)
         texts = {argument: conditioning[prefix + name].to(self.dtype) for name, argument in TEXT_INPUTS.items()}
         return self.transformer(  # type: ignore[no-any-return]
             hidden_states=latents.to(self.dtype),
-            timestep=(sigma * TRAIN_TIMESTEPS)[None].to(self.device, self.dtype),
+            timestep=(sigma * TRAIN_TIMESTEPS)[None].to(self.dtype),
             guidance=guidance if self.guided else None,
             return_dict=False,
             **texts,

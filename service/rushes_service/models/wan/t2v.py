@@ -7,6 +7,7 @@ generator's second draw.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -179,7 +180,8 @@ class Wan(Architecture):
 
         texts = {name: tensor for name, tensor in conditioning.items() if name in TEXT_ARGUMENTS}
         noise = self.noise(parameters, conditioning)
-        with self.inputs(conditioning):
+        with self.inputs(conditioning), contextlib.ExitStack() as stack:
+            stack.callback(setattr, self._pipe, "scheduler", WanScheduler())
             latents = self._pipe(
                 **texts,
                 **self.guidance(parameters),
@@ -236,7 +238,6 @@ def initial_noise(parameters: SampleParameters, device: torch.device, frames: in
     """
     frames = frames or (parameters.frame_count - 1) // 4 + 1
     height, width = parameters.height // 8, parameters.width // 8
-    torch.manual_seed(parameters.seed)
     generator = torch.Generator(device).manual_seed(parameters.seed)
     for _ in range(frames):
         torch.randn(1, LATENT_CHANNELS, 1, height, width, generator=generator, device=device)

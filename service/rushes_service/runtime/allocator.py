@@ -1,0 +1,18 @@
+"""Settings of PyTorch's allocator, which reads them once: before anything imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Environment variables: the name since PyTorch 2.9, and the one before."""
+
+GROWING = "expandable_segments:True"
+"""Segments that grow. Models, encoders and clips of every size come and go in a worker; fixed segments then leave holes
+that no later block fits."""
+
+
+def use_growing_segments(environment: MutableMapping[str, str]) -> None:
+    """Let the GPU's memory be kept in segments that grow, unless somebody has set the allocator otherwise."""
+    if not any(name in environment for name in NAMES):
+        environment.update(dict.fromkeys(NAMES, GROWING))
