@@ -74,16 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
 
 
-KNOWN_FAULTS: dict[str, str] = {
-    r"is_right.*(encode|decode)-.*-and all after it": "a transformer that cannot come back stays on the CPU",
-    r"neighbour_that_takes_the_card": "a way that worked once is used for good",
-    r"may_be_the_first_to_use_cuda": "nothing initialises CUDA before its statistics are reset",
-    r"leaves_the_first_alone\[wan2.1-t2v-True": "diffusers makes its stream on the current card",
-    r"a_check_passes.fallbacks": "a transformer that cannot come back stays on the CPU",
-    r"device_without_an_index": "cuda and cuda:0 are taken for two devices",
-    r"pins_no_more_memory": "pinned memory that cannot be had is taken for a full card",
-    r"offloaded_model_makes_the_same\[hunyuan-video-i2v": "the VAE stays in host memory although denoising needs it",
-}
+KNOWN_FAULTS: dict[str, str] = {}
 """Patterns of cases, and what is wrong."""
 
 

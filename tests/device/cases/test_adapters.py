@@ -10,6 +10,8 @@ import torch
 
 from device_support import ADAPTERS, PRECISIONS, Made, Watch, base_of, places_of, same_weights, sample, weights_of
 from family_support import FAMILIES
+from rushes_service.engine.offload import blocks_of
+from rushes_service.engine.placement import transformers_of
 
 pytestmark = pytest.mark.usefixtures("one_card")
 
@@ -75,8 +77,10 @@ def test_an_offloaded_model_makes_the_same(benches: Any, family: str, precision:
     assert offloaded.base.same_as(wanted[None])
     for kind in OFFLOADED_ADAPTERS:
         assert comes_and_goes(benches, offloaded, kind).same_as(wanted[kind])
-    vae = base_of(offloaded.engine).vae.device.type
-    assert vae == "cpu" or base_of(offloaded.engine).vae_in_denoise
+    base = base_of(offloaded.engine)
+    for part in transformers_of(base):
+        assert {tensor.device.type for block in blocks_of(part) for tensor in block.parameters()} == {"cpu"}
+    assert base.vae.device == torch.device("cuda:0")
 
 
 def with_adapter(benches: Any, bench: Any, kind: str) -> Made:

@@ -164,5 +164,5 @@ def test_a_neighbour_that_takes_the_card_for_a_while_leaves_no_trace(
     assert after.same_as(wanted.with_lora)
     assert "out_of_memory" not in after.facts
     assert not after.facts["offloaded"]
-    assert engine.overlaps
+    assert engine.denoise(job, Recorder()).overlaps
     assert places_of(engine) == {"cuda:0"}

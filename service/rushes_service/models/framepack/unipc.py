@@ -61,7 +61,8 @@ def step(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advance `sample` to `sigma`: the corrected sample and the prediction of x0 made on the way.
 
-    `sigma` is given as a tensor and as a number. `past` holds lambda and x0 of earlier steps, latest first, at least `order` of them.
+    `sigma` is given as a tensor and as a number. `past` holds lambda and x0 of earlier steps, latest first, at least
+    `order` of them.
     """
     start, newest = past[0]
     h = -math.log(sigma[1]) - start
