@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import HunyuanVi
 
 import engine_support  # noqa: F401  # one thread, no network
 from rushes.wire.jobs import VaeOptions
-from rushes_service.models.hunyuan import decode_attention
+from rushes_service.models.hunyuan import decode, decode_attention
 from rushes_service.models.hunyuan.decode import configured, decode_hunyuan, encode_hunyuan
 from rushes_service.models.hunyuan.tiny import vae as tiny_vae
 
@@ -36,6 +36,23 @@ def test_a_long_clip_is_decoded_whole(vae):
     features = vae.post_quant_conv(z)
     assert torch.equal(decode_hunyuan(vae, z, EXACT), vae.decoder(features))
     assert decode_hunyuan(vae, z, EXACT).shape == (1, 3, 21, 48, 64)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_features_are_enlarged_frame_by_frame_without_a_difference(vae, frames, monkeypatch):
+    wanted = vae.decoder(vae.post_quant_conv(latents(frames)))
+    enlarged: list[tuple[int, ...]] = []
+    real = torch.nn.functional.interpolate
+
+    def interpolate(features: torch.Tensor, **options: object) -> torch.Tensor:
+        enlarged.append(tuple(features.shape))
+        return real(features, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", interpolate)
+    monkeypatch.setattr(decode, "MOST_NUMBERS", 0)
+    assert torch.equal(decode_hunyuan(vae, latents(frames), EXACT), wanted)
+    assert enlarged
+    assert all(len(shape) == 4 for shape in enlarged)  # one frame each: [B, C, H, W]
 
 
 @pytest.mark.parametrize("columns", [1, 3, 7, 8, 16, 17, 40, 4096])

@@ -150,7 +150,7 @@ class Engine:
         if alone:
             self._locks.wait_for_decoding()
         loaded = self._load(context)
-        loaded.base.noise = job.noise
+        loaded.base.noise_source = job.noise
         self._prepare(loaded, context)
         conditioning = self._attempt("encode", context.shape, ENCODE, context).run(
             lambda fallback: self._encode(loaded, context, fallback), self._make_room

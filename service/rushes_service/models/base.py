@@ -51,7 +51,7 @@ class Architecture(ABC):
     vae: Any
     """The loaded VAE, a module that remembers its device."""
 
-    noise: NoiseSource = "device"
+    noise_source: NoiseSource = "device"
     """Which device's numbers the noise of the next sample is made of; set by the engine."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Architecture(ABC):
     @property
     def noise_device(self) -> torch.device:
         """Where noise and posteriors are drawn: a seed gives other numbers on the CPU and on each kind of GPU."""
-        return CPU if self.noise == "cpu" else self.device
+        return CPU if self.noise_source == "cpu" else self.device
 
     def noise_generator(self, seed: int) -> torch.Generator:
         """A new generator on `noise_device`."""

@@ -61,6 +61,11 @@ class WanScheduler(UniPCMultistepScheduler):
         # Else it is looked up by the first timestep, and found one too late if the second rounds to the same number.
         self.set_begin_index(0)
 
+    def forget(self) -> None:
+        """Let go of the latents of earlier steps, which lie on the device."""
+        self.model_outputs = [None] * self.config.solver_order
+        self.last_sample = None
+
 
 class ReferencePipeline(WanPipeline):
     """`WanPipeline` with guidance whenever the scale is not 1, where diffusers needs more than 1."""
@@ -181,7 +186,7 @@ class Wan(Architecture):
         texts = {name: tensor for name, tensor in conditioning.items() if name in TEXT_ARGUMENTS}
         noise = self.noise(parameters, conditioning)
         with self.inputs(conditioning), contextlib.ExitStack() as stack:
-            stack.callback(setattr, self._pipe, "scheduler", WanScheduler())
+            stack.callback(scheduler.forget)
             latents = self._pipe(
                 **texts,
                 **self.guidance(parameters),

@@ -1,0 +1,234 @@
+"""The engine's streams, moves, precisions and waits, each case for a fault that a CPU does not show."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from device_support import PRECISIONS, Watch, Workplace, base_of, places_of, sample, settled, weights_of
+from transformers import UMT5Config, UMT5EncoderModel
+
+from engine_support import Recorder
+from rushes.errors import NonFiniteLatents, OutOfMemory
+from rushes.wire.jobs import SampleJob
+from rushes_service.runtime.devices import resolve_dtype
+
+WAN = "wan2.1-t2v"
+MODEL = PRECISIONS["bfloat16"]
+
+pytestmark = pytest.mark.usefixtures("one_card")
+
+
+def in_thread(work: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture(scope="module")
+def large_encoder(workplace: Workplace, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Wan with a text encoder that is larger than all the rest."""
+    there = tmp_path_factory.mktemp("large") / "model"
+    shutil.copytree(Path(str(workplace.model(WAN).model)), there)
+    shutil.rmtree(there / "text_encoder")
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 16384, "num_layers": 2, "num_heads": 4}
+    config = UMT5Config(vocab_size=264, pad_token_id=0, eos_token_id=1, **shape)
+    UMT5EncoderModel(config).save_pretrained(there / "text_encoder")
+    return str(there)
+
+
+def test_a_card_that_the_text_encoder_does_not_fit_makes_every_sample(
+    workplace: Workplace, gpu: Any, large_encoder: str
+) -> None:
+    """The transformer leaves for the encoder, in vain, and comes back all the same."""
+    model = {**MODEL, "model": large_encoder}
+    roomy = workplace.engine(fresh=True)
+    wanted = sample(roomy, workplace.job(WAN, model=model))
+    gpu.tell("reset peak")
+    sample(roomy, workplace.job(WAN, model=model))  # its prompt is in the cache
+    need = gpu.ask("peak")
+    roomy.unload()
+    del roomy
+    settled()
+    gpu.tell("total", 0, gpu.ask("held") + int(need * 1.15))
+    engine = workplace.engine(fresh=True)
+    for seed in range(3):
+        made = sample(engine, workplace.job(WAN, model=model, prompt=f"ball {seed}"))
+        assert made.facts["out_of_memory"]["encode"]["rung"] == "encoders on the CPU"
+        assert places_of(engine) == {"cuda:0"}
+        assert made.pixels.shape == wanted.pixels.shape
+
+
+def test_a_transformer_that_cannot_come_back_is_loaded_anew(benches: Any, workplace: Workplace, gpu: Any) -> None:
+    """A neighbour takes the room while it is on the CPU, for the rest of the sample."""
+    job = workplace.job(WAN, benches.adapter(WAN, "LoRA"), model=MODEL, width=160, height=144)
+    wanted = sample(workplace.engine(), job)
+    engine = workplace.engine()
+    sample(engine, job)
+    loaded = engine._loaded
+    with loaded.transformer_on_cpu():
+        gpu.tell("neighbour", 0, gpu.ask("total") - gpu.ask("reserved"))
+        with pytest.raises(torch.OutOfMemoryError):
+            loaded.settle()
+        assert places_of(engine) == {"cpu"}
+        with pytest.raises(OutOfMemory):
+            sample(engine, job)
+        gpu.mend()
+    assert sample(engine, job).same_as(wanted)
+    assert places_of(engine) == {"cuda:0"}
+
+
+def test_a_decode_that_was_handed_over_has_a_stream_of_its_own(workplace: Workplace) -> None:
+    engine = workplace.engine()
+    job = workplace.job(WAN, model=MODEL)
+    wanted = sample(engine, job)
+    streams: list[Any] = []
+    base = base_of(engine)
+    for part in (base.vae.decoder, base.transformer):
+        part.register_forward_pre_hook(lambda *_: streams.append(torch.cuda.current_stream(engine.device)))
+    default = torch.cuda.default_stream(engine.device)
+    made = engine.denoise(job, Recorder())
+    assert set(streams) == {default}
+    streams.clear()
+    made.hand_over()
+    found: list[torch.Tensor] = []
+    in_thread(lambda: found.extend(part.cpu() for part in made.pixels())).join(60)
+    assert torch.equal(torch.cat(found, dim=1), wanted.pixels)
+    (own,) = set(streams)
+    assert own is not default
+    assert own.priority < 0
+    streams.clear()
+    list(engine.denoise(job, Recorder()).frames())
+    assert set(streams) == {default}
+
+
+def test_nothing_is_unloaded_under_a_sample_that_was_handed_over(workplace: Workplace) -> None:
+    engine, other = workplace.engine(), workplace.job("flux1-kontext", model=MODEL)
+    made = engine.denoise(workplace.job(WAN, model=MODEL), Recorder())
+    made.hand_over()
+    there = engine.loaded_model
+    next_one = in_thread(lambda: engine.denoise(other, Recorder()))
+    assert engine._locks.decoding
+    frames = list(made.frames())
+    assert len(frames) == made.parameters.frame_count
+    next_one.join(120)
+    assert engine.loaded_model == other.model.fingerprint != there
+
+
+def test_a_sample_that_is_given_up_after_its_hand_over_holds_nobody_up(workplace: Workplace) -> None:
+    engine = workplace.engine()
+    made = engine.denoise(workplace.job(WAN, model=MODEL), Recorder())
+    made.hand_over()
+    del made
+    settled()
+    assert sample(engine, workplace.job("flux1-kontext", model=MODEL)).facts["model"]
+
+
+@pytest.mark.parametrize("family", [WAN, "wan2.1-i2v", "flux1-kontext"])
+def test_noise_of_the_cpu_makes_the_sample_that_a_cpu_makes(workplace: Workplace, family: str) -> None:
+    def job(noise: str) -> SampleJob:
+        return workplace.job(family, model={"dtype": "float32"}).model_copy(update={"noise": noise})
+
+    on_cpu = sample(workplace.engine("cpu"), job("device"))
+    on_card = sample(workplace.engine(), job("cpu"))
+    assert (on_card.latents - on_cpu.latents).abs().mean() < 1e-4
+    assert (on_card.facts["noise"], on_cpu.facts["noise"]) == ("cpu", "device")
+
+
+def test_weights_in_scaled_float8_stay_where_they_are_made(workplace: Workplace, gpu: Any) -> None:
+    engine = workplace.engine()
+    job = workplace.job(WAN, model=PRECISIONS["float8 with scales"])
+    gpu.forget()
+    made = engine.denoise(job, Recorder())
+    moved = gpu.counts()
+    model = sum(value.numel() for value in weights_of(engine).values())
+    assert moved.get("bytes to the host", 0) < model / 4
+    list(made.frames())
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr", "DoRA", "full checkpoint"])
+def test_weights_are_changed_without_waiting_for_each(benches: Any, workplace: Workplace, gpu: Any, kind: str) -> None:
+    waits: dict[str, int] = {}
+    watch = Watch(at={"lora": gpu.forget, "encode": lambda: waits.update(merging=gpu.waits())})
+    engine = workplace.engine()
+    sample(engine, workplace.job(WAN, model=MODEL))
+    sample(engine, workplace.job(WAN, benches.adapter(WAN, kind), model=MODEL), watch)
+    assert waits["merging"] <= 3
+
+
+def test_peaks_are_those_of_the_sample(workplace: Workplace) -> None:
+    engine = workplace.engine()
+    small = workplace.job(WAN, model=MODEL, frames=1)
+    large = workplace.job(WAN, model=MODEL, frames=17, width=128, height=128)
+    alone = [sample(engine, job).facts["peak_memory"] for job in (small, large, small)]
+    assert alone[0]["bytes"] < alone[1]["bytes"]
+    assert "shared" not in alone[2]
+    assert sample(engine, small).facts["peak_memory"]["bytes"] == alone[2]["bytes"]
+    clip = engine.denoise(large, Recorder())
+    beside = sample(engine, small).facts["peak_memory"]
+    list(clip.frames())
+    assert beside["shared"] is clip.facts()["peak_memory"]["shared"] is True
+    assert clip.facts()["peak_memory"]["bytes"] >= alone[1]["bytes"]
+
+
+def test_cards_before_ampere_compute_in_float16(gpu: Any) -> None:
+    card = torch.device("cuda:0")
+    assert resolve_dtype(None, card) == torch.bfloat16
+    gpu.capability = (7, 5)
+    try:
+        assert resolve_dtype(None, card) == torch.float16
+        assert resolve_dtype("bfloat16", card) == torch.bfloat16
+    finally:
+        gpu.capability = (9, 0)
+
+
+def test_float32_is_no_tf32(workplace: Workplace) -> None:
+    workplace.engine()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+class FullForBytes(torch.utils._python_dispatch.TorchDispatchMode):
+    """The first conversions to uint8 find the card full."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def __torch_dispatch__(self, operation: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operation is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") == torch.uint8 and self.times:
+            self.times -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return operation(*args, **(kwargs or {}))
+
+
+def test_memory_that_runs_out_after_the_decoder_is_handled_as_in_it(workplace: Workplace) -> None:
+    engine, job = workplace.engine(), workplace.job(WAN, model=MODEL, frames=9)
+    wanted = list(engine.denoise(job, Recorder()).frames())
+    made = engine.denoise(job, Recorder())
+    with FullForBytes(2):
+        frames = list(made.frames())
+    assert all((one == other).all() for one, other in zip(frames, wanted, strict=True))
+    assert made.facts()["out_of_memory"]["decode"]["output"] == "exact"
+
+
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_latents_that_are_not_finite_are_found_though_nothing_waits(workplace: Workplace, step: int) -> None:
+    engine, job = workplace.engine(), workplace.job("hunyuan-video", model=MODEL, sample_steps=4)
+    wanted = sample(engine, job)
+    calls = iter(range(1, 100))
+
+    def spoil(_module: Any, _inputs: Any, output: Any) -> Any:
+        return (output[0] * float("nan"), *output[1:]) if next(calls) == step else output
+
+    hook = base_of(engine).transformer.register_forward_hook(spoil)
+    heard = Recorder()
+    with pytest.raises(NonFiniteLatents, match=f"at step {step} of 4"):
+        sample(engine, job, heard)
+    assert len(heard.steps) <= step
+    hook.remove()
+    assert sample(engine, job).same_as(wanted)
