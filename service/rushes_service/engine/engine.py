@@ -115,7 +115,7 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes held, at most, used by everybody, and in all: see `memory_now`. Raises `WorkerUnfit`."""
         with device_errors(self.device, "asking for its memory"):
-            return memory_now(self.device)
+            return memory_now(self.device, self._peaks.note())
 
     def unload(self) -> None:
         """Give the base model's memory back."""

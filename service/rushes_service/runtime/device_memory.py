@@ -26,13 +26,12 @@ def peak_memory(device: torch.device) -> dict[str, int | str]:
     return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "of": "process"}
 
 
-def memory_now(device: torch.device) -> dict[str, int]:
+def memory_now(device: torch.device, peak: int) -> dict[str, int]:
     """Bytes as a worker announces them, by the names it announces them under.
 
-    `memory` is what this process holds and `memory_peak` the most that it held (see `peak_memory`); `memory_used`, by
-    all processes, and `memory_total` are of the whole GPU, or of the machine on the CPU.
+    `memory` is what this process holds and `memory_peak`, which is `peak`, the most that it held; `memory_used`, by all
+    processes, and `memory_total` are of the whole GPU, or of the machine on the CPU.
     """
-    peak = int(peak_memory(device)["bytes"])
     if device.type == "cuda":
         held = torch.cuda.memory_allocated(device)
         free, total = torch.cuda.mem_get_info(device)
@@ -51,6 +50,8 @@ class PeakMeters:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self.latest = 0
+        """The peak of the sample that is being made, or was made last, in bytes."""
         self._running: set[PeakMeter] = set()
         self._lock = threading.Lock()
 
@@ -70,15 +71,16 @@ class PeakMeters:
             self._note()
             self._running.discard(meter)
 
-    def note(self) -> None:
-        """Bring all meters up to date."""
+    def note(self) -> int:
+        """Bring all meters up to date; returns `latest`."""
         with self._lock:
             self._note()
+            return self.latest
 
     def _note(self) -> None:
         peak = int(peak_memory(self._device)["bytes"])
         for meter in self._running:
-            meter.bytes = max(meter.bytes, peak)
+            meter.bytes = self.latest = max(meter.bytes, peak)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
 
