@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from device_support import PRECISIONS, Workplace, same_weights, sample, settled, weights_of
+from device_support import PRECISIONS, Watch, Workplace, same_weights, sample, settled, weights_of
 from engine_support import Recorder
 from family_support import FAMILIES
 from rushes.errors import SampleCancelled
@@ -157,9 +157,12 @@ def test_copies_go_to_the_host_when_the_card_is_full_and_change_nothing(
     wanted = sample(workplace.engine(), job)
     engine = workplace.engine()
     base = sample(engine, workplace.job(WAN, model=MODEL))
-    torch.cuda.empty_cache()  # what is kept for later counts as unused
-    gpu.tell("neighbour", 0, gpu.free(0) - (255 << 10))
-    made = sample(engine, job)
+
+    def fill() -> None:
+        torch.cuda.empty_cache()  # what is kept for later counts as unused
+        gpu.tell("neighbour", 0, gpu.free(0) - (255 << 10))
+
+    made = sample(engine, job, Watch(at={"lora": fill, "encode": gpu.mend}))
     assert "pinned" in made.facts["lora"]["merge"]
     assert made.same_as(wanted)
     assert sample(engine, workplace.job(WAN, model=MODEL)).same_as(base)

@@ -188,7 +188,7 @@ class QwenImage(Architecture):
 
     def noise(self, parameters: SampleParameters) -> torch.Tensor:
         """What denoising starts from, as tokens."""
-        return initial_noise(parameters, self.device, self.dtype)
+        return initial_noise(parameters, self.noise_device, self.dtype).to(self.device)
 
     def shown(self, parameters: SampleParameters, conditioning: Conditioning) -> AbstractContextManager[None]:
         """Inside, the transformer sees the control images."""

@@ -84,7 +84,7 @@ class WanOneFrame(WanWithImageTokens):
         return torch.cat(parts, dim=2)
 
     def noise(self, parameters: SampleParameters, conditioning: Conditioning) -> torch.Tensor:
-        return initial_noise(parameters, self.device, len(conditioning[PLACES]))
+        return initial_noise(parameters, self.noise_device, len(conditioning[PLACES])).to(self.device)
 
     def inputs(self, conditioning: Conditioning) -> AbstractContextManager[None]:
         with ExitStack() as stack:

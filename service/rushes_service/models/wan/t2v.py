@@ -204,7 +204,7 @@ class Wan(Architecture):
 
     def noise(self, parameters: SampleParameters, conditioning: Conditioning) -> torch.Tensor:
         """The latents that denoising begins with, [1, 16, T, h, w] in float32."""
-        return initial_noise(parameters, self.device)
+        return initial_noise(parameters, self.noise_device).to(self.device)
 
     def facts(self) -> dict[str, Any]:
         """What the receipt says about the sampler, besides its schedule."""

@@ -158,7 +158,7 @@ class ZImage(Architecture):
         with unpadded_z_image():
             latents = self._pipe(
                 **{name: [embeds] for name, embeds in conditioning.items()},
-                latents=initial_noise(parameters, self.device),
+                latents=initial_noise(parameters, self.noise_device).to(self.device),
                 width=parameters.width,
                 height=parameters.height,
                 num_inference_steps=total,
