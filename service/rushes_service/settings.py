@@ -63,13 +63,13 @@ class Settings(BaseSettings):
 
     device: str = "auto"
     dtype: Dtype | None = None
-    """Precision of transformers for jobs that name none; by default bfloat16 on a GPU, float32 on the CPU."""
+    """Precision of transformers where jobs name none: bfloat16 on a GPU (float16 before Ampere), else float32."""
     offload: bool = False
     """Keep transformers in host memory; each block is on the GPU only while it computes."""
     min_free_vram: float = Field(default=0.0, ge=0)
-    """GiB of the GPU that must be within reach before a sample begins; until then it waits."""
+    """GiB of the GPU that must be available before a sample begins; until then it waits."""
     overlap: bool = True
-    """Decode and write a sample while the next one is denoised, as long as memory has never run out."""
+    """Decode and write a sample while the next one is denoised, unless memory ran out for its size lately."""
     cache_max_gb: float = Field(default=20.0, gt=0)
     """GiB of the conditioning cache; beyond it, the least recently used files are deleted."""
     staged_max_gb: float = Field(default=20.0, gt=0)

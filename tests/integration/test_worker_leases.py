@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,7 +57,7 @@ class SlowDecode(DryRunEngine):
 @pytest.fixture
 def signals() -> Iterator[None]:
     """A worker in this process leaves its handlers behind."""
-    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     yield
     for name, handler in before.items():
         signal.signal(name, handler)
@@ -78,6 +80,40 @@ def test_a_sample_that_waits_for_the_one_before_it_is_nobody_elses(redis_url: st
         Worker(queue, SlowDecode(long_decode), settings, until_empty=True).run()
         assert stolen == [None] * 3
         assert [client.get(job_id).state for job_id in (first, second)] == [JobState.DONE] * 2
+
+
+class SlowLoad(DryRunEngine):
+    """Loads for a minute, with no step in between; tells `begun` when it begins."""
+
+    def __init__(self, begun: threading.Event) -> None:
+        super().__init__(step_s=0)
+        self._begun = begun
+
+    def denoise(self, job: SampleJob, watch: Lease) -> PaintedSample:
+        watch.stage("load")
+        self._begun.set()
+        threading.Event().wait(60)
+        raise AssertionError("nobody ended the load")
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_worker_that_is_told_to_stop_while_it_loads_hands_its_sample_back(redis_url: str, tmp_path: Path) -> None:
+    with contextlib.closing(Client(redis_url)) as client:
+        (sample,) = client.submit([make_job(output_dir=tmp_path, width=32, height=32)])
+        begun = threading.Event()
+
+        def terminate() -> None:
+            begun.wait(30)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=terminate)
+        thread.start()
+        settings = Settings(cache_dir=tmp_path / "cache", lease_s=LEASE_S, heartbeat_s=0.05, grace_s=0.1)
+        queue = Queue(redis_url, worker="loading", lease_s=LEASE_S)
+        Worker(queue, SlowLoad(begun), settings).run()
+        thread.join()
+        assert client.get(sample).state is JobState.QUEUED
+        client.redis.flushdb()
 
 
 def a_lease(queue: Queue, reservation: Reservation, beat: Callable[[Progress], None]) -> Lease:

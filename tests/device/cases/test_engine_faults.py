@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from device_support import PRECISIONS, Watch, Workplace, base_of, places_of, sample, settled, weights_of
 from transformers import UMT5Config, UMT5EncoderModel
 
+from device_support import PRECISIONS, Watch, Workplace, base_of, places_of, sample, settled, weights_of
 from engine_support import Recorder
 from rushes.errors import NonFiniteLatents, OutOfMemory
 from rushes.wire.jobs import SampleJob
