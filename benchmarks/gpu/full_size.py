@@ -203,6 +203,7 @@ class FullSize:
             seconds["decode_beside"] = time.perf_counter() - start
 
         def both() -> None:
+            second.hand_over()
             thread = Thread(target=decode)
             thread.start()
             seconds["denoise_beside"], _ = timed(lambda: engine.denoise(self.job(4), Recorder()))

@@ -135,6 +135,7 @@ def beside(kit: Kit) -> Row:
         def decode(number: int = number, made: object = made) -> None:
             found[number] = torch.cat([part.cpu() for part in made.pixels()], dim=1)  # type: ignore[attr-defined]
 
+        made.hand_over()
         before = threading.Thread(target=decode)
         before.start()
     assert before is not None

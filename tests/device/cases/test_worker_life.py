@@ -128,6 +128,7 @@ def test_a_decode_beside_the_next_sample_makes_the_same(benches: Any, workplace:
         def decode(number: int = number, made: Any = made) -> None:
             found[number] = torch.cat([part.cpu() for part in made.pixels()], dim=1)
 
+        made.hand_over()
         before = threading.Thread(target=decode)
         before.start()
     before.join()
