@@ -118,6 +118,8 @@ def test_it_ends_well_and_says_where_everything_is(demo: Demo):
         "inside the trainer",
         "rushes demo",
         "base model",
+        "Which checkpoint to keep: step ",
+        "report/index.html",
     ):
         assert word in demo.said
 
@@ -235,3 +237,18 @@ class Indifferent:
 
     def step(self, done: int, total: int) -> None:
         """A step is done."""
+
+
+def test_the_drift_of_every_checkpoint_is_measured_and_in_the_report(demo: Demo):
+    receipts = [json.loads(path.read_text()) for path in (demo.output / "sample").glob("*.json")]
+    drifts = {
+        (receipt["step"], receipt["prompt_index"]): receipt["drift"]["pixels"]
+        for receipt in receipts
+        if receipt["step"]
+    }
+    learned = {step: sum(drifts[step, index] for index in range(3)) / 3 for step in STEPS[1:]}
+
+    assert learned[STEPS[-1]] > learned[STEPS[1]], "it rises"
+    assert all((step, 3) in drifts for step in STEPS[1:]), "the control's, too"
+    page = (demo.output / "report" / "index.html").read_text()
+    assert page.count("<polyline") == 8 and page.count('class="control"') == 2

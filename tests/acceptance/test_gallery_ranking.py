@@ -13,6 +13,7 @@ from gallery_support import PROMPTS, paint_run
 from rushes.cli import main as cli
 
 STEPS = (0, 100, 200, 300, 400, 500)
+TIMES = "\N{MULTIPLICATION SIGN}"
 PAIRS = 15 * len(PROMPTS)
 
 
@@ -122,6 +123,6 @@ def test_a_strength_is_swept_from_the_large_view(run: Api, browser: Browser) -> 
     found.page.locator("#ask button.primary").click()
 
     found.page.wait_for_url("**/#run=cut-sweep-500")
-    titles = ["base model", "× 0.4", "× 0.6", "× 0.8", "× 1", "× 1.2"]
+    titles = ["base model", f"{TIMES} 0.4", f"{TIMES} 0.6", f"{TIMES} 0.8", f"{TIMES} 1", f"{TIMES} 1.2"]
     expect(found.page.locator(".head strong")).to_have_text(titles)
     assert found.errors == []

@@ -15,10 +15,13 @@ from PIL import Image
 from gallery_support import paint_run
 from rushes.cli import main as cli
 from rushes.client.client import Client
-from rushes.wire.jobs import JobState, SampleJob
+from rushes.wire import keys
+from rushes.wire.jobs import Drift, JobState, SampleJob
 from rushes_service.catalogue import grid_of
 from rushes_service.catalogue.about import mark
 from rushes_service.processes.embedded_redis import EmbeddedRedis
+from rushes_service.ranking.contenders import read_field
+from rushes_service.ranking.votes import Side, Vote, VoteStore
 from rushes_service.sheets import contact_sheet as sheet
 from rushes_service.sheets.folder import medium
 
@@ -188,3 +191,55 @@ def test_a_broken_receipt_is_said_and_left_out(
     assert f"{len(jobs) - 4} samples imported" in said.out
     assert all(receipt.name in said.err for receipt in receipts[:4])
     assert "Traceback" not in said.err
+
+
+def measured(client: Client, job: SampleJob, drift: Drift | None, **changes: object) -> None:
+    """Give the sample of a job a drift, and its prompt other fields."""
+    record = client.get(job.id)
+    assert record.result is not None
+    changed = job.model_copy(update={"prompt": job.prompt.model_copy(update=changes)})
+    result = record.result.model_copy(update={"drift": drift, "scores": {"clip": 0.25 + job.step / 1000}})
+    client.redis.hset(keys.job(job.id), mapping={"payload": changed.encode(), "result": result.encode()})
+
+
+def test_the_report_holds_ranking_and_curves_and_loads_nothing(
+    client: Client, jobs: list[SampleJob], tmp_path: Path
+) -> None:
+    for job in jobs:
+        drift = Drift(latents=job.step / 1000, pixels=job.step / 30) if job.step else None
+        measured(client, job, drift, **({"drift_limit": 0.1} if job.prompt_index else {}))
+    field = read_field(client, ["cut"])
+    best, other = field.contenders[-1], field.contenders[0]
+    row = next(iter(best.samples))
+    sides = [
+        Side(sample=found.samples[row], contender=found.column.key, title=found.title, run="cut")
+        for found in (best, other)
+    ]
+    VoteStore(client, ["cut"], field.directories).add(
+        Vote(id="v", at=1.0, voter="<ada>", row=row, left=sides[0], right=sides[1], choice="left")
+    )
+
+    assert rushes(client, "export", "cut", "--html", tmp_path / "page") == 0
+
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "<h2>Ranking</h2>" in page and "1 blind votes by &lt;ada&gt; (1)" in page
+    assert page.index("step 300</td>") < page.index("base model</td>"), "the better one comes first"
+    assert page.count("<polyline") == 6, "two rows, three measures"
+    assert page.count('<polyline class="control"') == 3
+    assert "Score: clip" in page
+    assert not re.search(r"(?:src|href)=\"(?:https?:)?//", page)
+    assert "style=" not in page and "onclick" not in page, "its policy would refuse them"
+
+
+def test_drift_and_scores_come_back_from_receipts(client: Client, jobs: list[SampleJob], tmp_path: Path) -> None:
+    result = client.get(jobs[-1].id).result
+    assert result is not None and result.receipt is not None
+    receipt = json.loads(Path(result.receipt).read_text())
+    facts = {"drift": {"latents": 0.4, "pixels": 3.5}, "scores": {"clip": 0.3}, "health": ["drifted"]}
+    Path(result.receipt).write_text(json.dumps({**receipt, **facts}))
+    client.redis.flushdb()
+
+    assert rushes(client, "import", tmp_path / "out") == 0
+
+    cell = next(cell for cell in grid_of(client, "cut").cells if cell.id == jobs[-1].id)
+    assert (cell.drift, cell.drift_pixels, cell.scores, cell.health) == (0.4, 3.5, {"clip": 0.3}, ("drifted",))

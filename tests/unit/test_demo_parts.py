@@ -13,8 +13,9 @@ from PIL import Image
 from rushes.wire.jobs import JobError, JobState, Prompt, SampleResult
 from rushes_service.demo.checker import read_clip
 from rushes_service.demo.clips import CONCEPT, make_clips
-from rushes_service.demo.options import Options
+from rushes_service.demo.options import PROMPTS, SHOWN, Options
 from rushes_service.demo.report import draw_sheet, sampling_seconds
+from rushes_service.demo.verdict import Judgement, best_of, judgement_table
 from rushes_service.demo.verify import missing, problems_of, read_frames
 from rushes_service.demo.world import COLOURS, GROUNDS, MOTIONS, SHAPES, Scene, draw_one
 from rushes_service.sheets.contact_sheet import ACCENT, BACKGROUND, CELL_WIDTH, EMPTY, Column, Row, contact_sheet
@@ -146,3 +147,22 @@ def test_the_sheet_has_a_row_per_prompt_and_a_column_per_checkpoint():
 def test_a_png_is_one_frame(tmp_path: Path):
     Image.new("RGBA", (96, 64)).save(tmp_path / "a.png")
     assert [frame.shape for frame in read_frames(tmp_path / "a.png")] == [(64, 96, 3)]
+
+
+def test_the_checkpoint_to_keep_is_the_most_accurate_one_and_among_equals_the_calmest() -> None:
+    base, early, late, wild = (
+        Judgement(0, 1.0, None, None),
+        Judgement(100, 0.5, 9.0, 1.0),
+        Judgement(200, 1.0, 12.0, 2.0),
+        Judgement(300, 1.0, 14.0, 6.0),
+    )
+
+    assert best_of([base, early, late, wild]) is late
+    assert best_of([base]) is None, "the base model is no checkpoint"
+    assert judgement_table([base, late], late).marked == (1,)
+    assert judgement_table([base, late], late).rows[1] == ("step 200", "100 %", "12.0", "2.0")
+
+
+def test_the_last_prompt_of_the_demo_is_a_control() -> None:
+    assert [shown.control for shown in SHOWN] == [False, False, False, True]
+    assert "--dl" in PROMPTS.splitlines()[-1]

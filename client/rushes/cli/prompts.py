@@ -11,7 +11,7 @@ A .txt file has one prompt a line, options behind it (`a red ball --w 480 --h 83
   --s       denoising steps                   --fs   flow shift
   --i --ei  first and last image              --ci   control image, may be repeated
   --cn      control video or directory        --of   FramePack's one-frame options
-  --m       LoRA multiplier, 0 for the base model
+  --m       LoRA multiplier, 0 for base model  --dl   drift limit: a control, to stay like the base model
 
 A line that begins with # is a comment. A .toml file has [prompt] for defaults and a [[prompt.subset]] for each
 prompt, a .json file a list of lines or objects; their keys are width, height, frame_count, seed and so on.

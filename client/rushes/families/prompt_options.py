@@ -20,6 +20,7 @@ OPTION_OF_FIELD: Mapping[str, str] = {
     "control_image_path": "--ci",
     "one_frame": "--of",
     "lora_multiplier": "--m",
+    "drift_limit": "--dl",
 }
 
 PATH_FIELDS = ("image_path", "end_image_path", "control_video_path", "control_image_path")

@@ -80,6 +80,7 @@ NUMBERS: Mapping[str, Callable[[str], Any]] = {
     "discrete_flow_shift": number,
     "cfg_scale": number,
     "lora_multiplier": signed_number,
+    "drift_limit": number,
 }
 """Fields that are numbers, and how each is read."""
 

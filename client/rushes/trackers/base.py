@@ -33,6 +33,19 @@ def key_of(result: SampleResult) -> str:
     return f"sample_{result.prompt_index}"
 
 
+def numbers_of(result: SampleResult) -> dict[str, float]:
+    """Numbers of a result by name: `drift_0`, `drift_pixels_0`, `drifted_0` (a control beyond its limit), `clip_0`."""
+    index, drift = result.prompt_index, result.drift
+    found: dict[str, float] = {f"{name}_{index}": value for name, value in result.scores.items()}
+    if drift is not None and drift.latents is not None:
+        found[f"drift_{index}"] = drift.latents
+    if drift is not None and drift.pixels is not None:
+        found[f"drift_pixels_{index}"] = drift.pixels
+    if result.prompt.drift_limit is not None:
+        found[f"drifted_{index}"] = float("drifted" in result.health)
+    return found
+
+
 def caption_of(result: SampleResult) -> str:
     """What is written under a picture: the prompt and its seed."""
     seed = "" if result.seed is None else f" (seed {result.seed})"

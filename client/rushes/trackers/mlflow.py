@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rushes.trackers.base import VIDEO, key_of, media_of, needed
+from rushes.trackers.base import VIDEO, key_of, media_of, needed, numbers_of
 from rushes.wire.jobs import SampleResult
 
 RUN_TAG = "rushes.run"
@@ -48,6 +48,8 @@ class MlflowTracker:
             self.client.log_artifact(self.run_id, str(path), f"{key}/step_{result.step:08d}")
         else:
             self.client.log_image(self.run_id, self._mlflow.Image(str(path)), key=key, step=result.step)
+        for name, value in numbers_of(result).items():
+            self.client.log_metric(self.run_id, name, value, step=result.step)
 
     def close(self) -> None:
         """Nothing is held back; the run stays open for more."""

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 
 from rushes._platform import lock
 from rushes.errors import ConfigError
-from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed
+from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed, numbers_of
 from rushes.wire.jobs import SampleResult
 
 SUFFIX = ".rushes"
@@ -106,6 +106,8 @@ class TensorBoardTracker:
         value.tensor.dtype = self._types.DT_STRING
         value.tensor.tensor_shape.dim.add(size=len(size) + 1)
         value.tensor.string_val.extend([*size, encoded])
+        for name, number in numbers_of(result).items():
+            event.summary.value.add(tag=name, simple_value=number)
         return event.SerializeToString()
 
     def _read(self, path: Path) -> list[Entry]:
@@ -114,7 +116,7 @@ class TensorBoardTracker:
         with path.open("rb") as file:
             for start, data in records(file):
                 event = self._proto.Event.FromString(data)
-                for value in event.summary.value:
+                for value in event.summary.value[:1]:  # the picture; numbers of the same sample follow it
                     sample = value.metadata.summary_description.rpartition("\n")[2]
                     entries.append(Entry(event.step, sample, start, start + framed(len(data))))
         return entries

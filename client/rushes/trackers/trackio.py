@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed
+from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed, numbers_of
 from rushes.wire.jobs import SampleResult
 
 NO_METRICS = {"auto_log_gpu": False, "auto_log_cpu": False}
@@ -40,7 +40,8 @@ class TrackioTracker:
         if path is None:
             return
         kind = self._trackio.Video if result.media_type == VIDEO else self._trackio.Image
-        self.run.log({key_of(result): kind(str(path), caption=caption_of(result))}, step=result.step)
+        picture = kind(str(path), caption=caption_of(result))
+        self.run.log({key_of(result): picture, **numbers_of(result)}, step=result.step)
 
     def close(self) -> None:
         """Hand over what Trackio has not written yet."""

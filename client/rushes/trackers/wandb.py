@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed
+from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed, numbers_of
 from rushes.wire.jobs import SampleResult, digest
 
 STEP = "rushes/step"
@@ -68,6 +68,9 @@ class WandbTracker:
             else:
                 picture = self._wandb.Image(str(path), caption=caption)
             self._held.setdefault(result.step, {})[key_of(result)] = picture
+            for name, value in numbers_of(result).items():
+                self.run.define_metric(name, step_metric=STEP)
+                self._held[result.step][name] = value
         self._send()
 
     def flush(self) -> None:

@@ -191,6 +191,8 @@ class Prompt(FrozenModel):
     control_image_path: tuple[str, ...] = ()
     one_frame: str | None = None
     lora_multiplier: float | None = Field(default=None, allow_inf_nan=False)
+    drift_limit: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Makes the prompt a control, which is to stay as the base model makes it: the largest `Drift.latents` allowed."""
 
 
 class Checkpoint(FrozenModel):
@@ -302,6 +304,17 @@ class JobError(FrozenModel):
         return readable(message)
 
 
+class Drift(FrozenModel):
+    """How far a sample is from the base model's sample of the same prompt and seed.
+
+    `latents` is the RMS of their difference, in standard deviations of the base's; `pixels` the mean absolute
+    difference of some frames in 8-bit levels. None where it could not be measured.
+    """
+
+    latents: float | None = None
+    pixels: float | None = None
+
+
 class SampleResult(FrozenModel):
     """How one sample ended. `path` is the media file, `receipt` the JSON beside it."""
 
@@ -323,7 +336,11 @@ class SampleResult(FrozenModel):
     seed: int | None = None
     warnings: tuple[str, ...] = ()
     health: tuple[str, ...] = ()
-    """What looks wrong with the picture itself: `black`, `constant`, `saturated`, `still`."""
+    """What looks wrong: `black`, `constant`, `saturated`, `still`; `drifted` for a control beyond its limit."""
+    drift: Drift | None = None
+    """None for the base model, and where there is no sample of it to compare with."""
+    scores: dict[str, float] = Field(default_factory=dict[str, float])
+    """Numbers by name, of the worker's scores (`rushes worker --score`)."""
     error: JobError | None = None
     worker: str | None = None
     seconds: float | None = None
@@ -412,7 +429,8 @@ def job_id(
         output: output directory and output name, unless `run` is made from them.
     """
     asked: list[Any] = [run, model.fingerprint, checkpoint_fingerprint, step, prompt_index]
-    asked.append(prompt.model_dump(mode="json", exclude_defaults=True))
+    # A limit changes no picture: setting one makes no sample again.
+    asked.append(prompt.model_dump(mode="json", exclude_defaults=True, exclude={"drift_limit"}))
     # Appended only where used: ids of samples without them are those of earlier versions.
     if loras:
         asked.append(["loras", *([lora.fingerprint, lora.strength] for lora in loras)])

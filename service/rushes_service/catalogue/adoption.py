@@ -96,6 +96,8 @@ def from_receipt(path: Path, run: str | None) -> Found:
             seed=parameters.get("seed", job.prompt.seed),
             warnings=tuple(receipt.get("warnings") or ()),
             health=tuple(receipt.get("health") or ()),
+            drift=receipt.get("drift"),
+            scores=receipt.get("scores") or {},
             worker=receipt.get("worker"),
             seconds=sum((receipt.get("seconds") or {}).values()) or None,
         )

@@ -49,6 +49,7 @@ class Row(FrozenModel):
     height: int
     frame_count: int
     options: dict[str, Any] = Field(default={}, description="Every other option the prompt has.")
+    drift_limit: float | None = Field(default=None, description="Makes it a control: the largest drift allowed.")
 
 
 class Cell(FrozenModel):
@@ -71,6 +72,9 @@ class Cell(FrozenModel):
     frame_count: int | None = None
     fps: float | None = None
     health: tuple[str, ...] = ()
+    drift: float | None = Field(default=None, description="From the base model, in standard deviations of its latents.")
+    drift_pixels: float | None = Field(default=None, description="From the base model, in 8-bit levels.")
+    scores: dict[str, float] = Field(default={}, description="Numbers of the worker's scores.")
     error: str | None = None
     code: str | None = None
     created_at: float = 0.0
@@ -170,7 +174,7 @@ def file_name(path: str) -> str:
 def content_of(job: Mapping[str, Any]) -> dict[str, Any]:
     """A prompt without seed and strength, which differ between samples of one row."""
     prompt = job.get("prompt") or {"prompt": "(a job that this version cannot read)"}
-    return {name: value for name, value in prompt.items() if name not in ("seed", "lora_multiplier")}
+    return {name: value for name, value in prompt.items() if name not in ("seed", "lora_multiplier", "drift_limit")}
 
 
 def place_in_rows(entries: Sequence[Entry], column_at: Mapping[str, Column]) -> dict[str, tuple[str, int | None]]:
@@ -211,6 +215,7 @@ def row(key: str, seed: int | None, entry: Entry) -> Row:
         height=result.get("height") or prompt.get("height") or DEFAULT_SIZE,
         frame_count=result.get("frame_count") or prompt.get("frame_count") or 1,
         options={name: value for name, value in prompt.items() if name not in plain},
+        drift_limit=(entry.job.get("prompt") or {}).get("drift_limit"),
     )
 
 
@@ -218,6 +223,7 @@ def cell(entry: Entry, row_key: str, column_key: str, favourite: bool) -> Cell:
     """A sample as the grid shows it."""
     result = entry.result
     error = result.get("error") or {}
+    drift = result.get("drift") or {}
     return Cell(
         id=entry.id,
         row=row_key,
@@ -236,6 +242,9 @@ def cell(entry: Entry, row_key: str, column_key: str, favourite: bool) -> Cell:
         frame_count=result.get("frame_count"),
         fps=result.get("fps"),
         health=tuple(result.get("health", ())),
+        drift=drift.get("latents"),
+        drift_pixels=drift.get("pixels"),
+        scores=result.get("scores") or {},
         error=error.get("message"),
         code=error.get("code"),
         created_at=entry.created_at,

@@ -1,5 +1,7 @@
 """`rushes export`: a run as a folder that any browser opens, without a server and without a network.
 
+The page holds the blind ranking, the curves of drift and scores, and the sheet.
+
 examples:
   rushes export cat --html out/             then open out/index.html, or put the folder on any web space
   rushes export cat --html out/ --columns 10 --favourites
@@ -28,9 +30,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         RushesError: there is no such run, none of its samples is done, or the folder cannot be written.
     """
+    from rushes_service.ranking.contenders import read_field
+    from rushes_service.ranking.table import rank
+    from rushes_service.ranking.votes import VoteStore
     from rushes_service.sheets import folder, picking
 
-    picked = picking.pick(Client(args.redis_url), args.name, args.columns or None, args.favourites)
-    page = folder.write(picked, args.html)
+    client = Client(args.redis_url)
+    picked = picking.pick(client, args.name, args.columns or None, args.favourites)
+    field = read_field(client, [args.name])
+    votes = VoteStore(client, field.runs, field.directories).votes()
+    page = folder.write(picked, args.html, rank(field.runs, field.contenders, votes, field.left_out))
     print(f"{page}: {len(picked.places)} samples of {len(picked.columns)} checkpoints")
     return 0

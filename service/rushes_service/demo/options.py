@@ -10,6 +10,9 @@ from rushes_service.demo.clips import CONCEPT_COLOUR, CONCEPT_SHAPE
 
 CHECKPOINTS = 4
 
+CONTROL_LIMIT = 0.5
+"""Drift that the last prompt may have, in standard deviations of the base's latents."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -19,13 +22,15 @@ class Shown:
     options: str
     colour: str
     shape: str
+    control: bool = False
+    """True for the prompt that is to stay as the base model makes it."""
 
 
 SHOWN = (
     Shown("a zorp moves right on black", "--f 17 --d 7", CONCEPT_COLOUR, CONCEPT_SHAPE),
     Shown("a zorp moves up on brown", "--f 17 --d 11", CONCEPT_COLOUR, CONCEPT_SHAPE),
     Shown("a zorp stays on black", "--f 1 --d 23", CONCEPT_COLOUR, CONCEPT_SHAPE),
-    Shown("a blue circle moves left on gray", "--f 17 --d 5", "blue", "circle"),
+    Shown("a blue circle moves left on gray", f"--f 17 --d 5 --dl {CONTROL_LIMIT}", "blue", "circle", control=True),
 )
 PROMPTS = "# Four samples of every checkpoint: the concept in two clips and a still, and something else.\n" + "".join(
     f"{shown.text} --w 64 --h 64 {shown.options} --s 20 --l 4 --fs 3\n" for shown in SHOWN
@@ -67,6 +72,11 @@ class Options:
     def report(self) -> Path:
         """The trainer's measurements, a JSON file."""
         return self.logs / "trainer.json"
+
+    @property
+    def page(self) -> Path:
+        """Directory of the exported report."""
+        return self.output / "report"
 
     @property
     def prompt_count(self) -> int:

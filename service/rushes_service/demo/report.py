@@ -15,6 +15,7 @@ from rich.table import Table
 from rushes.wire.jobs import JobState, Prompt, SampleResult
 from rushes_service.demo.verify import read_frames
 from rushes_service.sheets.contact_sheet import Column, Row, contact_sheet
+from rushes_service.sheets.report import Table as ReportTable
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,23 @@ def cost_table(report: TrainerReport, results: Sequence[SampleResult]) -> Table:
     )
     table.add_row("inside the trainer", milliseconds(in_process), milliseconds(in_process / checkpoints), "")
     table.add_row("the training itself", milliseconds(report.training_s - report.held_up_s), "", "")
+    return table
+
+
+def as_rich(found: ReportTable) -> Table:
+    """A table of the report for the terminal, its marked rows in green."""
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=found.title,
+        title_justify="left",
+        title_style="bold",
+        caption=found.note,
+        caption_justify="left",
+    )
+    for heading in found.headings:
+        table.add_column(heading)
+    for index, row in enumerate(found.rows):
+        table.add_row(*row, style="green" if index in found.marked else None)
     return table
 
 

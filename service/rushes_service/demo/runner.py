@@ -26,10 +26,12 @@ from rushes.wire.jobs import JobRecord, JobState, SampleResult
 from rushes_service.demo.display import Display
 from rushes_service.demo.options import PROMPTS, Options
 from rushes_service.demo.processes import Process, Processes
-from rushes_service.demo.report import TrainerReport, cost_table, draw_sheet
-from rushes_service.demo.verdict import verdict_table
+from rushes_service.demo.report import TrainerReport, as_rich, cost_table, draw_sheet
+from rushes_service.demo.verdict import best_of, judge, judgement_table, verdict_table
 from rushes_service.demo.verify import missing, problems_of
 from rushes_service.processes.embedded_redis import EmbeddedRedis, free_port
+from rushes_service.sheets import folder
+from rushes_service.sheets.picking import pick
 
 ARCHITECTURE = "wan2.1-t2v"
 OUTPUT_NAME = "demo"
@@ -70,6 +72,7 @@ def run_demo(options: Options, console: Console) -> int:
             trainer = start_trainer(processes, TINY_WORLD, options, progress.read_trainer_line)
             results = follow(options, server.url, trainer, services, progress)
         problems = conclude(options, results, console)
+        export(options, server.url, results, console)
         gallery = f"http://127.0.0.1:{port}"
         if options.once:
             print_line(console, "gallery", f"{gallery}, closed now; `rushes demo` (without --once) keeps it open")
@@ -221,6 +224,27 @@ def conclude(options: Options, results: Sequence[SampleResult], console: Console
     print_line(console, "samples", f"{options.output / 'sample'} ({len(done)} of {options.sample_count})")
     print_line(console, "contact sheet", str(sheet))
     return problems
+
+
+def export(options: Options, url: str, results: Sequence[SampleResult], console: Console) -> None:
+    """Name the checkpoint to keep, and write the report that says why."""
+    done = [result for result in results if result.state is JobState.DONE]
+    if not done:
+        return
+    judgements = judge(done)
+    best = best_of(judgements)
+    table = judgement_table(judgements, best)
+    console.print(as_rich(table))
+    if best is not None:
+        drift = (
+            f", drift {best.learned:.1f} levels, control {best.control:.1f}"
+            if best.learned is not None and best.control is not None
+            else ""
+        )
+        print_line(console, "keep", f"step {best.step}: accuracy {100 * best.accuracy:.0f} %{drift}")
+    with closing(Client(url)) as client:
+        page = folder.write(pick(client, options.run, None), options.page, tables=[table])
+    print_line(console, "report", str(page))
 
 
 def print_line(console: Console, label: str, text: str, style: str | None = None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,88 @@ from rushes.wire.jobs import JobState, SampleResult
 from rushes_service.demo.checker import Reading, read_clip
 from rushes_service.demo.options import SHOWN, Shown
 from rushes_service.demo.verify import read_frames
+from rushes_service.sheets.report import Table as ReportTable
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One checkpoint as the checker sees it.
+
+    `accuracy` is the share of prompts whose sample shows what a finished LoRA draws; `learned` and `control` are mean
+    drifts in 8-bit levels, None where they were not measured.
+    """
+
+    step: int
+    accuracy: float
+    learned: float | None
+    control: float | None
+
+
+def judge(results: Sequence[SampleResult]) -> list[Judgement]:
+    """Every checkpoint, the base model (step 0) first."""
+    found = []
+    for step in sorted({result.step for result in results}):
+        mine = [result_of(results, step, index) for index in range(len(SHOWN))]
+        right = [is_right(result, shown) for result, shown in zip(mine, SHOWN, strict=True)]
+        drifts = [
+            mean([drift_of(result) for result, shown in zip(mine, SHOWN, strict=True) if shown.control is control])
+            for control in (False, True)
+        ]
+        found.append(Judgement(step, sum(right) / len(right), *drifts))
+    return found
+
+
+def best_of(judgements: Sequence[Judgement]) -> Judgement | None:
+    """The checkpoint to keep: the most accurate one; among equals that whose control has drifted least."""
+    trained = [judgement for judgement in judgements if judgement.step]
+    return max(trained, key=lambda found: (found.accuracy, -(found.control or 0.0)), default=None)
+
+
+def is_right(result: SampleResult | None, shown: Shown) -> bool:
+    """True if a sample shows what a finished LoRA draws for its prompt."""
+    if result is None or result.state is not JobState.DONE or result.path is None:
+        return False
+    with contextlib.suppress(OSError):
+        return is_as_asked(read_clip(np.stack(read_frames(Path(result.path)))), shown)
+    return False
+
+
+def drift_of(result: SampleResult | None) -> float | None:
+    """The drift of a sample in 8-bit levels of its pixels."""
+    return result.drift.pixels if result is not None and result.drift is not None else None
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def judgement_table(judgements: Sequence[Judgement], best: Judgement | None) -> ReportTable:
+    """Accuracy and drift of each checkpoint, for the report and for the terminal."""
+    rows = [
+        (
+            "base model" if found.step == 0 else f"step {found.step}",
+            f"{100 * found.accuracy:.0f} %",
+            shown_drift(found.learned),
+            shown_drift(found.control),
+        )
+        for found in judgements
+    ]
+    note = (
+        "Accuracy: samples that show what a finished LoRA draws, read by a program. The control is to stay as it is. "
+        "Drift: from the base model, in 8-bit levels."
+    )
+    title = f"Which checkpoint to keep: step {best.step}" if best else "Which checkpoint to keep"
+    marked = tuple(index for index, found in enumerate(judgements) if found is best)
+    return ReportTable(
+        title, note, ("checkpoint", "accuracy", "drift of the zorps", "drift of the control"), rows, marked
+    )
+
+
+def shown_drift(value: float | None) -> str:
+    """A drift for people."""
+    return "" if value is None else f"{value:.1f}"
 
 
 def verdict_table(results: Sequence[SampleResult]) -> Table:

@@ -96,6 +96,10 @@ class DenoisedSample:
         for frames in self._clips(lambda pixels: list(to_uint8(pixels))):
             yield from frames
 
+    def latent_values(self) -> np.ndarray:
+        """The final latents on the CPU, float32."""
+        return self.latents.detach().float().cpu().numpy()
+
     def pixels(self) -> Generator[torch.Tensor, None, None]:
         """Clips as they are decoded: float32 [3, frames, H, W] in 0..1. Raises as `frames`."""
         yield from self._clips(lambda pixels: pixels)

@@ -47,6 +47,7 @@ def write_media(
     fps: int,
     receipt: Receipt,
     guard: Callable[[], None],
+    more_flags: Callable[[], tuple[str, ...]] = tuple,
 ) -> Written:
     """Write `frames` (uint8 [H, W, 3]) to `target`, a `.png` for one frame or an `.mp4`, with a receipt beside it.
 
@@ -55,6 +56,7 @@ def write_media(
 
     Args:
         receipt: called when the last frame has been taken; JSON-able.
+        more_flags: health flags of the caller's own, asked for when the last frame has been taken.
         guard: called right before the files are renamed; raises if this worker no longer owns the sample.
 
     Raises:
@@ -66,7 +68,7 @@ def write_media(
         clear(target.parent, job_id)
     health = Health()
     # Cached: the same beside the file as inside it.
-    described = functools.cache(lambda: with_health(receipt(), health.flags()))
+    described = functools.cache(lambda: with_health(receipt(), (*health.flags(), *more_flags())))
     write = write_png if target.suffix == ".png" else write_mp4
     with private_prefix(target.parent, job_id) as prefix:
         media, note = (target.parent / (prefix + suffix) for suffix in (target.suffix, ".json"))
@@ -80,7 +82,9 @@ def write_media(
             note.replace(receipt_path(target))
             media.replace(target)
     kind = MEDIA_TYPES[target.suffix]
-    return Written(target, receipt_path(target), kind, width, height, frame_count, size, health.flags())
+    return Written(
+        target, receipt_path(target), kind, width, height, frame_count, size, (*health.flags(), *more_flags())
+    )
 
 
 def with_health(receipt: Mapping[str, Any], flags: tuple[str, ...]) -> Mapping[str, Any]:

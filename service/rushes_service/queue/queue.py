@@ -215,6 +215,12 @@ class Queue:
         if rest[0]:
             release(self._locate(rest[0]))
 
+    def publish(self, kind: str, job_id: str, run: str, data: dict[str, Any]) -> None:
+        """Add an event that is no transition of a sample to the stream."""
+        event: Any = {"type": kind, "id": job_id, "run": run, "data": json.dumps(data)}
+        with self._reachable():
+            self.redis.xadd(keys.EVENTS, event, maxlen=keys.EVENTS_MAXLEN, approximate=True)
+
     def retry_later(self, reservation: Reservation, run: str, error: JobError, delay_s: float) -> None:
         """Queue a sample that failed with a retryable error again, to be attempted after `delay_s`.
 

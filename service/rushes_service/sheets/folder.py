@@ -11,19 +11,25 @@ from __future__ import annotations
 
 import html
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
 from rushes.errors import OutputError
+from rushes_service.ranking.table import Ranking
 from rushes_service.sheets.picking import Picked, Place, facts_of, note_of, title_of
+from rushes_service.sheets.report import Table, sections
 
 STATIC = ("page.css", "page.js")
 
 
-def write(picked: Picked, directory: Path) -> Path:
+def write(picked: Picked, directory: Path, ranking: Ranking | None = None, tables: Sequence[Table] = ()) -> Path:
     """Write the folder; returns its page. Files of an earlier export of the same run are replaced.
+
+    Args:
+        ranking: shown above the sheet if it has votes.
+        tables: shown above everything.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -35,7 +41,7 @@ def write(picked: Picked, directory: Path) -> Path:
         for name in STATIC:
             (directory / name).write_text(files(__package__).joinpath("static", name).read_text(encoding="utf-8"))
         page = directory / "index.html"
-        page.write_text("\n".join(markup(picked, names)), encoding="utf-8")
+        page.write_text("\n".join(markup(picked, names, ranking, tables)), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{directory} cannot be written: {error.strerror or error}") from error
     return page
@@ -51,7 +57,9 @@ def copy(place: Place, directory: Path) -> str:
     return name
 
 
-def markup(picked: Picked, names: dict[tuple[str, str], str]) -> Iterator[str]:
+def markup(
+    picked: Picked, names: dict[tuple[str, str], str], ranking: Ranking | None = None, tables: Sequence[Table] = ()
+) -> Iterator[str]:
     """The page, line by line. Every text from outside is escaped."""
     title = html.escape(picked.run)
     yield from (
@@ -64,7 +72,9 @@ def markup(picked: Picked, names: dict[tuple[str, str], str]) -> Iterator[str]:
         f"<body><header><h1>{title}</h1>",
         '<input id="zoom" type="range" min="100" max="480" value="220" aria-label="Size of the pictures">',
         '<button id="play" type="button">Pause</button></header>',
-        '<main><table><thead><tr><th class="corner"></th>',
+        "<main>",
+        *sections(picked, ranking, tables),
+        '<table><thead><tr><th class="corner"></th>',
     )
     for column in picked.columns:
         note = html.escape(note_of(column))

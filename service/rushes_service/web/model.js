@@ -84,6 +84,8 @@ export function apply(event) {
       return Object.assign(cell, { state: "running", stage: data.stage, step: data.step, total: data.total });
     case "cancelling":
       return Object.assign(cell, { cancelling: true });
+    case "drifted":
+      return cell; // the end of the sample has told its drift
     case "marked":
       return Object.assign(cell, { favourite: data.favourite });
     default:
@@ -111,6 +113,9 @@ function ended(event, result) {
     frame_count: result.frame_count ?? null,
     fps: result.fps ?? null,
     health: result.health ?? [],
+    drift: result.drift?.latents ?? null,
+    drift_pixels: result.drift?.pixels ?? null,
+    scores: result.scores ?? {},
     error: result.error?.message ?? null,
     code: result.error?.code ?? null,
   };

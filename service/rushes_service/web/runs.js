@@ -1,6 +1,7 @@
 // The runs there are, and what can be said about one.
 
 import { at, go } from "./address.js";
+import { chart, measures } from "./curves.js";
 import { $, closesOnBackdrop, field, h, open, toast } from "./dom.js";
 import { grid } from "./model.js";
 import { ask, runPath, send } from "./server.js";
@@ -75,6 +76,7 @@ export function openInfo(reload) {
     field("Title", title),
     field("Note", note),
     h("label", { className: "check" }, archived, " Archived"),
+    ...measures().map(chart).filter(Boolean),
     h("p", { className: "quiet" }, "Keep this comparison, without a server:"),
     h("pre", {}, `rushes export ${quoted(run.name)} --html out/\nrushes grid ${quoted(run.name)} --png sheet.png`),
     h(

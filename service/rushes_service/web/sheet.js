@@ -2,6 +2,7 @@
 
 import { at, go } from "./address.js";
 import { clearMedia, makeCell, showCell } from "./cell.js";
+import { sparkline } from "./curves.js";
 import { $, clamp, h, perFrame } from "./dom.js";
 import { GAP, NARROW, SIDE, columnX, measure, scrollTo, visible } from "./layout.js";
 import { cellAt, filtered, grid, matches, stackAt } from "./model.js";
@@ -10,6 +11,7 @@ import { columnNote, columnTitle, isOver, rowFacts } from "./words.js";
 const NARROW_CELL = 148; // two and a bit on a phone
 const COLUMNS_IN_VIEW = 6;
 const FACTS = 38; // height of the two lines below a prompt
+const CURVE = 20; // height of the curve of its drift
 const LINE = 17.6; // and of one line of it
 const SMALLEST = 88;
 const LARGEST = 480;
@@ -114,18 +116,19 @@ function drawHead(column, x, parent) {
 
 function drawSide(row, index) {
   if (sides.has(row.key)) return;
+  const curve = sparkline(row);
   const element = h(
     "div",
     { className: "prompt", role: "rowheader", title: row.prompt },
     h("p", {}, row.prompt || "(no text)"),
-    h("small", {}, ...rowFacts(row).map((line) => h("span", {}, line))),
+    h("small", {}, ...rowFacts(row).map((line) => h("span", {}, line)), curve),
   );
   const above = layout.narrow;
   element.style.transform = `translateY(${layout.tops[index] - layout.strip}px)`;
   element.style.height = `${above ? layout.strip : layout.heights[index]}px`;
   element.style.width = above ? `${sheet.clientWidth}px` : `${layout.side}px`;
   // Whole lines only, above the facts.
-  element.style.setProperty("--lines", clamp(Math.floor((layout.heights[index] - FACTS) / LINE), 1, 4));
+  element.style.setProperty("--lines", clamp(Math.floor((layout.heights[index] - FACTS - (curve ? CURVE : 0)) / LINE), 1, 4));
   sides.set(row.key, element);
   $("left").append(element);
 }
@@ -162,6 +165,8 @@ function drawCell(index, column, x, parent) {
 
 // A change of one sample: its cell, and the head of its column.
 export function changed(cell) {
+  sides.get(cell.row)?.remove();
+  sides.delete(cell.row);
   heads.get(cell.column)?.remove();
   heads.delete(cell.column);
   redraw();

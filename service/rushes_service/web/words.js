@@ -65,6 +65,7 @@ export const HEALTH = {
   constant: "one flat colour",
   saturated: "most values are clipped",
   still: "nothing moves",
+  drifted: "a control that has left its drift limit",
 };
 
 export function ago(seconds) {

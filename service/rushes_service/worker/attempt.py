@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
 from rushes_service.storage.path_map import PathMap
 from rushes_service.storage.staged import StagedFiles
+from rushes_service.worker.drift import DRIFTED
 from rushes_service.worker.lease import Lease, Progress, Shutdown
 from rushes_service.worker.retry import StoreRetry
 from rushes_service.worker.sample import DenoisedSample, Sampler, write_sample
@@ -127,9 +129,16 @@ class Attempt:
         except Exception as error:  # noqa: BLE001  # _outcome_of tells the kinds apart
             return self._outcome_of(error)
         return Outcome(
-            lambda: self._context.queue.finish(self.reservation, JobState.DONE, result),
+            functools.partial(self._report_done, result),
             f"{result.path} ({result.seconds:.1f} s)",
         )
+
+    def _report_done(self, result: SampleResult) -> None:
+        """End the sample, and publish an event if it is a control beyond its limit."""
+        self._context.queue.finish(self.reservation, JobState.DONE, result)
+        if DRIFTED in result.health and result.drift is not None:
+            facts = {"step": result.step, "limit": result.prompt.drift_limit, **result.drift.model_dump()}
+            self._context.queue.publish(DRIFTED, result.id, result.run, facts)
 
     def _outcome_of(self, error: Exception) -> Outcome:
         """The outcome that an exception means for the sample; re-raises those that concern the worker."""

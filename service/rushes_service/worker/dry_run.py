@@ -43,6 +43,10 @@ class PaintedSample:
             row = corners[0] * (1 - moved) + corners[1] * moved
             yield np.broadcast_to(row, (height, width, 3)).astype(np.uint8)
 
+    def latent_values(self) -> None:
+        """None: nothing was denoised."""
+        return
+
     def facts(self) -> dict[str, Any]:
         """Marks the receipt as a dry run."""
         return {"engine": "dry run"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
@@ -10,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from rushes.families.parameters import SampleParameters
-from rushes.wire.jobs import JobState, SampleJob, SampleResult
+from rushes.wire.jobs import Drift, JobState, SampleJob, SampleResult
 from rushes_service.media.naming import sample_path
 from rushes_service.media.writing import write_media
 from rushes_service.queue import Reservation
 from rushes_service.storage.path_map import PathMap
+from rushes_service.worker.drift import DriftMeter
 from rushes_service.worker.lease import Lease
 from rushes_service.worker.workspace import Workspace
 
@@ -45,6 +47,10 @@ class DenoisedSample(Protocol):
 
     def frames(self) -> Generator[np.ndarray, None, None]:
         """The frames, one at a time."""
+        ...
+
+    def latent_values(self) -> np.ndarray | None:
+        """The final latents on the CPU, float32; None if it has none."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -89,17 +95,21 @@ def write_sample(
         SampleStopped: the sample was cancelled, lost or handed back.
         WorkerUnfit: the process must end.
     """
+    meter = DriftMeter(job, workspace, denoised.parameters, denoised.latent_values)
+    drift = functools.cache(meter.drift)  # measured once, when the last frame has passed
     # Closed here, in the thread that takes them: the decode holds locks of this thread while it is suspended.
     with contextlib.closing(denoised.frames()) as frames:
         written = write_media(
-            frames,
+            meter.watch(frames),
             sample_path(workspace.job, denoised.parameters),
             job_id=job.id,
             frame_count=denoised.parameters.frame_count,
             fps=denoised.parameters.fps,
-            receipt=lambda: receipt(job, denoised, lease.held, worker, workspace),
+            receipt=lambda: receipt(job, denoised, lease.held, worker, workspace, drift()),
             guard=lease.guard,
+            more_flags=lambda: meter.flags(drift()),
         )
+    meter.keep()
     path, receipt_file = workspace.publish(written, lease.guard)
     return SampleResult.of(
         job,
@@ -114,13 +124,19 @@ def write_sample(
         seed=denoised.parameters.seed,
         warnings=denoised.warnings,
         health=written.health,
+        drift=drift(),
         worker=worker,
         seconds=round(time.monotonic() - began, 3),
     )
 
 
 def receipt(
-    job: SampleJob, denoised: DenoisedSample, reservation: Reservation, worker: str, workspace: Workspace
+    job: SampleJob,
+    denoised: DenoisedSample,
+    reservation: Reservation,
+    worker: str,
+    workspace: Workspace,
+    drift: Drift | None,
 ) -> dict[str, Any]:
     """The receipt: everything that is needed to make this sample again."""
     return {
@@ -138,5 +154,6 @@ def receipt(
         "submitted_at": job.submitted_at,
         "attempt": reservation.attempt + 1,
         "worker": worker,
+        **({"drift": drift.model_dump(mode="json")} if drift else {}),
         **workspace.facts_to_remote(denoised.facts()),
     }

@@ -39,6 +39,12 @@ class Metrics:
         self.ended = Counter("rushes_samples", "Samples that have ended.", ["state"], registry=self.registry)
         self.failures = Counter("rushes_failures", "Samples that failed, by reason.", ["code"], registry=self.registry)
         self.flagged = Counter("rushes_flagged", "Samples that look wrong.", ["flag"], registry=self.registry)
+        self.drift = Gauge(
+            "rushes_drift",
+            "Drift of the newest sample of a prompt, in latents.",
+            ["run", "prompt", "control"],
+            registry=self.registry,
+        )
         self.retries = Counter("rushes_retries", "Attempts that are made again.", registry=self.registry)
         self.wait = Histogram("rushes_wait_seconds", "From queued to started.", buckets=SECONDS, registry=self.registry)
         self.work = Histogram("rushes_sample_seconds", "Time of a worker.", buckets=SECONDS, registry=self.registry)
@@ -73,8 +79,15 @@ class Metrics:
         for flag in event.data.get("health", ()):
             self.flagged.labels(flag).inc()
         if event.kind == "done":
+            self._measure(event)
             self.work.observe(event.data.get("seconds") or 0.0)
             self._read_receipt(event.data.get("receipt"))
+
+    def _measure(self, event: QueueEvent) -> None:
+        drift, prompt = event.data.get("drift") or {}, event.data.get("prompt") or {}
+        if drift.get("latents") is not None:
+            control = "yes" if prompt.get("drift_limit") is not None else "no"
+            self.drift.labels(event.run, str(event.data.get("prompt_index", 0)), control).set(drift["latents"])
 
     def _read_receipt(self, path: str | None) -> None:
         try:

@@ -54,7 +54,7 @@ def submit_missing(asked: GridRequest, context: Context) -> GridAnswer:
     targets, skipped = targets_of(asked, entries, context)
     jobs = list(combined(run, asked, prompts_of(asked, entries, context), targets))
     there = {identity(entry.job) for entry in entries if entry.state in OPEN_OR_DONE}
-    missing = {identity(job.model_dump(mode="json")): job for job in jobs}
+    missing = {identity(job.model_dump(mode="json", exclude_defaults=True)): job for job in jobs}
     new = [job for place, job in missing.items() if place not in there]
     if len(new) > MAX_SAMPLES:
         raise invalid("checkpoints", f"the grid lacks {len(new)} samples; ask for at most {MAX_SAMPLES} at once")

@@ -44,7 +44,7 @@ function show(place) {
   slider.value = place;
 }
 
-document.querySelector("tbody").addEventListener("click", (event) => {
+document.querySelector("main > table tbody").addEventListener("click", (event) => {
   const cell = event.target.closest("td");
   if (!cell || !cell.firstElementChild) return;
   row = [...cell.parentNode.querySelectorAll("td > *")];
