@@ -12,8 +12,8 @@ from rushes.families.parameters import resolve
 from rushes.families.table import architecture
 from rushes.trackers.base import numbers_of
 from rushes.wire.jobs import Checkpoint, Drift, JobState, ModelSpec, Prompt, SampleJob, SampleResult, job_id
-from rushes_service.worker.drift import BASE_DIR, DriftMeter, base_key, latent_drift, pixel_drift
 from rushes_service.storage.path_map import PathMap
+from rushes_service.worker.drift import BASE_DIR, DriftMeter, base_key, latent_drift, pixel_drift
 from rushes_service.worker.workspace import Workspace
 
 MODEL = ModelSpec(architecture="wan2.1-t2v", model="/models/wan")
