@@ -109,6 +109,8 @@ NAMES = {
     "checkpointed": "blocks.0._checkpoint_wrapped_module.self_attn.q",
     "checkpointed, flat": "lora_unet_blocks_0__checkpoint_wrapped_module_self_attn_q",
     "all at once": "module._orig_mod.transformer._fsdp_wrapped_module.blocks.0._checkpoint_wrapped_module.attn1.to_q",
+    "flat for a DiT": f"lora_dit_{FLAT}",
+    "wrapped linear": f"{ORIGINAL}._fsdp_wrapped_module",
     "dots guessed": "diffusion_model.blocks.0.self.attn.q",
 }
 
@@ -153,6 +155,7 @@ def test_an_unknown_prefix_is_refused_and_named(model: nn.Module, tmp_path: Path
 FUSED = {
     "blocks.0.attn1.to_qkv": ["blocks.0.attn1.to_q", "blocks.0.attn1.to_k", "blocks.0.attn1.to_v"],
     "blocks.0.self_attn.qkv": ["blocks.0.attn1.to_q", "blocks.0.attn1.to_k", "blocks.0.attn1.to_v"],
+    "blocks.0.attn1.qkv_proj": ["blocks.0.attn1.to_q", "blocks.0.attn1.to_k", "blocks.0.attn1.to_v"],
     "blocks.1.attn2.to_kv": ["blocks.1.attn2.to_k", "blocks.1.attn2.to_v"],
     "blocks.1.cross_attn.kv": ["blocks.1.attn2.to_k", "blocks.1.attn2.to_v"],
 }

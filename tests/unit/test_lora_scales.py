@@ -122,6 +122,7 @@ PLACES: dict[str, Place] = {
     "finetrainers": header(lora_config=as_json(r=RANK, lora_alpha=ALPHA)),
     "configuration called otherwise": header(training=as_json(rank=RANK, alpha=ALPHA)),
     "configuration in a configuration": header(config=inside("network", dim=RANK, alpha=ALPHA)),
+    "lora_alpha alone in a configuration": header(settings=as_json(lora_alpha=ALPHA)),
     "adapter's name in a configuration": header(peft_config=inside("default", r=RANK, lora_alpha=ALPHA)),
     "alpha and rank": header(alpha=number, rank=RANK),
     "alpha alone": header(alpha=number),
@@ -187,6 +188,38 @@ CONTRADICTIONS = {
 def test_a_header_that_contradicts_itself_is_refused(model: nn.Module, tmp_path: Path, kind: str) -> None:
     with pytest.raises((LoraValue, CheckpointFormat), match=r"not clear which is meant|belongs to another file"):
         merged(model, CONTRADICTIONS[kind](tmp_path, 0))
+
+
+SPELLINGS = {
+    "a module's lora_alpha": {f"transformer.{Q}.lora_alpha": ALPHA},
+    "a module's network_alpha": {f"transformer.{Q}.network_alpha": ALPHA},
+    "one for all modules": {"alpha": ALPHA},
+    "lora_alpha for all modules": {"lora_alpha": ALPHA},
+}
+
+
+@pytest.mark.parametrize("kind", SPELLINGS)
+def test_an_alpha_among_the_tensors_may_be_called_otherwise(model: nn.Module, tmp_path: Path, kind: str) -> None:
+    extra = {key: torch.tensor(value) for key, value in SPELLINGS[kind].items()}
+    save_file({**PLAIN, **extra}, tmp_path / "a.safetensors")
+    check(model, tmp_path / "a.safetensors", ALPHA / RANK)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_scale_that_is_not_known_is_refused(model: nn.Module, tmp_path: Path, partial: bool) -> None:
+    save_file({**PLAIN, f"transformer.{Q}.scale": torch.tensor(0.5)}, tmp_path / "a.safetensors")
+    merger = LoraMerger(model)
+    with pytest.raises(LoraError, match="scales its adapters in a way that is not known"):
+        read_lora(
+            tmp_path / "a.safetensors", wan_names(model), merger.shapes, family="wan2.1-t2v", allow_partial=partial
+        )
+
+
+def test_a_dora_without_its_lengths_is_refused(model: nn.Module, tmp_path: Path) -> None:
+    told = {"lora_config": json.dumps({"r": RANK, "lora_alpha": 4, "use_dora": True})}
+    save_file(PLAIN, tmp_path / "a.safetensors", metadata=told)
+    with pytest.raises(LoraError, match="lora_config says that it is a DoRA, but it holds no lengths"):
+        merged(model, tmp_path / "a.safetensors")
 
 
 UNSTATED = {
@@ -402,20 +435,53 @@ def scale_by_hand(stated: dict[str, Any]) -> float:
     return float(alpha) / (RANK**0.5 if config.get("use_rslora") else RANK)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(stated=STATED)
+def lokr_delta() -> torch.Tensor:
+    return torch.kron(K1.double(), K2A.double() @ K2B.double())
+
+
+HADAMARD = [
+    noise(WIDTH, RANK, seed=3),
+    noise(RANK, WIDTH, seed=4),
+    noise(WIDTH, RANK, seed=5),
+    noise(RANK, WIDTH, seed=6),
+]
+K1, K2A, K2B = noise(4, 4, seed=7), noise(16, RANK, seed=8), noise(RANK, 16, seed=9)
+LENGTH = torch.linspace(1, 2, WIDTH)
+
+KINDS: dict[str, tuple[Tensors, Callable[[], torch.Tensor]]] = {
+    "LoRA": ({"lora_A.weight": DOWN, "lora_B.weight": UP}, lambda: UP.double() @ DOWN.double()),
+    "LoHa": (
+        dict(zip(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), HADAMARD, strict=True)),
+        lambda: (HADAMARD[0].double() @ HADAMARD[1].double()) * (HADAMARD[2].double() @ HADAMARD[3].double()),
+    ),
+    "LoKr": ({"lokr_w1": K1, "lokr_w2_a": K2A, "lokr_w2_b": K2B}, lokr_delta),
+    "DoRA": (
+        {"lora_A.weight": DOWN, "lora_B.weight": UP, "lora_magnitude_vector": LENGTH},
+        lambda: UP.double() @ DOWN.double(),
+    ),
+}
+PREFIXES = ("transformer.", "diffusion_model.", "base_model.model.", "", "module._orig_mod.")
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stated=STATED, kind=st.sampled_from(sorted(KINDS)), prefix=st.sampled_from(PREFIXES))
 def test_what_is_accepted_acts_as_everything_in_it_states(
-    model: nn.Module, tmp_path: Path, stated: dict[str, Any]
+    model: nn.Module, tmp_path: Path, stated: dict[str, Any], kind: str, prefix: str
 ) -> None:
     metadata = {
         key: json.dumps(value) if isinstance(value, dict) else value for key, value in stated.items() if key != "tensor"
     }
-    own = {f"transformer.{Q}.alpha": torch.tensor(stated["tensor"])} if "tensor" in stated else {}
-    save_file({**PLAIN, **own}, tmp_path / "a.safetensors", metadata=metadata)
+    parts, unscaled = KINDS[kind]
+    own = {"alpha": torch.tensor(stated["tensor"])} if "tensor" in stated else {}
+    save_file({f"{prefix}{Q}.{part}": t for part, t in {**parts, **own}.items()}, tmp_path / "a.safetensors", metadata)
     try:
         _, deltas = merged(model, tmp_path / "a.safetensors")
     except LoraError:
         assert len(stated) > 1 or len(stated["lora_config"]) > 1
         return
-    wanted = scale_by_hand(stated) * (UP.double() @ DOWN.double())
+    wanted = scale_by_hand(stated) * unscaled()
+    if kind == "DoRA":
+        base = model.state_dict()[f"{Q}.weight"].double()
+        changed = base + wanted
+        wanted = changed * LENGTH.double()[:, None] / changed.norm(dim=1, keepdim=True) - base
     assert (deltas[f"{Q}.weight"] - wanted).abs().max() <= TOLERANCE

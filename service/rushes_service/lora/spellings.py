@@ -32,7 +32,7 @@ COMFYUI: tuple[tuple[str, str], ...] = (
 COMFYUI_ENDS = tuple((re.compile(end), called) for end, called in COMFYUI)
 
 FUSED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-    (("to_q", "to_k", "to_v"), ("to_qkv", "qkv")),
+    (("to_q", "to_k", "to_v"), ("to_qkv", "qkv", "qkv_proj")),
     (("to_k", "to_v"), ("to_kv", "kv")),
     (("add_q_proj", "add_k_proj", "add_v_proj"), ("to_added_qkv", "add_qkv_proj", "added_qkv")),
     (("add_k_proj", "add_v_proj"), ("to_added_kv", "add_kv_proj", "added_kv")),

@@ -20,7 +20,7 @@ from rushes.checkpoints.adapters import packed_header as header_bytes
 from rushes.checkpoints.safetensors import HEADER_LENGTH_BYTES, METADATA, data_start, read_header, unreadable
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.wire.jobs import Checkpoint
-from rushes_service.lora.reading.statements import Statement, statements
+from rushes_service.lora.reading.statements import ALPHAS, Statement, statements
 from rushes_service.runtime.pinned import pinned_bytes
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -125,6 +125,9 @@ def weights_file(
         metadata[CONFIG_KEY] = config
     data = data_of(raw)
     tensors = {name: view(place, name, entry, data) for name, entry in entries.items()}
+    for name in ALPHAS:  # one for all modules, among the tensors
+        if name in tensors and tensors[name].numel() == 1:
+            metadata[name] = f"{float(tensors.pop(name)):g}"
     return WeightsFile(place, sha256, tensors, metadata, statements(place, metadata), len(raw))
 
 

@@ -17,6 +17,8 @@ ADAPTER = r"(?:\.[^.]+)?"
 PARTS: tuple[tuple[str, str], ...] = (
     (rf"lora_(?:down|A){ADAPTER}\.weight", "down"),
     (rf"lora_(?:up|B){ADAPTER}\.weight", "up"),
+    (r"lora_(?:down|A)", "down"),
+    (r"lora_(?:up|B)", "up"),
     (r"lora(?:_linear_layer)?\.down\.weight", "down"),
     (r"lora(?:_linear_layer)?\.up\.weight", "up"),
     (rf"lora_(?:B|up){ADAPTER}\.bias", "up_bias"),
@@ -29,7 +31,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     (r"(?:diff|w_norm)", "diff"),
     (r"(?:diff_b|b_norm)", "diff_b"),
     (r"diff_m", "modulation"),
-    (r"alpha", "alpha"),
+    (r"(?:lora_|network_)?alpha", "alpha"),
 )
 """Ends of keys and the part they are; a part named "" is what the end itself says."""
 
@@ -63,6 +65,7 @@ FLAT: tuple[tuple[str, str], ...] = (
     (r"lora_unet_", "musubi"),
     (r"lycoris_", "musubi"),
     (r"lora_transformer_", "onetrainer"),
+    (r"lora_(?:dit|denoiser|diffusion_model|model)_", "musubi"),
     (r"Hunyuan_video_(?:[A-Za-z0-9]+_)*?lora_", "tencent"),
 )
 """Beginnings of keys whose module names have underscores for dots, and the format's name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 
@@ -28,7 +28,7 @@ KINDS: tuple[tuple[str, str], ...] = (
         "",
     ),
     (
-        r"(?:lora|hada|lokr)_(?!(?:down|up|A|B|w[12](?:_[ab])?|mid|t[12]|magnitude_vector|linear_layer)(?:\.|$)|unet_|transformer_|te\d?_)\w+",
+        r"(?:lora|hada|lokr)_(?!(?:down|up|A|B|alpha|w[12](?:_[ab])?|mid|t[12]|magnitude_vector|linear_layer)(?:\.|$)|unet_|transformer_|te\d?_)\w+",
         "an unknown relative of LoRA",
     ),
 )
@@ -38,6 +38,9 @@ KIND_KEYS = tuple((re.compile(rf".*\.(?:{pattern})(?:\.[^.]+)?(?:\.weight)?"), k
 
 SWITCHES = ("use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication", "arrow_config")
 """PEFT's settings of LoRA that make another forward pass of the same tensors."""
+
+ADAPTER_SCALE = re.compile(r".*\.scale")
+"""A factor of an adapter's own, beside its tensors; whole checkpoints of FLUX have such keys of norms."""
 
 READ_TYPES = {"LORA", "LOHA", "LOKR"}
 """PEFT's `peft_type` of what is read."""
@@ -81,6 +84,17 @@ def altered_base(statements: Iterable[Statement]) -> str | None:
     return None
 
 
+def unread_part(keys: Collection[str], statements: Iterable[Statement]) -> str | None:
+    """What changes an adapter's strength and is not read, or is missing; None if there is no such thing."""
+    adapter = any(re.search(r"\.(?:lora_|lora\.|hada_|lokr_)", key) for key in keys)
+    if adapter and (scale := next((key for key in keys if ADAPTER_SCALE.fullmatch(key)), None)):
+        return f"{scale} scales its adapters in a way that is not known"
+    dora = next((statement.place for statement in statements if (statement.config or {}).get("use_dora")), None)
+    if dora and not any(part in key for key in keys for part in ("magnitude", "dora_scale")):
+        return f"{dora} says that it is a DoRA, but it holds no lengths (lora_magnitude_vector)"
+    return None
+
+
 def quantised(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str | None:
     """The key, header entry or type that says that a file's numbers are quantised; None if nothing does."""
     if marker := next((key for key in tensors if QUANTISED.search(key)), None):
@@ -114,6 +128,8 @@ def check_readable(
             f"{path}: it was initialised with {start}, which also alters the base model; convert it when saving "
             "(PEFT: path_initial_model_for_weight_conversion)"
         )
+    if part := unread_part(tensors.keys(), statements):
+        raise LoraMismatch(f"{path}: {part}; save it again with its trainer's own function")
     if what := quantised(tensors, metadata):
         raise LoraMismatch(
             f"{path}: its numbers are quantised ({what}), and only base models may be; save it in bfloat16 or float32"

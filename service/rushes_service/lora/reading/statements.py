@@ -152,7 +152,8 @@ def statement_of(path: Path, place: str, config: Mapping[str, Any], name: str, e
     is_peft = "peft_type" in config or name.partition(".")[0] in (CONFIG_KEY, "lora_adapter_metadata")
     alphas = [key for key in ALPHAS if key in config]
     ranks = [key for key in RANKS if key in config]
-    about_adapter = is_peft or bool(ADAPTERS_OWN.search(name.lower())) or bool(ranks)
+    named = [key for key in alphas if key != "alpha"]
+    about_adapter = is_peft or bool(ADAPTERS_OWN.search(name.lower())) or bool(ranks or named)
     if not about_adapter or not (alphas or ranks or is_peft):
         return None
     alpha = agreed(path, place, config, alphas)
