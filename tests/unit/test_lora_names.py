@@ -13,8 +13,10 @@ from torch import nn
 
 from rushes.cli.main import main
 from rushes.errors import LoraError, LoraMismatch
+from rushes.families.table import ARCHITECTURES
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import read_lora
+from rushes_service.lora.reading.families import KNOWN, fits
 from rushes_service.lora.targets import NameTable, name_table, renamed
 from rushes_service.models.hunyuan.names import ORIGINAL_NAMES as HUNYUAN_NAMES
 from rushes_service.models.wan.names import wan_names
@@ -305,3 +307,22 @@ def test_a_file_of_this_family_is_merged(model: nn.Module, tmp_path: Path, told:
     tensors = {f"diffusion_model.{ORIGINAL}.{part}": t for part, t in KINDS["LoRA"][0].items()}
     save_file(tensors, tmp_path / "a.safetensors", metadata=told)
     assert merged(model, tmp_path / "a.safetensors")[f"{DIFFUSERS}.weight"].any()
+
+
+FITTING = {
+    "hunyuan-video-i2v": {"hunyuan-video"},
+    "skyreels-v1-t2v": {"hunyuan-video"},
+    "framepack-one-frame": {"framepack", "hunyuan-video"},
+    "wan2.2-t2v-a14b": {"wan"},
+    "flux1-kontext": {"flux1"},
+    "qwen-image-edit": {"qwen-image"},
+}
+
+
+@pytest.mark.parametrize("architecture", FITTING)
+def test_each_family_reads_its_own_files_and_those_it_was_made_of(architecture: str) -> None:
+    assert {label for label in KNOWN if fits((label,), architecture)} == FITTING[architecture]
+
+
+def test_every_family_that_is_sampled_is_one_that_files_can_be_of() -> None:
+    assert all(any(fits((label,), name) for label in KNOWN) for name in ARCHITECTURES)

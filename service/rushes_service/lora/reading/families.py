@@ -72,8 +72,17 @@ DEPTHS = {FLUX: (19, 38), HUNYUAN: (20, 40), FRAMEPACK: (20, 40), QWEN: (60, 0)}
 DOUBLE = re.compile(r"(?:double_blocks|(?<!single_)transformer_blocks)[._](\d+)[._]")
 SINGLE = re.compile(r"(?:single_blocks|single_transformer_blocks)[._](\d+)[._]")
 
-PROGRAMS = {HUNYUAN: ("hunyuan-video", "skyreels-v1", "framepack")}
-"""Architectures whose files a label stands for, where these are more than those that begin with it."""
+SAME_FILES = {
+    "skyreels-v1": (HUNYUAN,),
+    FRAMEPACK: (FRAMEPACK, HUNYUAN),
+}
+"""Families whose files are those of others as well: SkyReels V1 and FramePack are HunyuanVideo, trained on."""
+
+SAME_NAMES = {"hunyuan-video-1.5": (HUNYUAN,)}
+"""Families whose names look like another's."""
+
+KNOWN = {label for _, label in STATED if label} | {label for _, labels in SIGNS for label in labels} | set(SAME_FILES)
+"""Every family that a file may be told to be of; that of a model is the longest that its name begins with."""
 
 WIDTHS = {1536: "Wan 1.3B", 5120: "Wan 14B", 3072: "HunyuanVideo, FramePack, FLUX.1 and Wan 5B"}
 """Width of the released models' blocks."""
@@ -92,7 +101,8 @@ class Guess:
 
     def fits(self, architecture: str) -> bool:
         """True if a model of `architecture` may well have such keys."""
-        return fits(self.labels, architecture)
+        own = family_label(architecture)
+        return fits(self.labels, architecture) or any(label in SAME_NAMES.get(own, ()) for label in self.labels)
 
 
 @dataclass(frozen=True)
@@ -112,8 +122,14 @@ class Stated:
 
 
 def fits(labels: tuple[str, ...], architecture: str) -> bool:
-    """True if `architecture` belongs to one of these families."""
-    return any(architecture.startswith(PROGRAMS.get(label, (label,))) for label in labels)
+    """True if `architecture` reads files of one of these families."""
+    own = family_label(architecture)
+    return any(label in SAME_FILES.get(own, (own,)) for label in labels)
+
+
+def family_label(architecture: str) -> str:
+    """The family that a model belongs to."""
+    return max((name for name in KNOWN if architecture.startswith(name)), key=len, default=architecture)
 
 
 def another_family(shapes: Shapes, metadata: Mapping[str, str], architecture: str) -> Stated | Guess | None:
