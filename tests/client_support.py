@@ -69,14 +69,14 @@ def work(url: str, state: JobState = JobState.DONE) -> list[SampleResult]:
 
 
 def spooled(directory: Path) -> list[Path]:
-    """Parcels that wait for Redis."""
+    """Submissions that wait for Redis."""
     return sorted((directory / SPOOL_DIR).glob("*"))
 
 
 def handed_over(directory: Path) -> list[tuple[int, int | None]]:
-    """Step and epoch of each parcel that waits for Redis, in order."""
-    parcels = [Spool(directory / SPOOL_DIR).read(path) for path in spooled(directory)]
-    return [(parcel.jobs[0].step, parcel.jobs[0].epoch) for parcel in parcels if parcel]
+    """Step and epoch of each submission that waits for Redis, in order."""
+    submissions = [Spool(directory / SPOOL_DIR).read(path) for path in spooled(directory)]
+    return [(submission.jobs[0].step, submission.jobs[0].epoch) for submission in submissions if submission]
 
 
 def snapshots(directory: Path) -> list[Path]:

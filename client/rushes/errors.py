@@ -55,7 +55,7 @@ class InputError(RushesError):
 
 
 class PromptError(InputError):
-    """A prompt file or line cannot be read as what its author meant.
+    """A prompt file or line is wrong or ambiguous.
 
     Args:
         message: what is wrong and what to write instead.
@@ -206,7 +206,7 @@ class WorkerUnfit(RushesError):
 
 
 class QueueError(RushesError):
-    """The queue cannot do what was asked."""
+    """The queue cannot do the operation."""
 
     code = "queue"
 
@@ -224,7 +224,7 @@ class JobNotFound(QueueError):
 
 
 class StagingError(RushesError):
-    """The store that trainer and workers share cannot be reached, refuses, or does not hold what it should. Retried."""
+    """The store that trainer and workers share cannot be reached, refuses, or lacks a file. Retried."""
 
     code = "staging"
     retryable = True

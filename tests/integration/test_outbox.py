@@ -92,7 +92,7 @@ def test_an_outage_loses_nothing_and_makes_nothing_twice(
         server.stop()
         for step in (20, 30):
             sampler.submit(step=step, weights=lora(tmp_path, step))
-        wait_until(lambda: len(spooled(tmp_path)) == 2, 10, "two parcels in the spool")
+        wait_until(lambda: len(spooled(tmp_path)) == 2, 10, "two submissions in the spool")
         wait_until(lambda: "cannot be reached" in logged(caplog), 10, "a warning")
         with caplog.at_level(logging.INFO):
             server.start()
@@ -108,7 +108,7 @@ def test_what_a_killed_process_left_in_the_spool_is_replayed_by_the_next(
     make: MakeSampler, client: Client, tmp_path: Path
 ) -> None:
     process = trainer(tmp_path, AWAY, "hang")
-    wait_until(lambda: len(list((tmp_path / SPOOL_DIR).glob("*.json"))) == 1, 20, "a parcel in the spool")
+    wait_until(lambda: len(list((tmp_path / SPOOL_DIR).glob("*.json"))) == 1, 20, "a submission in the spool")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     make()
@@ -209,7 +209,7 @@ def test_a_multiprocessing_child_hands_over_its_own_and_not_its_parents(
     sampler = make(AWAY if away else redis_url)
     sampler.submit(step=10, weights=lora(tmp_path))
     if away:
-        wait_until(lambda: len(list((tmp_path / SPOOL_DIR).glob("*.json"))) == 1, 10, "the parent's parcel")
+        wait_until(lambda: len(list((tmp_path / SPOOL_DIR).glob("*.json"))) == 1, 10, "the parent's submission")
     else:
         wait_until(lambda: len(client.ids()) == 2, 10, "the parent's samples")
         work(redis_url)

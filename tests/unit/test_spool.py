@@ -1,4 +1,4 @@
-"""The spool: whole parcels or none, read back as they were, others set aside."""
+"""The spool: whole submissions or none, read back as they were, others set aside."""
 
 from __future__ import annotations
 

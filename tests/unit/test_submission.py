@@ -10,7 +10,7 @@ from rushes import ModelSpec, Prompt, Run, build_jobs, read_prompts
 from rushes.errors import ArchitectureError, CheckpointMissing, PromptError
 from rushes.prompts.files import PromptLine
 from rushes.submission.build import build_from_lines, check_prompts, checkpoint_at, run_name
-from rushes.submission.packing import LOST, SubmissionBuilder
+from rushes.submission.submission_builder import LOST, SubmissionBuilder
 from rushes.wire.jobs import Checkpoint
 
 RUN = Run(name="run", model=ModelSpec(architecture="wan2.1-t2v", model="/m"), output_dir="/o", output_name="lora")
@@ -76,22 +76,22 @@ def test_a_checkpoint_that_stays_is_named_by_content_and_not_removed(tmp_path: P
 
 
 def test_lost_weights_make_a_failed_sample_of_every_prompt_and_never_one_of_the_base_model(tmp_path: Path) -> None:
-    packer = SubmissionBuilder(RUN, lambda: lines(tmp_path, "a\nb --nope 1\n"))
-    parcel = packer.pack(10, None, ZeroDivisionError("of the trainer's"))
-    assert parcel.jobs == []
-    assert [item.error.code for item in parcel.refused] == ["prompt", "checkpoint"]
-    assert 'ZeroDivisionError("of the trainer\'s")' in parcel.refused[1].error.message
-    base = packer.pack(10, None, None)
-    assert {job.id for job in base.all}.isdisjoint(job.id for job in parcel.all)
-    assert all(item.job.checkpoint and item.job.checkpoint.fingerprint == LOST for item in parcel.refused)
+    builder = SubmissionBuilder(RUN, lambda: lines(tmp_path, "a\nb --nope 1\n"))
+    submission = builder.build(10, None, ZeroDivisionError("of the trainer's"))
+    assert submission.jobs == []
+    assert [item.error.code for item in submission.refused] == ["prompt", "checkpoint"]
+    assert 'ZeroDivisionError("of the trainer\'s")' in submission.refused[1].error.message
+    base = builder.build(10, None, None)
+    assert {job.id for job in base.all}.isdisjoint(job.id for job in submission.all)
+    assert all(item.job.checkpoint and item.job.checkpoint.fingerprint == LOST for item in submission.refused)
 
 
 def test_a_prompt_file_that_breaks_in_training_leaves_the_prompts_read_before(tmp_path: Path) -> None:
-    packer = SubmissionBuilder(RUN, lambda: lines(tmp_path, "a\nb\n"))
-    packer.pack(10, None, None)
-    packer.prompts = lambda: read_prompts(tmp_path / "absent.txt")
-    parcel = packer.pack(20, None, None)
-    assert [job.prompt.prompt for job in parcel.jobs] == ["a", "b"]
-    [refused] = parcel.refused
+    builder = SubmissionBuilder(RUN, lambda: lines(tmp_path, "a\nb\n"))
+    builder.build(10, None, None)
+    builder.prompts = lambda: read_prompts(tmp_path / "absent.txt")
+    submission = builder.build(20, None, None)
+    assert [job.prompt.prompt for job in submission.jobs] == ["a", "b"]
+    [refused] = submission.refused
     assert "absent.txt: there is no such prompt file" in refused.error.message
     assert (refused.job.prompt_index, refused.job.prompt.prompt) == (2, "(absent.txt cannot be read)")

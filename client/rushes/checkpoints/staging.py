@@ -4,7 +4,7 @@
     <staging>/<run>/.rushes/inputs/<sha256>/<name>             pictures that prompts name, further LoRAs; they stay
     <staging>/<run>/sample/...                                 media and receipts, which the worker writes
 
-Names are made from content, so a hand-off that is repeated uploads nothing twice, and whoever downloads a file can
+Names are made from content, so a hand-off that is repeated uploads nothing twice, and every reader of a file can
 verify it. It is done by whoever hands samples over: for a training loop that is the outbox thread.
 """
 

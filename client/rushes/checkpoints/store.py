@@ -98,7 +98,7 @@ class Store:
                 self._files.makedirs(url.rpartition("/")[0], exist_ok=True)
             try:
                 self._files.put_file(str(local), url)
-            except FileNotFoundError as error:  # nothing else is missing where a file is to be made
+            except FileNotFoundError as error:  # on upload this can only mean that the bucket is missing
                 raise StagingError(f"{url} cannot be written: {error}; look at the bucket's name") from error
 
     def get(self, url: str, local: Path) -> None:
@@ -128,12 +128,12 @@ class Store:
 
 
 def remove_snapshot(url: str) -> None:
-    """Delete a checkpoint that was staged; anything else is left alone. Failing that, say so."""
+    """Delete a staged checkpoint; any other file is left alone. A failure is logged."""
     if f"/{SNAPSHOT_DIR}/" in url:
         try:
             store_of(url.partition(f"/{SNAPSHOT_DIR}/")[0]).remove(url)
         except StagingError as error:
-            logger.warning("rushes: a checkpoint that nobody needs stays in the store: %s", error)
+            logger.warning("rushes: a checkpoint that no sample needs cannot be removed from the store: %s", error)
 
 
 @cache
@@ -144,10 +144,10 @@ def store_of(root: str) -> Store:
 
 @contextlib.contextmanager
 def reaching(url: str) -> Generator[None]:
-    """Turn whatever a file system of fsspec raises into `StagingError`, but for what says that a file is not there.
+    """Turn every error of an fsspec file system into `StagingError`, except that a file does not exist.
 
     Raises:
-        StoreUnavailable: what went wrong may pass by itself. A refusal and a full disk of this machine will not.
+        StoreUnavailable: the error may pass by itself. A refusal and a full disk of this machine do not.
     """
     try:
         yield
@@ -169,7 +169,7 @@ def reaching(url: str) -> Generator[None]:
 
 
 def refusal(error: Exception) -> bool:
-    """True for an answer that stays the same until somebody changes something."""
+    """True for an answer that stays the same until a user changes the URL, the credentials or the permissions."""
     return (
         isinstance(error, PermissionError)
         or type(error) is ValueError  # a URL or an endpoint that is none

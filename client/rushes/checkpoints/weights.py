@@ -19,7 +19,7 @@ from rushes.checkpoints.file_names import expert_in_name
 from rushes.checkpoints.safetensors import fingerprint, unreadable
 from rushes.checkpoints.snapshots import adopt, pending_name, snapshot
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointMissing, ConfigError
-from rushes.wire.jobs import Checkpoint, Expert, readable
+from rushes.wire.jobs import Checkpoint, Expert, unicode_text
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class OpenWeights(NamedTuple):
         if secured is not None:
             secured(pending, source)
         digest = fingerprint(pending)
-        if source is not None and readable(source) != source:
+        if source is not None and unicode_text(source) != source:
             source = None  # not a name that can be told to a worker; the snapshot has the content
         return Checkpoint(path=str(adopt(pending, digest)), fingerprint=digest, source=source, snapshot=True)
 

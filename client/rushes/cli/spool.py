@@ -45,11 +45,11 @@ def show(args: argparse.Namespace) -> int:
     code = 0
     for spool in spools(args.directories):
         for path in spool.waiting():
-            parcel = read(spool, path)
-            code = code if parcel else 1
-            if parcel and parcel.all:
-                first = parcel.all[0]
-                print(printable(f"{path}: {first.run}, step {first.step}, {len(parcel.all)} samples"))
+            submission = read(spool, path)
+            code = code if submission else 1
+            if submission and submission.all:
+                first = submission.all[0]
+                print(printable(f"{path}: {first.run}, step {first.step}, {len(submission.all)} samples"))
     return code
 
 
@@ -60,14 +60,14 @@ def replay(args: argparse.Namespace) -> int:
     kept: set[str] = set()
     for spool in spools(args.directories):
         for path in spool.waiting():
-            parcel = read(spool, path)
-            if parcel is None:
+            submission = read(spool, path)
+            if submission is None:
                 code = 1
                 continue
-            client.hand_over(parcel)
+            client.hand_over(submission)
             spool.remove(path)
-            kept |= uploaded(parcel.jobs)
-            count += len(parcel.all)
+            kept |= uploaded(submission.jobs)
+            count += len(submission.all)
     for snapshot in kept:
         release(snapshot)
     print(f"{count} samples handed over")

@@ -114,12 +114,12 @@ def watcher_of(args: argparse.Namespace, roots: list[Path]) -> CheckpointWatcher
 
 def watch(watcher: CheckpointWatcher, poll_s: float) -> int:
     """Look, wait, and look again, for ever."""
-    alarm = FileNotifier(watcher.roots)
-    if not alarm.notified:
+    notifier = FileNotifier(watcher.roots)
+    if not notifier.notified:
         print_line(f"looking every {poll_s:g} s; with `pip install 'rushes[watch]'` new files are seen at once")
     while True:
         watcher.look()
-        alarm.wait(min(poll_s, watcher.waiting.settle_s) if watcher.waiting.settling else poll_s)
+        notifier.wait(min(poll_s, watcher.waiting.settle_s) if watcher.waiting.settling else poll_s)
 
 
 def watch_once(watcher: CheckpointWatcher, sleep: Callable[[float], None] = time.sleep) -> int:

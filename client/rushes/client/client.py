@@ -16,7 +16,7 @@ from rushes.submission.spool import Submission
 from rushes.wire import keys
 from rushes.wire.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, connect, reachable
 from rushes.wire.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
-from rushes.wire.records import cancelled, finished, read_record, submission
+from rushes.wire.records import cancelled, finished, read_record, submit_arguments
 from rushes.wire.scripts import script
 
 __all__ = ["DEFAULT_URL", "URL_VARIABLE", "Client", "WorkerInfo"]
@@ -25,10 +25,10 @@ PAGE = 200
 """Records read at a time."""
 
 PIECE = 1000
-"""Samples looked at between two looks of Redis at everybody else: a few milliseconds of its time."""
+"""Samples per script call, so that one call blocks Redis for a few milliseconds at most."""
 
 LOOK_S = 2.0
-"""How often every sample that is waited for is looked at; in between, those that something happened to."""
+"""Seconds between two checks of every sample that is waited for; in between, only those with new events are read."""
 
 Snapshot = TypeVar("Snapshot", str, Path)
 
@@ -64,22 +64,22 @@ class Client:
         self.hand_over(Submission(jobs))
         return [job.id for job in jobs]
 
-    def hand_over(self, parcel: Submission) -> list[JobState]:
-        """Queue a parcel's samples, and record those that were refused as failed; all of it or nothing.
+    def hand_over(self, submission: Submission) -> list[JobState]:
+        """Queue a submission's samples, and record those that were refused as failed; all of it or nothing.
 
         Returns:
-            The state of each of `parcel.all` afterwards; `done` for one that was done before. A checkpoint snapshot
+            The state of each of `submission.all` afterwards; `done` for one that was done before. A checkpoint snapshot
             that none of them needs is removed.
 
         Raises:
             StagingError: files cannot be uploaded to where the workers are to find them; nothing is queued.
         """
-        jobs, lost = stage(parcel.jobs)
+        jobs, lost = stage(submission.jobs)
         gone = [Refused(job, JobError(code=error.code, message=str(error))) for job, error in lost]
-        arguments = [part for job in jobs for part in submission(job)]
-        for refused in [*gone, *parcel.refused]:
+        arguments = [part for job in jobs for part in submit_arguments(job)]
+        for refused in [*gone, *submission.refused]:
             result = SampleResult.of(refused.job, JobState.FAILED, error=refused.error)
-            arguments += submission(refused.job, result)
+            arguments += submit_arguments(refused.job, result)
         if not arguments:
             return []
         # One script, not a transaction of several: before each of those redis-py asks whether the script is known.
@@ -87,11 +87,11 @@ class Client:
             states, unneeded = self._submit(args=arguments)
         for path in set(unneeded):
             release(path)
-        queued = [*jobs, *(refused.job for refused in [*gone, *parcel.refused])]
+        queued = [*jobs, *(refused.job for refused in [*gone, *submission.refused])]
         by_id = {job.id: JobState(state) for job, state in zip(queued, states, strict=True)}
         # Earlier samples of the same checkpoint may have ended, and taken it with them, while these were on their way.
-        stage(job for job in parcel.jobs if by_id[job.id] is JobState.QUEUED)
-        return [by_id[job.id] for job in parcel.all]
+        stage(job for job in submission.jobs if by_id[job.id] is JobState.QUEUED)
+        return [by_id[job.id] for job in submission.all]
 
     def get(self, job_id: str) -> JobRecord:
         """The record of one sample.
@@ -143,9 +143,9 @@ class Client:
     def pieces(
         self, name: str, run: str | None, *arguments: str, before: float | None = None, size: int = PIECE
     ) -> Iterator[Any]:
-        """What a script answers for every sample (of a run), a piece at a time, newest first; others come in between.
+        """Answers of a script that is called for every sample (of a run), a piece at a time, newest first.
 
-        What is submitted meanwhile is left out.
+        Other commands run between the calls. Samples that are submitted meanwhile are left out.
 
         Args:
             name: of a script that takes an index, the highest time, how many samples to look at, and `arguments`.

@@ -22,7 +22,7 @@ from typing import Any
 
 from rushes.checkpoints.weights import Weights
 from rushes.integrations.adapter_files import save_adapter
-from rushes.integrations.sinks import SHOWN_BY, unstoppable
+from rushes.integrations.result_logger import SHOWN_BY, log_exceptions
 from rushes.trackers import Tracker
 from rushes.training.sampler import TrainingSampler
 from rushes.wire.jobs import SampleResult
@@ -62,11 +62,11 @@ class Samples:
         if self._trackers is None and self.accelerator.trackers:
             self._trackers = []
             for known in [tracker for tracker in self.accelerator.trackers if tracker.name in SHOWN_BY]:
-                with unstoppable(f"no samples are shown in {known.name}"):
+                with log_exceptions(f"no samples are shown in {known.name}"):
                     self._trackers.append(SHOWN_BY[known.name](known))
         for result in results:
             for tracker in self._trackers or ():
-                with unstoppable(f"sample {result.id[:10]} is not shown"):
+                with log_exceptions(f"sample {result.id[:10]} is not shown"):
                     tracker.log(result)
 
     def close(self, wait_s: float = 0.0) -> None:
@@ -75,7 +75,7 @@ class Samples:
             return
         self.show(self.sampler.close(wait=wait_s > 0, timeout=wait_s))
         for tracker in self._trackers or ():
-            with unstoppable("a tracker is not closed"):
+            with log_exceptions("a tracker is not closed"):
                 tracker.close()
         self.sampler = None
 

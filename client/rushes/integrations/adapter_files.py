@@ -12,7 +12,7 @@ PREFIX = "transformer."
 """In diffusers' LoRA files, of the model that denoises."""
 
 METADATA_KEY = "lora_adapter_metadata"
-"""Where diffusers keeps the adapter's configuration in a file's header; without it nobody knows `lora_alpha`."""
+"""Where diffusers keeps the adapter's configuration in a file's header; without it `lora_alpha` is unknown."""
 
 PEFT_PREFIX = "base_model.model."
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rushes.integrations.adapter_files import save_adapter
-from rushes.integrations.sinks import unstoppable
+from rushes.integrations.result_logger import log_exceptions
 from rushes.trackers import Tracker
 from rushes.training.sampler import TrainingSampler
 from rushes.wire.jobs import SampleResult
@@ -54,7 +54,7 @@ class Sampling:
         if self.sampler is not None:
             self._show(self.sampler.close(wait=wait_s > 0, timeout=wait_s))
             for tracker in self.trackers:
-                with unstoppable("a tracker is not closed"):
+                with log_exceptions("a tracker is not closed"):
                     tracker.close()
         self.sampler = None
 
@@ -62,5 +62,5 @@ class Sampling:
         for result in results:
             logger.info("rushes: step %d: %s %s", result.step, result.state.value, result.path or "")
             for tracker in self.trackers:
-                with unstoppable(f"sample {result.id[:10]} is not shown"):
+                with log_exceptions(f"sample {result.id[:10]} is not shown"):
                     tracker.log(result)

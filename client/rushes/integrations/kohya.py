@@ -15,7 +15,7 @@ from typing import Any
 from rushes._compat.accelerate import prepared_models, prepared_schedulers
 from rushes.checkpoints.safetensors import HEADER_LENGTH_BYTES, METADATA, header_of
 from rushes.errors import ConfigError
-from rushes.integrations.sinks import ResultLogger, unstoppable
+from rushes.integrations.result_logger import ResultLogger, log_exceptions
 from rushes.training.cadence import Cadence
 from rushes.training.flags import run_from_args
 from rushes.training.sampler import TrainingSampler
@@ -38,7 +38,7 @@ SAVE_DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 class Sidecar:
     """Samples for one trainer: takes its calls, hands its weights over, and gives its trackers what comes back.
 
-    After `open` nothing raises: what goes wrong is a warning, and training goes on.
+    After `open` nothing raises: failures are warnings, and training goes on.
     """
 
     def __init__(self, sampler: TrainingSampler, wait_s: float) -> None:
@@ -48,7 +48,7 @@ class Sidecar:
         self._steps: dict[int, int] = {}
         """Step of a sample -> the trainer's own count, which starts again when a run is resumed."""
 
-        self._sinks: list[ResultLogger] | None = None
+        self._loggers: list[ResultLogger] | None = None
 
     @classmethod
     def open(cls, args: argparse.Namespace, architecture: str, cadence: Cadence) -> Sidecar:
@@ -69,7 +69,7 @@ class Sidecar:
     def resumed(self, accelerator: Any, resume: str | None) -> None:
         """Count on from where a resumed run had come to: these trainers begin at step 0 again."""
         if resume:
-            with unstoppable("the step that this run is resumed from is unknown"):
+            with log_exceptions("the step that this run is resumed from is unknown"):
                 self._before = steps_done(accelerator, resume)
                 logger.info("rushes: resumed; samples are counted from step %d on", self._before)
 
@@ -80,7 +80,7 @@ class Sidecar:
             step: optimizer steps that this process has done.
             epoch: epochs it has done, at the end of one; else None.
         """
-        with unstoppable(f"step {step} is not sampled"):
+        with log_exceptions(f"step {step} is not sampled"):
             total = self._before + step
             # At the end of an epoch trainers ask again for a step that they have just sampled.
             if total in self._steps or not self.sampler.due(step=step, epoch=epoch):
@@ -97,9 +97,9 @@ class Sidecar:
 
     def report(self, accelerator: Any) -> None:
         """Log what has come back since the last call, and show it in the trainer's own trackers. Never blocks."""
-        with unstoppable("samples are not shown"):
-            if self._sinks is None and accelerator.trackers:
-                self._sinks = [ResultLogger(tracker) for tracker in accelerator.trackers]
+        with log_exceptions("samples are not shown"):
+            if self._loggers is None and accelerator.trackers:
+                self._loggers = [ResultLogger(tracker) for tracker in accelerator.trackers]
             for result in self.sampler.results():
                 self._show(result)
 
@@ -110,21 +110,21 @@ class Sidecar:
             reason = result.error.message if result.error else result.state.value
             logger.warning("rushes: step %d, prompt %d has no sample: %s", result.step, result.prompt_index, reason)
         own_step = self._steps.get(result.step)  # None: handed over by a process before this one
-        for sink in self._sinks or () if own_step is not None else ():
-            with unstoppable("a sample is not shown"):
-                sink.log(result.model_copy(update={"step": own_step}))
+        for shown_in in self._loggers or () if own_step is not None else ():
+            with log_exceptions("a sample is not shown"):
+                shown_in.log(result.model_copy(update={"step": own_step}))
 
     def close(self, accelerator: Any = None, *, failed: bool = False) -> None:
         """End the sidecar. If a tracker is to show samples that are not here yet, wait for them, but not for ever."""
-        with unstoppable("the last samples are not shown"):
+        with log_exceptions("the last samples are not shown"):
             if accelerator is not None:
-                if self._sinks and not failed:
+                if self._loggers and not failed:
                     self._wait(accelerator)
                 self.report(accelerator)
-        for sink in self._sinks or ():
-            with unstoppable("a tracker is not closed"):
-                sink.close()
-        with unstoppable("the hand-over is not ended"):
+        for shown_in in self._loggers or ():
+            with log_exceptions("a tracker is not closed"):
+                shown_in.close()
+        with log_exceptions("the hand-over is not ended"):
             self.sampler.close(wait=False)
 
     def _wait(self, accelerator: Any) -> None:
@@ -140,7 +140,7 @@ class Sidecar:
 
 
 class NotLoaded:
-    """In the place of a model that is not loaded: takes what trainers do to one they only keep."""
+    """Stands in for a model that is not loaded; accepts the calls that trainers make on one they only keep."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -158,7 +158,7 @@ def check_script(trainer: Trainer, script: Path, base: type) -> None:
 
 
 def exchange(base: type, mixin: type, flags: Mapping[str, Any]) -> None:
-    """From now on whoever trains with a subclass of `base` does so with `mixin` in front of it.
+    """Put `mixin` in front of every subclass of `base` that is trained with from now on.
 
     Args:
         flags: ours, from the command line; trainers get them as `rushes_flags`.

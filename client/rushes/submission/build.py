@@ -33,7 +33,7 @@ from rushes.wire.jobs import (
     VaeOptions,
     digest,
     job_id,
-    readable,
+    unicode_text,
 )
 
 logger = logging.getLogger("rushes")
@@ -74,7 +74,7 @@ class Run:
             object.__setattr__(self, "staging", check_url(self.staging))
         files = [*self.model.model_dump().values(), *(lora.path for lora in self.loras)]
         for text in (self.name, self.output_dir, self.output_name, *files):
-            if isinstance(text, str) and readable(text) != text:
+            if isinstance(text, str) and unicode_text(text) != text:
                 raise ConfigError(
                     f"{text!r} is not Unicode; run, output, base model and LoRAs need names that every machine has"
                 )
@@ -237,8 +237,8 @@ def checkpoint_at(path: str | Path) -> Checkpoint:
         CheckpointError: a directory holds no complete adapter, or the name is not Unicode.
     """
     found = absolute(path)
-    if readable(str(found)) != str(found):
-        raise CheckpointError(f"{readable(str(found))}: its name is not Unicode; rename it")
+    if unicode_text(str(found)) != str(found):
+        raise CheckpointError(f"{unicode_text(str(found))}: its name is not Unicode; rename it")
     if not found.is_dir() and not found.is_file():
         raise CheckpointMissing(f"{path}: there is no such checkpoint file")
     return Checkpoint(path=str(found), fingerprint=checkpoint_fingerprint(found), expert=expert_in_name(found))

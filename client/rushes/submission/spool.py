@@ -37,16 +37,16 @@ class Submission:
         return [*self.jobs, *(refused.job for refused in self.refused)]
 
     def encode(self) -> str:
-        """This parcel as JSON text."""
+        """This submission as JSON text."""
         refused = [[r.job.encode(), r.error.model_dump(mode="json")] for r in self.refused]
         return json.dumps({"jobs": [job.encode() for job in self.jobs], "refused": refused})
 
     @classmethod
     def decode(cls, raw: str) -> Submission:
-        """Read a parcel back.
+        """Read a submission back.
 
         Raises:
-            WireError: the text is not a parcel this version understands.
+            WireError: the text is not a submission this version understands.
         """
         try:
             data: Any = json.loads(raw)
@@ -57,26 +57,26 @@ class Submission:
 
 
 class Spool:
-    """A directory of parcels, oldest first. Made when the first parcel is written."""
+    """A directory of submissions, oldest first. Made when the first submission is written."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def write(self, parcel: Submission) -> Path:
-        """Put a parcel on disk, whole or not at all."""
+    def write(self, submission: Submission) -> Path:
+        """Put a submission on disk, whole or not at all."""
         path = self.directory / f"{time.time_ns():020d}-{os.getpid()}-{next(_serial)}.json"
-        write_whole(path, parcel.encode())
+        write_whole(path, submission.encode())
         return path
 
     def waiting(self) -> list[Path]:
-        """Parcels on disk, oldest first."""
+        """Submissions on disk, oldest first."""
         return sorted(self.directory.glob("*.json"))
 
     def read(self, path: Path) -> Submission | None:
-        """A parcel, or None when another process has handed it over meanwhile, or the file cannot be read.
+        """A submission, or None when another process has handed it over meanwhile, or the file cannot be read.
 
         Raises:
-            WireError: the file is not a parcel; `set_aside` keeps it out of the way.
+            WireError: the file is not a submission; `set_aside` keeps it out of the way.
         """
         try:
             return Submission.decode(path.read_text(encoding="utf-8", errors="replace"))
@@ -84,7 +84,7 @@ class Spool:
             return None
 
     def remove(self, path: Path) -> None:
-        """Forget a parcel that Redis has accepted. One that cannot be removed is handed over again, to no effect."""
+        """Delete a submission that Redis has accepted. One that cannot be deleted is handed over again, to no effect."""
         with contextlib.suppress(OSError):
             path.unlink()
 

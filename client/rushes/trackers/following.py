@@ -28,7 +28,7 @@ def memory_path(destination: str, run: str) -> Path:
 
 @dataclass
 class Destination:
-    """One tracker for one run, and what it has been given.
+    """One tracker for one run, and the results that it has been given.
 
     Args:
         name: for messages.
@@ -61,7 +61,7 @@ class Destination:
                 self._waiting.append(result)
 
     def log(self, report: Say) -> int:
-        """Log what waits; returns how many were. What the tracker does not take is tried again, behind the others."""
+        """Log the waiting results; returns how many were logged. Those that the tracker refuses are tried again."""
         count = refused = 0
         troubled = False
         for _ in range(len(self._waiting)):

@@ -1,7 +1,7 @@
 """Notes of hand-offs whose checkpoint is still being hashed, so that a process that is killed meanwhile loses none.
 
-One small file beside the spool's parcels, written as soon as the weights are linked and removed when the parcel is on
-disk. The next process of the same run finds what a dead one has left.
+One small file beside the spool's submissions, written as soon as the weights are linked and removed when the submission
+is on disk. The next process of the same run finds those of a dead one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Note:
     host: str
     pid: int
     label: str | None = None
-    """Of the samples: averaged weights must not come back as the others of their step."""
+    """Label of the samples, so that averaged weights are resumed as averaged ones."""
 
     @property
     def weights(self) -> OpenWeights:
@@ -90,7 +90,7 @@ class HandoffJournal:
                     yield mine, note
 
     def _claimed(self, path: Path, note: Note) -> Path | None:
-        """An abandoned note under a new name; None when somebody else was quicker."""
+        """An abandoned note under a new name; None if another process took it first."""
         mine = self.write(note.step, note.epoch, Path(note.pending), note.source)
         if mine is None:  # the disk is full; better handed over twice than never
             return path
@@ -103,7 +103,7 @@ class HandoffJournal:
 
 
 def dead(note: Note, path: Path) -> bool:
-    """True when nobody works on a note any more."""
+    """True if the process that wrote a note is dead."""
     if note.host != socket.gethostname():
         return time.time() - path.stat().st_mtime > ABANDONED_S
     if note.pid == os.getpid():

@@ -32,8 +32,8 @@ from rushes.client.client import Client
 from rushes.errors import QueueUnavailable, RushesError, StagingError, WireError
 from rushes.prompts.files import PromptLine
 from rushes.submission.build import Run
-from rushes.submission.packing import SubmissionBuilder
 from rushes.submission.spool import Spool, Submission
+from rushes.submission.submission_builder import SubmissionBuilder
 from rushes.training.handoffs import HandoffJournal
 from rushes.wire.jobs import JobState, SampleResult
 
@@ -89,7 +89,7 @@ class Outbox:
         self.spool = Spool(Path(run.output_dir) / SPOOL_DIR)
         self.notes = HandoffJournal(self.spool.directory, run.name, run.label)
         self.snapshots = Path(run.output_dir) / SNAPSHOT_DIR
-        self._packer = SubmissionBuilder(run, prompts, lines)
+        self._builder = SubmissionBuilder(run, prompts, lines)
         self._start()
         _open.add(self)
 
@@ -192,7 +192,7 @@ class Outbox:
                 self._next_try = time.monotonic() + LAST_RETRY_S  # one that stays must not fill the log
 
     def _sweep(self) -> None:
-        """Remove what a process that was killed has left half done."""
+        """Remove unfinished files of processes that were killed."""
         for directory, pattern in ((self.snapshots, "*.pending*"), (self.spool.directory, TEMPORARY)):
             with contextlib.suppress(OSError):
                 for path in directory.glob(pattern):
@@ -200,7 +200,7 @@ class Outbox:
                         remove(path)  # a directory, if it was killed in the midst of saving an adapter
 
     def _resume(self) -> None:
-        """Hand over what a process of this run was killed over, between securing the weights and the spool."""
+        """Submit the hand-offs of killed processes of this run whose weights were secured but not spooled."""
         try:
             for path, note in self.notes.abandoned():
                 logger.warning("rushes: step %d is handed over for a process that was killed meanwhile", note.step)
@@ -226,23 +226,23 @@ class Outbox:
         """Make a submission of a hand-off and write it to the spool; it stays in memory if the disk refuses."""
         step, epoch, weights = hand_off
         notes: list[Path | None] = []
-        parcel = self._packer.pack(
+        submission = self._builder.build(
             step, epoch, weights, lambda pending, source: notes.append(self.notes.write(step, epoch, pending, source))
         )
         path = None
         try:
-            path = self.spool.write(parcel)
+            path = self.spool.write(submission)
         except OSError as error:
             logger.error("rushes: step %d would not survive a crash of this process: %s", step, error)
         for note in filter(None, notes):
             with contextlib.suppress(OSError):
                 note.unlink()
-        self._unsent.append((parcel, path))
-        for refused in parcel.refused:
+        self._unsent.append((submission, path))
+        for refused in submission.refused:
             logger.error("rushes: prompt %d is not sampled: %s", refused.job.prompt_index, refused.error.message)
 
     def _hand_over(self) -> None:
-        """Hand over our own submissions, then what processes that ended have left in the spool."""
+        """Submit our own submissions to Redis, then those that other processes left in the spool."""
         try:
             while self._unsent:
                 self._deliver(*self._unsent[0])
@@ -267,19 +267,19 @@ class Outbox:
     def _replay(self) -> None:
         for path in self.spool.waiting():
             try:
-                parcel = self.spool.read(path)
+                submission = self.spool.read(path)
             except WireError as error:
                 logger.error("rushes: %s is set aside: %s", self.spool.set_aside(path), error)
             else:
-                if parcel is not None:
-                    self._deliver(parcel, path)
+                if submission is not None:
+                    self._deliver(submission, path)
 
-    def _deliver(self, parcel: Submission, path: Path | None) -> None:
-        """Hand a parcel over. Its results are to come, but of samples that were made before they are here already."""
+    def _deliver(self, submission: Submission, path: Path | None) -> None:
+        """Hand a submission over, and expect its results; samples that are done already have theirs at once."""
         if self._cursor is None:
             self._cursor = self._client.results_end(self.run.name)
-        states = self._client.hand_over(parcel)
-        for job, state in zip(parcel.all, states, strict=True):
+        states = self._client.hand_over(submission)
+        for job, state in zip(submission.all, states, strict=True):
             if job.run != self.run.name:
                 continue  # another run with the same output directory; its results are its own
             result = self._client.get(job.id).result if state is JobState.DONE else None
@@ -289,13 +289,13 @@ class Outbox:
                 self._results.append(result)
         if path is not None:
             self.spool.remove(path)
-        self._release_staged(parcel)
+        self._release_staged(submission)
 
-    def _release_staged(self, parcel: Submission) -> None:
+    def _release_staged(self, submission: Submission) -> None:
         """Remove the snapshot that was uploaded; later, if another hand-off may need it too."""
         if self.run.staging is None or len(self._unsent) > 1 or self._waiting or self.spool.waiting():
             return
-        for path in uploaded(parcel.jobs):
+        for path in uploaded(submission.jobs):
             with contextlib.suppress(OSError):
                 release(path)
 
@@ -327,7 +327,7 @@ class Outbox:
         self.expected.difference_update(lost)
 
     def _release_unneeded(self) -> None:
-        """Remove snapshots that no sample needs: of workers killed between their last word and the removal."""
+        """Remove snapshots that no sample needs: those of workers that were killed before they removed them."""
         self._next_release = time.monotonic() + RELEASE_EVERY_S
         self._resume()  # of another machine's process it cannot be told at once whether it is dead
         if self._unsent or self.spool.waiting():

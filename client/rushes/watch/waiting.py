@@ -12,7 +12,7 @@ from rushes.checkpoints.adapters import adapter_files
 from rushes.checkpoints.safetensors import METADATA, read_header
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.watch.finding import Found, Identity
-from rushes.wire.jobs import readable
+from rushes.wire.jobs import unicode_text
 
 STUCK_S = 120.0
 """How long an incomplete file may stay as it is before somebody should hear of it."""
@@ -100,7 +100,7 @@ def metadata_of(found: Found) -> Mapping[str, Any]:
         CheckpointIncomplete: tensors, or an adapter's configuration, are still missing.
         CheckpointError: it is gone, no safetensors file, or has a name that no other machine could write.
     """
-    name = readable(str(found.path))
+    name = unicode_text(str(found.path))
     if name != str(found.path):
         raise CheckpointFormat(f"{name}: its name is not Unicode; rename it")
     if found.path != found.weights:

@@ -29,8 +29,8 @@ from rushes.errors import (
 )
 from rushes.prompts.files import PromptLine
 from rushes.submission.build import Run, run_name
-from rushes.submission.packing import LOST, SubmissionBuilder
 from rushes.submission.spool import Spool, Submission
+from rushes.submission.submission_builder import LOST, SubmissionBuilder
 from rushes.watch.experts import not_sampled, of_both_experts
 from rushes.watch.finding import Found, Search, epochs_counted, find, nothing_found
 from rushes.watch.journal import SAMPLED, SKIPPED, Journal
@@ -86,7 +86,7 @@ class CheckpointWatcher:
         self._journals = {root: Journal(self._journal_path(root), root) for root in roots}
         self.waiting = Waiting(settle_s, report)
         self._lines = list(prompts())
-        self._packers: dict[tuple[str, str | None], SubmissionBuilder] = {}
+        self._builders: dict[tuple[str, str | None], SubmissionBuilder] = {}
         self._newest: dict[str, int] = {}
         self._with_base: set[str] = set()
         self._spools = {str(self._output_dir(root)): Spool(self._output_dir(root) / SPOOL_DIR) for root in roots}
@@ -196,25 +196,25 @@ class CheckpointWatcher:
         if reason := not_sampled(found.place.expert, run):
             self._leave_alone(journal, found, run, reason)
             return
-        packer = self._packer(run)
+        builder = self._builder(run)
         try:
             held = secure(ready.weights, Path(run.output_dir) / SNAPSHOT_DIR)
         except CheckpointError:
             return  # gone just now; the next look says what is there
-        parcel = packer.pack(step, found.place.epoch, held, expert=found.place.expert)
-        if torn(parcel):
+        submission = builder.build(step, found.place.epoch, held, expert=found.place.expert)
+        if torn(submission):
             return
         spool = self._spools.setdefault(run.output_dir, Spool(Path(run.output_dir) / SPOOL_DIR))
         if self.base and run.name not in self._with_base:
-            spool.write(packer.pack(0, None, None))
+            spool.write(builder.build(0, None, None))
             self._with_base.add(run.name)
-        spool.write(parcel)
+        spool.write(submission)
         self._newest[run.name] = max(step, self._newest.get(run.name, 0))
         for known_in, file in ready.files:
             known_in.note(file, SAMPLED)
             known_in.save()
             self.waiting.done(file.path)
-        self._announce(ready, run, step, parcel)
+        self._announce(ready, run, step, submission)
 
     def _leave_alone(self, journal: Journal, found: Found, run: Run, reason: str) -> None:
         """Pass a checkpoint over that cannot be sampled as the flags say; the reason is reported once for its like."""
@@ -225,12 +225,12 @@ class CheckpointWatcher:
             self._refused.add((run.name, reason))
             self.report(f"left alone: {found.path.name} and further ones {reason}")
 
-    def _announce(self, ready: Ready, run: Run, step: int, parcel: Submission) -> None:
+    def _announce(self, ready: Ready, run: Run, step: int, submission: Submission) -> None:
         epoch = ready.found.place.epoch
         place = f"step {step}" if epoch is None else f"step {step}, epoch {epoch}"
         names = " and ".join(found.path.name for _, found in ready.files)
-        self.report(f"{run.name}, {place}: {number_of_samples(len(parcel.jobs))} of {names}")
-        for refused in parcel.refused:
+        self.report(f"{run.name}, {place}: {number_of_samples(len(submission.jobs))} of {names}")
+        for refused in submission.refused:
             self.report(f"  prompt {refused.job.prompt_index} is not sampled: {refused.error.message}")
 
     def _hand_over(self) -> None:
@@ -253,20 +253,20 @@ class CheckpointWatcher:
 
     def _deliver(self, spool: Spool, path: Path) -> None:
         try:
-            parcel = spool.read(path)
+            submission = spool.read(path)
         except WireError as error:
             self.report(f"{spool.set_aside(path)} is set aside: {error}")
             return
-        if parcel is not None:
-            self.client.hand_over(parcel)
+        if submission is not None:
+            self.client.hand_over(submission)
             spool.remove(path)
-            self._uploaded |= uploaded(parcel.jobs)
+            self._uploaded |= uploaded(submission.jobs)
 
-    def _packer(self, run: Run) -> SubmissionBuilder:
+    def _builder(self, run: Run) -> SubmissionBuilder:
         key = run.name, run.label
-        if key not in self._packers:
-            self._packers[key] = SubmissionBuilder(run, self.prompts, self._lines)
-        return self._packers[key]
+        if key not in self._builders:
+            self._builders[key] = SubmissionBuilder(run, self.prompts, self._lines)
+        return self._builders[key]
 
     def _run_of(self, found: Found) -> Run:
         """The run that a checkpoint belongs to: named as the trainer itself would name it."""
@@ -291,17 +291,17 @@ class CheckpointWatcher:
         return self._output_dir(root) / PRIVATE_DIR / f"{name}.json"
 
 
-def torn(parcel: Submission) -> bool:
+def torn(submission: Submission) -> bool:
     """True if the trainer wrote over the file, or removed it, while it was being held; what was held is removed again.
 
     Raises:
         OSError: it could not be held; the disk is full, for one.
     """
-    checkpoint = next((job.checkpoint for job in parcel.all if job.checkpoint), None)
+    checkpoint = next((job.checkpoint for job in submission.all if job.checkpoint), None)
     if checkpoint is None:
         return False
     if checkpoint.fingerprint == LOST:
-        reason = parcel.refused[-1].error
+        reason = submission.refused[-1].error
         if reason.code == CheckpointMissing.code:
             return True
         raise OSError(f"{checkpoint.path} cannot be kept: {reason.message}")

@@ -1,4 +1,4 @@
-"""How Rushes talks to Redis: one place for URLs, timeouts and what an outage is called."""
+"""Connections to Redis: URLs, timeouts, retries, and the errors of an outage."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def shown(url: str) -> str:
 
 @contextmanager
 def reachable(url: str | None, *, advice: str = f"start it with `rushes up`, or set {URL_VARIABLE}") -> Generator[None]:
-    """Turn what Redis says into `QueueUnavailable` with the address and what to do."""
+    """Turn errors of redis-py into `QueueUnavailable` with the address and what to do."""
     try:
         yield
     except redis.AuthenticationError as error:

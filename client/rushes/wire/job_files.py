@@ -13,7 +13,7 @@ Rename = Callable[[str], str]
 
 
 def prompt_with(prompt: Prompt, name: Rename) -> Prompt:
-    """A prompt whose pictures and clips are called what `name` says."""
+    """A prompt with `name` applied to the paths of its pictures and clips."""
     given = {field: getattr(prompt, field) for field in PROMPT_FIELDS}
     changes: dict[str, Any] = {field: name(value) for field, value in given.items() if value}
     changes["control_image_path"] = tuple(name(path) for path in prompt.control_image_path)

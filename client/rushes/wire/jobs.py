@@ -1,4 +1,4 @@
-"""The wire types: what is asked for, what was made, and how both travel as JSON.
+"""The wire types: requests, results and records of samples, and their JSON.
 
 Terms. *run*: one training run. *checkpoint*: its weights at one step. *prompt*: one
 parsed line of a prompt file. *sample*: one checkpoint x one prompt x strength x seed, that
@@ -61,7 +61,7 @@ class JobState(str, enum.Enum):
 
     @property
     def terminal(self) -> bool:
-        """True when nothing more will happen unless somebody retries the sample."""
+        """True when nothing more will happen unless a user retries the sample."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
@@ -301,7 +301,7 @@ class JobError(FrozenModel):
     @field_validator("message")
     @classmethod
     def _readable(cls, message: str) -> str:
-        return readable(message)
+        return unicode_text(message)
 
 
 class Drift(FrozenModel):
@@ -348,7 +348,7 @@ class SampleResult(FrozenModel):
 
     @classmethod
     def of(cls, job: SampleJob, state: JobState, **fields: Any) -> SampleResult:
-        """A result that carries over from `job` what both share."""
+        """A result with the fields that it shares with `job`."""
         return cls(
             id=job.id,
             run=job.run,
@@ -449,7 +449,7 @@ def job_id(
     return digest(asked, digits=32)
 
 
-def readable(text: str) -> str:
+def unicode_text(text: str) -> str:
     r"""`text` with `\udcff` and the like, as Python makes of file names that are not Unicode, written out."""
     return text.encode(errors="backslashreplace").decode()
 

@@ -14,7 +14,7 @@ them on a cluster-aware proxy too.
     {rushes}:run:<run>               zset    job ids of a run by submission time
     {rushes}:results:<run>           stream  job ids of a run in the order in which they ended
     {rushes}:about:<run>             hash    what people wrote about a run: title, note, archived
-    {rushes}:favourites:<run>        set     job ids of a run that somebody marked
+    {rushes}:favourites:<run>        set     job ids of a run that a user marked
     {rushes}:votes:<run>             hash    votes on pairs of samples of a run: id -> JSON
     {rushes}:answer:<key>            string  what a request with an idempotency key was answered
     {rushes}:snapshot:<path>         set     job ids that still need this checkpoint snapshot
@@ -111,7 +111,7 @@ def about(name: str) -> str:
 
 
 def favourites(name: str) -> str:
-    """Job ids of one training run that somebody marked."""
+    """Job ids of one training run that a user marked."""
     return FAVOURITES_PREFIX + name
 
 

@@ -1,4 +1,4 @@
-"""Between the wire types and what the scripts keep of a sample in Redis."""
+"""Conversion between the wire types and the hashes that the scripts keep in Redis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rushes.wire import keys
 from rushes.wire.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
 
 
-def submission(job: SampleJob, result: SampleResult | None = None) -> list[str]:
+def submit_arguments(job: SampleJob, result: SampleResult | None = None) -> list[str]:
     """Arguments of submit.lua."""
     lane = keys.lane(job.model.fingerprint, job.priority)
     latest = "1" if job.keep == "latest" else ""
@@ -39,8 +39,8 @@ def read_record(job_id: str, fields: dict[str, str]) -> JobRecord:
     try:
         result = SampleResult.decode(fields["result"]) if "result" in fields else None
     except WireError as error:
-        # A worker that could not read the job has no result for it, another version's may be strange to us; whoever
-        # waits for it must hear of its end all the same.
+        # The worker could not read the job, or wrote a result of another version; a client that waits for the sample
+        # must be told of its end all the same.
         reason = JobError(code=error.code, message=f"{state.value}, but without a result that this version can read")
         result = SampleResult.of(job, state, error=reason) if job else None
     return JobRecord(

@@ -45,7 +45,7 @@ local function close(id, state, result)
   redis.call('XADD', RESULTS_PREFIX .. run, 'MAXLEN', '~', RESULTS_MAXLEN, '*', 'id', id)
   redis.call('EXPIRE', RESULTS_PREFIX .. run, RECORD_TTL_S)
   event(state, id, run, result)
-  -- Here rather than at submission, where somebody waits for the sample to start.
+  -- Here rather than at submission, which delays the start of the sample.
   redis.call('ZREMRANGEBYSCORE', INDEX, '-inf', tonumber(now()) - RECORD_TTL_S)
   redis.call('ZREMRANGEBYSCORE', RUNS, '-inf', tonumber(now()) - RECORD_TTL_S)
   if snapshot == '' then return '' end

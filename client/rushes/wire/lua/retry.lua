@@ -1,4 +1,4 @@
--- Queue an ended job again, as if new; whoever asks for it wants it though a newer checkpoint may have come.
+-- Queue an ended job again, as if new. It is made even if a newer checkpoint has been submitted since.
 -- ARGV: id. Returns the state it was in, or false without a record.
 local id = ARGV[1]
 local key = JOB_PREFIX .. id

@@ -1,4 +1,4 @@
-"""From a hand-off to a parcel. What is wrong with the weights or the prompt file becomes failed samples, which are
+"""From a hand-off to a submission. What is wrong with the weights or the prompt file becomes failed samples, which are
 seen in the gallery and in `results`, and never an exception.
 """
 
@@ -14,7 +14,7 @@ from rushes.errors import CheckpointError, PromptError, RushesError
 from rushes.prompts.files import PromptLine
 from rushes.submission.build import Refused, Run, build_from_lines
 from rushes.submission.spool import Submission
-from rushes.wire.jobs import Checkpoint, Expert, JobError, readable
+from rushes.wire.jobs import Checkpoint, Expert, JobError, unicode_text
 
 LOST = "lost"
 """Checkpoint fingerprint of weights that could not be had: such samples are not those of the base model."""
@@ -37,7 +37,7 @@ class SubmissionBuilder:
         self.prompts = prompts
         self._read_before = list(read_before)
 
-    def pack(
+    def build(
         self,
         step: int,
         epoch: int | None,
@@ -46,7 +46,7 @@ class SubmissionBuilder:
         *,
         expert: Expert | None = None,
     ) -> Submission:
-        """The parcel of one submission; `weights` is an error when they could not be had. Never raises.
+        """The submission of one submission; `weights` is an error when they could not be had. Never raises.
 
         Args:
             secured: as for `OpenWeights.keep`.
@@ -70,7 +70,7 @@ class SubmissionBuilder:
             return (weights.keep(directory, secured) if weights else None), None
         except Exception as error:  # noqa: BLE001 - it may come from the trainer's own save function
             path = weights.path if isinstance(weights, OpenWeights) else ""
-            return Checkpoint(path=readable(path), fingerprint=LOST), why_not(error)
+            return Checkpoint(path=unicode_text(path), fingerprint=LOST), why_not(error)
         finally:
             if isinstance(weights, OpenWeights):
                 weights.close()

@@ -28,7 +28,7 @@ class ResultLogger:
         self.tracker = tracker
         self._samples: Tracker | None = None
         if tracker.name in SHOWN_BY:
-            with unstoppable(f"no samples are shown in {tracker.name}"):
+            with log_exceptions(f"no samples are shown in {tracker.name}"):
                 self._samples = SHOWN_BY[tracker.name](tracker)
         else:
             logger.warning("rushes: samples are not shown in %s; `rushes track` shows them elsewhere", tracker.name)
@@ -55,7 +55,7 @@ class ResultLogger:
 
 
 @contextlib.contextmanager
-def unstoppable(consequence: str) -> Generator[None]:
+def log_exceptions(consequence: str) -> Generator[None]:
     """Inside, an exception is a warning."""
     try:
         yield
