@@ -84,7 +84,7 @@ class Spool:
             return None
 
     def remove(self, path: Path) -> None:
-        """Delete a submission that Redis has accepted. One that cannot be deleted is handed over again, to no effect."""
+        """Delete a submission that Redis has accepted. One that stays is handed over again, to no effect."""
         with contextlib.suppress(OSError):
             path.unlink()
 
