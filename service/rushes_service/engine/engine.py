@@ -12,60 +12,37 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from rushes.errors import OutOfMemory
-from rushes.families.parameters import SampleParameters, resolve
+from rushes.families.parameters import resolve
 from rushes.families.table import architecture
 from rushes.wire.jobs import Dtype, SampleJob
+from rushes_service.engine.context import SampleContext
 from rushes_service.engine.fallback_memory import FallbackMemory, StageAttempt
 from rushes_service.engine.fallbacks import DENOISE, ENCODE, LOAD, LORA, Fallback, decode_fallbacks
 from rushes_service.engine.finite import FiniteCheck
 from rushes_service.engine.loaded import LoadedModel, load_model
 from rushes_service.engine.locks import EngineLocks
 from rushes_service.engine.placement import working_on
-from rushes_service.engine.progress import ProgressCallback, Stopwatch
+from rushes_service.engine.progress import ProgressCallback
 from rushes_service.engine.receipt import device_name, versions
 from rushes_service.engine.sample import Decoding, DenoisedSample
 from rushes_service.engine.streams import DecodeStream
-from rushes_service.lora.manager import RequestedLora, requested_loras
+from rushes_service.lora.manager import requested_loras
 from rushes_service.models.base import Denoised
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.loading.files.hashes import FILE_HASHES_DIR, FileHashCache
 from rushes_service.models.registry import find
 from rushes_service.runtime.available_memory import MemoryGate, available_bytes
 from rushes_service.runtime.device_errors import device_errors
-from rushes_service.runtime.device_memory import PeakMeter, PeakMeters, free_memory, memory_now
+from rushes_service.runtime.device_memory import PeakMeters, free_memory, memory_now
 from rushes_service.runtime.devices import CPU, resolve_device, resolve_dtype
 from rushes_service.storage.disk_cache import CONDITIONING_DIR
 
 logger = logging.getLogger("rushes.worker")
-
-
-@dataclass
-class SampleContext:
-    """One sample on its way through the stages. `attempts` are those of the stages that were done so far."""
-
-    job: SampleJob
-    parameters: SampleParameters
-    requested: Sequence[RequestedLora]
-    watch: ProgressCallback
-    clock: Stopwatch = field(default_factory=Stopwatch)
-    attempts: list[StageAttempt] = field(default_factory=list)
-
-    @property
-    def model_shape(self) -> tuple[object, ...]:
-        """What the memory for loading and merging depends on."""
-        return (self.job.model.fingerprint,)
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """What the memory for the other stages depends on."""
-        size = (self.parameters.width, self.parameters.height, self.parameters.frame_count)
-        return (self.job.model.fingerprint, *size, self.job.vae)
 
 
 class Engine:
@@ -133,24 +110,22 @@ class Engine:
         """
         parameters, warnings = resolve(job.prompt, architecture(job.model.architecture), job.model)
         find(job.model.architecture).check(parameters)
-        context = SampleContext(job, parameters, requested_loras(job), watch)
+        requested = requested_loras(job)
         self._memory_gate.wait(watch)
         with device_errors(self.device, "sampling"):
             peak = self._peaks.begin()
             try:
-                return self._denoised(context, tuple(warnings), peak)
+                return self._denoised(SampleContext(job, parameters, requested, watch, tuple(warnings), peak))
             except BaseException:
                 peak.end()
                 raise
 
-    def _denoised(self, context: SampleContext, warnings: tuple[str, ...], peak: PeakMeter) -> DenoisedSample:
+    def _denoised(self, context: SampleContext) -> DenoisedSample:
         """All stages but the decode."""
-        job, parameters = context.job, context.parameters
-        alone = self._needs_all_memory(context)
-        if alone:
+        if self._needs_all_memory(context):
             self._locks.wait_for_decoding()
         loaded = self._load(context)
-        loaded.base.noise_source = job.noise
+        loaded.base.noise_source = context.job.noise
         self._prepare(loaded, context)
         conditioning = self._attempt("encode", context.shape, ENCODE, context).run(
             lambda fallback: self._encode(loaded, context, fallback), self._make_room
@@ -159,22 +134,23 @@ class Engine:
         denoised = attempt.run(
             lambda fallback: self._denoise(loaded, conditioning, context, fallback, attempt), self._make_room
         )
+        return self._sample(loaded, denoised, context)
+
+    def _sample(self, loaded: LoadedModel, denoised: Denoised, context: SampleContext) -> DenoisedSample:
+        """The denoised sample, with all that its decode and its receipt need."""
+        job, parameters = context.job, context.parameters
         ways = decode_fallbacks(job.vae, parameters.width, parameters.height, chunked=loaded.base.chunked)
         decode = self.fallbacks.attempt("decode", context.shape, ways)
+        about_model = (*loaded.base.file_hashes.warnings, *loaded.base.warnings(parameters, job.vae))
         return DenoisedSample(
             parameters,
             denoised.latents,
             Decoding(loaded, job.vae, decode, self._locks, self._decode_stream),
             watch=context.watch,
             clock=context.clock,
-            peak=peak,
+            peak=context.peak,
             earlier=tuple(context.attempts),
-            warnings=(
-                *warnings,
-                *loaded.base.file_hashes.warnings,
-                *loaded.base.warnings(parameters, job.vae),
-                *loaded.loras.warnings,
-            ),
+            warnings=(*context.warnings, *about_model, *loaded.loras.warnings),
             facts={
                 **loaded.facts(),
                 "device": device_name(self.device),

@@ -161,7 +161,7 @@ def test_copies_go_to_the_host_when_the_card_is_full_and_change_nothing(
 
     def fill() -> None:
         torch.cuda.empty_cache()  # what is kept for later counts as unused
-        gpu.tell("neighbour", 0, gpu.free(0) - (255 << 10))
+        gpu.tell("neighbour", 0, gpu.free(0) - (64 << 10))
 
     made = sample(engine, job, Watch(at={"lora": fill, "encode": gpu.mend}))
     assert "pinned" in made.facts["lora"]["merge"]

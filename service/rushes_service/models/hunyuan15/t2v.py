@@ -129,7 +129,7 @@ class HunyuanVideo15(Architecture):
         total = parameters.sample_steps
         sigmas = flow_sigmas(total, parameters.discrete_flow_shift or 1.0)
         latents = self.noise(parameters)
-        for done, (sigma, following) in enumerate(pairwise(sigmas), start=1):
+        for done, (sigma, following) in enumerate(pairwise(sigmas.to(self.device)), start=1):
             velocity = self.predict(latents, sigma, conditioning, "")
             if parameters.use_cfg:
                 negative = self.predict(latents, sigma, conditioning, NEGATIVE)
@@ -141,9 +141,10 @@ class HunyuanVideo15(Architecture):
 
     def noise(self, parameters: SampleParameters) -> torch.Tensor:
         """Noise [1, 32, T, h, w], drawn at once in the transformer's precision; float32."""
-        generator = torch.Generator(self.device).manual_seed(parameters.seed)
+        generator = self.noise_generator(parameters.seed)
         shape = self.latents_shape(parameters)
-        return torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype).float()
+        drawn = torch.randn(shape, generator=generator, device=generator.device, dtype=self.dtype)
+        return drawn.to(self.device).float()
 
     def latents_shape(self, parameters: SampleParameters) -> tuple[int, ...]:
         """Shape of a clip's latents, [1, 32, T, h, w]."""
@@ -163,7 +164,7 @@ class HunyuanVideo15(Architecture):
         image = conditioning.get(IMAGE, text.new_zeros(1, 0, config.image_embed_dim))
         return self.transformer(  # type: ignore[no-any-return]
             hidden_states=torch.cat([latents, given], dim=1).to(self.dtype),
-            timestep=(sigma * TRAIN_TIMESTEPS)[None].to(self.device),
+            timestep=(sigma * TRAIN_TIMESTEPS)[None],
             encoder_hidden_states=text,
             encoder_attention_mask=torch.ones_like(text[..., 0]),
             encoder_hidden_states_2=glyphs,

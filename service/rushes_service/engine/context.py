@@ -1,0 +1,38 @@
+"""One sample on its way through the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rushes.families.parameters import SampleParameters
+from rushes.wire.jobs import SampleJob
+from rushes_service.engine.fallback_memory import StageAttempt
+from rushes_service.engine.progress import ProgressCallback, Stopwatch
+from rushes_service.lora.manager import RequestedLora
+from rushes_service.runtime.device_memory import PeakMeter
+
+
+@dataclass
+class SampleContext:
+    """A job, what it means here, and who follows it. `attempts` are those of the stages that were begun so far."""
+
+    job: SampleJob
+    parameters: SampleParameters
+    requested: Sequence[RequestedLora]
+    watch: ProgressCallback
+    warnings: tuple[str, ...]
+    peak: PeakMeter
+    clock: Stopwatch = field(default_factory=Stopwatch)
+    attempts: list[StageAttempt] = field(default_factory=list)
+
+    @property
+    def model_shape(self) -> tuple[object, ...]:
+        """What the memory for loading and merging depends on."""
+        return (self.job.model.fingerprint,)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What the memory for the other stages depends on."""
+        size = (self.parameters.width, self.parameters.height, self.parameters.frame_count)
+        return (self.job.model.fingerprint, *size, self.job.vae)
