@@ -33,7 +33,7 @@ MARK = "TEST_DEMO_MARK"
 """An environment variable that every process of one demo inherits, to find those that were left behind."""
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @dataclass

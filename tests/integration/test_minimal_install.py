@@ -14,7 +14,7 @@ from support import wait_until
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 TRAINER = """
 import sys

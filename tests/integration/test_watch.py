@@ -391,12 +391,15 @@ def test_one_of_two_that_is_overwritten_is_sampled_with_the_other_again(
     assert first.checkpoint.fingerprint != second.checkpoint.fingerprint
 
 
-def test_directories_of_two_experts_are_one_run(tmp_path: Path, watcher: MakeWatcher, redis_url: str) -> None:
-    watching = watcher(tmp_path, model=TWO_EXPERTS, search=Search(recursive=True))
-    for expert in ("high_noise", "low_noise"):
-        (tmp_path / f"zorp_{expert}").mkdir()
-        unique_safetensors(tmp_path / f"zorp_{expert}" / "epoch-0.safetensors")
-    unique_safetensors(tmp_path / "zorp_low_noise" / "epoch-1.safetensors")
+@pytest.mark.parametrize("ending", ["", "_noise"])
+def test_directories_of_two_experts_are_one_run(
+    tmp_path: Path, watcher: MakeWatcher, redis_url: str, ending: str
+) -> None:
+    watching = watcher(tmp_path, model=TWO_EXPERTS, search=Search(recursive=True, short_experts=True))
+    for expert in ("high", "low"):
+        (tmp_path / f"zorp_{expert}{ending}").mkdir()
+        unique_safetensors(tmp_path / f"zorp_{expert}{ending}" / "epoch-0.safetensors")
+    unique_safetensors(tmp_path / f"zorp_low{ending}" / "epoch-1.safetensors")
     watching.look()
     first, second = queued(redis_url)
     assert first.run == second.run
@@ -458,6 +461,12 @@ def test_epochs_from_0_go_on_counting_so_when_the_first_is_gone(
         unique_safetensors(out / f"epoch-{epoch}.safetensors")
         watching.look()
     assert [(job.step, job.epoch) for job in queued(redis_url)] == [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4)]
+
+
+def test_a_directory_with_other_runs_only_is_told_which(out: Path, watcher: MakeWatcher, said: list[str]) -> None:
+    unique_safetensors(out / "dog-000001.safetensors")
+    watcher(out, output_name="cat", fixed=frozenset({"output_name"}))
+    assert said == [f"watching {out}, which holds checkpoints of other runs only (dog)"]
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,8 @@ REFUSED: dict[str, tuple[Quantise, str]] = {
     "bfloat16 with a scale": (floats(torch.bfloat16, "scale_weight"), "is BF16 with a scale beside it"),
     "float32 with a scale": (floats(torch.float32, "weight_scale"), "is F32 with a scale beside it"),
     "inputs that were smoothed": (beside(pre_quant_scale=ONE), "smoothed inputs"),
+    "float16 with a scale of another name": (beside(scale=ONE), "stands beside a weight"),
+    "a scale with a number": (beside(weight_scale2=ONE), "stands beside a weight"),
     "a zero point": (beside(weight_zero_point=ONE), "zero point"),
     "GPTQ": (instead(qweight=BYTES, qzeros=BYTES, scales=ONE), "GPTQ"),
     "SVDQuant": (instead(wscales=ONE, smooth_factor=ONE), "SVDQuant"),

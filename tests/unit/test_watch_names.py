@@ -34,6 +34,11 @@ from rushes.watch.names import Place, place_of_file, step_of, step_of_metadata
         ("final/adapter_model.safetensors", Place()),
         ("cat-000004.SAFETENSORS", Place("cat", None, 4)),
         ("cat-000004_comfy.safetensors", Place("cat", None, 4, "comfy")),
+        ("cat-000004_pruned.safetensors", Place("cat", None, 4, "pruned")),
+        ("ema_cat-000004.safetensors", Place("cat", None, 4, "ema")),
+        ("checkpoint-500-0.1234.safetensors", Place(None, 500)),
+        ("cat-epoch04-val0.12.safetensors", Place("cat", None, 4)),
+        ("cat-1.5.safetensors", Place("cat-1.5")),
         ("cat_000000500_converted.safetensors", Place("cat", 500, None, "converted")),
         ("cat-000004_EMA.safetensors", Place("cat", None, 4, "ema")),
         ("cat_ema-000004.safetensors", Place("cat", None, 4, "ema")),
@@ -193,3 +198,20 @@ def test_epochs_that_count_from_1_are_their_steps(tmp_path: Path) -> None:
 )
 def test_files_that_are_named_alone_say_their_expert(name: str, expert: str | None) -> None:
     assert expert_in_name(name) == expert
+
+
+@pytest.mark.parametrize(
+    ("name", "expert"),
+    [
+        ("cat_low.safetensors", "low"),
+        ("cat-high-000004.safetensors", "high"),
+        ("cat_LN_000000500.safetensors", "low"),
+        ("cat-high-step00000500.safetensors", "high"),
+        ("high.safetensors", "high"),
+        ("cat_high/epoch-4.safetensors", "high"),
+        ("high_quality-000004.safetensors", None),
+        ("cat_flow.safetensors", None),
+    ],
+)
+def test_short_names_say_it_where_a_family_has_two(name: str, expert: str | None) -> None:
+    assert expert_in_name(name, short=True) == expert

@@ -17,7 +17,9 @@ EXPERT = re.compile(
 )
 """The expert's name with the word noise, which says that it is one: `low` alone may be a part of any name."""
 
-SHORT_EXPERT = re.compile(r"[-_. ](?P<word>high|low|hn|ln)(?:[-_. ]?(?:expert|model))?$", re.IGNORECASE)
+NUMBERED = re.compile(r"[-_.](?:(?:steps?|epoch|checkpoint)[-_=]?)?\d+$", re.IGNORECASE)
+
+SHORT_EXPERT = re.compile(r"(?:^|[-_. ])(?P<word>high|low|hn|ln)(?:[-_. ]?(?:expert|model))?$", re.IGNORECASE)
 """The same without that word, at the end of a name. For families of which the files are known to be for one expert."""
 
 
@@ -25,14 +27,19 @@ PARENTS = 2
 """Directories above a file whose names count as well: `high_noise_lora/epoch-4.safetensors` (DiffSynth)."""
 
 
-def expert_in_name(path: str | Path) -> Expert | None:
+def expert_in_name(path: str | Path, *, short: bool = False) -> Expert | None:
     """The expert that a file's or directory's name says it is for; None if it says none, or both.
 
     Where it says nothing, the names of the directories above count, the nearest first.
+
+    Args:
+        short: also read `_high`, `-LN` and the like at the end, or before the number of a step or an epoch.
     """
     place = Path(path)
     for name in (place.stem, *(parent.name for parent in list(place.parents)[:PARENTS])):
         found: set[Expert] = {expert_of(match) for match in EXPERT.finditer(name)}
+        if short and not found:
+            found = {expert_of(match) for match in SHORT_EXPERT.finditer(NUMBERED.sub("", name))}
         if found:
             return found.pop() if len(found) == 1 else None
     return None

@@ -25,10 +25,9 @@ from rushes.client.client import Client
 from rushes.errors import ConfigError
 from rushes.families.table import ARCHITECTURES
 from rushes.prompts.files import read_prompts
-from rushes.submission.build import check_prompts
+from rushes.submission.build import check_prompts, two_experts
 from rushes.training.flags import add_sampling_arguments, run_from_args
 from rushes.watch import CheckpointWatcher, Search
-from rushes.watch.experts import two_experts
 from rushes.watch.notifier import FileNotifier
 from rushes.watch.watcher import SETTLE_S
 
@@ -104,7 +103,7 @@ def watcher_of(args: argparse.Namespace, roots: list[Path]) -> CheckpointWatcher
         read,
         Client(args.rushes_url, retries=0),
         report=print_line,
-        search=Search(args.recursive, tuple(args.exclude), short_experts=two_experts(shared)),
+        search=Search(args.recursive, tuple(args.exclude), short_experts=two_experts(shared.model)),
         backfill=args.backfill,
         base=args.sample_at_first,
         settle_s=args.settle,

@@ -178,11 +178,7 @@ def build_job(
 ) -> SampleJob:
     """One job; its id is made from the prompt as asked for, before a seed is drawn."""
     weights = checkpoint.fingerprint if checkpoint else BASE_MODEL
-    if architecture(run.model.architecture).high_noise_cfg_scale is None:  # one transformer: `high` is part of a title
-        checkpoint = checkpoint and checkpoint.model_copy(update={"expert": None})
-        loras = tuple(lora.model_copy(update={"expert": None}) for lora in run.loras)
-    else:
-        loras = run.loras
+    checkpoint, loras = with_experts(run, checkpoint)
     seed = random.randrange(SEED_LIMIT) if prompt.seed is None else prompt.seed
     return SampleJob(
         id=job_id(
@@ -222,6 +218,26 @@ def build_job(
         staging=run.staging,
         local_time=file_time(time.localtime(submitted_at)),
     )
+
+
+def with_experts(run: Run, checkpoint: Checkpoint | None) -> tuple[Checkpoint | None, tuple[ExtraLora, ...]]:
+    """The checkpoint and the further LoRAs of a run, each with the transformer that its name says it is for.
+
+    A checkpoint that is named by its path may say so in short (`cat_high`) where the family has two transformers; where
+    it has one, `high` is part of a title.
+    """
+    if not two_experts(run.model):
+        loras = tuple(lora.model_copy(update={"expert": None}) for lora in run.loras)
+        return checkpoint and checkpoint.model_copy(update={"expert": None}), loras
+    if checkpoint is not None and checkpoint.expert is None and not checkpoint.snapshot:
+        named = expert_in_name(checkpoint.path, short=True)
+        checkpoint = checkpoint.model_copy(update={"expert": named}) if named else checkpoint
+    return checkpoint, run.loras
+
+
+def two_experts(model: ModelSpec) -> bool:
+    """True for a family whose model consists of two transformers."""
+    return architecture(model.architecture).high_noise_cfg_scale is not None
 
 
 def file_time(when: time.struct_time) -> str:

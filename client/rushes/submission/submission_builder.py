@@ -12,7 +12,7 @@ from rushes.checkpoints.file_names import expert_in_name
 from rushes.checkpoints.weights import OpenWeights, SecuredCallback
 from rushes.errors import CheckpointError, PromptError, RushesError
 from rushes.prompts.files import PromptLine
-from rushes.submission.build import Refused, Run, build_from_lines
+from rushes.submission.build import Refused, Run, build_from_lines, two_experts
 from rushes.submission.spool import Submission
 from rushes.wire.jobs import Checkpoint, Expert, JobError, unicode_text
 
@@ -54,7 +54,8 @@ class SubmissionBuilder:
         """
         checkpoint, reason = self._keep(weights, secured)
         if checkpoint is not None and isinstance(weights, OpenWeights) and not weights.pair:
-            checkpoint = checkpoint.model_copy(update={"expert": expert or expert_in_name(weights.path)})
+            named = expert_in_name(weights.path, short=two_experts(self.run.model))
+            checkpoint = checkpoint.model_copy(update={"expert": expert or named})
         jobs, refused = build_from_lines(self.run, self._lines(), checkpoint=checkpoint, step=step, epoch=epoch)
         if reason is not None:
             jobs, refused = [], [*refused, *(Refused(job, reason) for job in jobs)]

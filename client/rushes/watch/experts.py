@@ -5,22 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from rushes.checkpoints.file_names import without_expert
-from rushes.families.table import architecture
-from rushes.submission.build import Run
+from rushes.submission.build import Run, two_experts
 from rushes.wire.jobs import Expert
 
 NOISE = {"high": "much", "low": "little"}
 
 
-def two_experts(run: Run) -> bool:
-    """True for a family whose model consists of two transformers."""
-    return architecture(run.model.architecture).high_noise_cfg_scale is not None
+def of_both_experts(directory: str, *, short: bool) -> Path:
+    """An output directory without the expert in its name: trainers of each expert write into one of their own.
 
-
-def of_both_experts(directory: str) -> Path:
-    """An output directory without the expert in its name: trainers of each expert write into one of their own."""
+    Args:
+        short: also read `_high` and the like at the end.
+    """
     path = Path(directory)
-    name, expert = without_expert(path.name)
+    name, expert = without_expert(path.name, short=short)
     if expert is None:
         return path
     return path.with_name(name) if name else path.parent
@@ -28,7 +26,7 @@ def of_both_experts(directory: str) -> Path:
 
 def not_sampled(expert: Expert | None, run: Run) -> str | None:
     """Why a checkpoint for one of two transformers cannot be sampled as `run` says; None if it can."""
-    if expert is None or not two_experts(run):
+    if expert is None or not two_experts(run.model):
         return None
     if run.model.experts not in ("both", expert):
         return (

@@ -84,14 +84,16 @@ COMMON_NAMES = frozenset({"pytorch_lora_weights", "adapter_model", "lora", "lora
 """Names of files that say nothing about the run, being the same in every one."""
 
 COPY = re.compile(
-    r"[-_.](?P<label>ema(?:[-_]?0?\.\d+)?|comfy(?:ui)?|convert(?:ed)?|diffusers|kohya|peft|webui|fp16|bf16|fp32|fp8)$",
+    r"[-_.](?P<label>ema(?:[-_]?0?\.\d+)?|comfy(?:ui)?|convert(?:ed)?|diffusers|kohya|peft|webui|fp16|bf16|fp32|fp8"
+    r"|pruned|resized|copy)$|^(?P<before>ema)[-_.](?=.)",
     re.IGNORECASE,
 )
 """What tools add to the name of a copy of a checkpoint, and trainers to that of averaged weights."""
 
 METRIC = re.compile(
     r"[-_. ]?(?<![A-Za-z0-9])(?!(?:\w*_)?(?:epoch|step)=)[A-Za-z][\w/]*=[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
-    r"|[-_. ](?:[a-z]+[-_])?(?:loss|acc|accuracy|fid|clip|lpips|psnr|ssim|score|lr)[-_]?\d+\.\d+(?:e[-+]?\d+)?",
+    r"|[-_. ](?:[a-z]+[-_])?(?:val|loss|mse|mae|acc|accuracy|fid|clip|lpips|psnr|ssim|score|lr)"
+    r"[-_]?\d+\.\d+(?:e[-+]?\d+)?",
     re.IGNORECASE,
 )
 """How good a checkpoint is: `-val_loss=0.12`, `_loss-0.12`."""
@@ -122,7 +124,9 @@ def parsed(stem: str, short_experts: bool) -> Place:
     """What a name says if nothing else is known of it. Copies and experts stand behind the step or before it."""
     stem = METRIC.sub("", stem).strip("-_. ")
     stem, label, expert = without_additions(stem, None, None, short_experts)
-    match = next((match for pattern in FILES if (match := pattern.fullmatch(stem))), None)
+    # A number with a point behind a step or an epoch is a metric without a name.
+    stems = (stem, re.sub(r"[-_]\d+\.\d+$", "", stem))
+    match = next((match for name in stems for pattern in FILES if (match := pattern.fullmatch(name))), None)
     place = matched(match) if match else Place(stem)
     name, label, expert = without_additions(place.name or "", label, expert, short_experts)
     return replace(place, name=None if not name or name in COMMON_NAMES else name, label=label, expert=expert)
@@ -137,7 +141,8 @@ def without_additions(
         name, found = without_expert(name, short=short_experts)
         expert = expert or found
         if copy := COPY.search(name):
-            name, label = name[: copy.start()], label or as_label(copy["label"].lower())
+            name = name[: copy.start()] + name[copy.end() :]
+            label = label or as_label((copy["label"] or copy["before"]).lower())
         if name == before:
             return name, label, expert
 

@@ -138,10 +138,14 @@ class CheckpointWatcher:
             journal.forget_skipped()
         there = self._find(root)
         journal.prune(there)
-        old = [found for found in there if self._ours(found) and self._number_of_samples(found)]
+        ours = [found for found in there if self._ours(found)]
+        old = [found for found in ours if self._noted(found)]
         known = [found for found in old if journal.knows(found)]
         if not root.is_dir():
             self.report(f"watching {root}, which does not exist yet")
+        elif there and not ours:
+            others = ", ".join(sorted({str(found.place.name) for found in there}))
+            self.report(f"watching {root}, which holds checkpoints of other runs only ({others})")
         elif not there:
             if not (journal.exists or backfill):
                 journal.save()
@@ -157,7 +161,7 @@ class CheckpointWatcher:
             left = f"; the {len(old)} checkpoints in it are left alone (--backfill samples them)" if old else ""
             self.report(f"watching {root}{left}")
 
-    def _number_of_samples(self, found: Found) -> bool:
+    def _noted(self, found: Found) -> bool:
         """True for a complete checkpoint; its step counts when a later one does not report its own."""
         try:
             metadata = metadata_of(found)
@@ -272,7 +276,11 @@ class CheckpointWatcher:
         """The run that a checkpoint belongs to: named as the trainer itself would name it."""
         output_dir = str(self._output_dir(found.run_dir))
         output_name = self.run.output_name if "output_name" in self.fixed else found.place.name
-        name = self.run.name if "name" in self.fixed else run_name(of_both_experts(output_dir), output_name)
+        name = (
+            self.run.name
+            if "name" in self.fixed
+            else run_name(of_both_experts(output_dir, short=self.search.short_experts), output_name)
+        )
         label = "-".join(part for part in (found.place.label, found.place.expert) if part)
         return replace(self.run, name=name, output_dir=output_dir, output_name=output_name, label=label or None)
 

@@ -109,12 +109,20 @@ def problems(header: Header) -> Iterator[str]:
             continue
         if kind := FOREIGN.get(leaf(name)):
             yield f"{kind} ({name})"
-        elif ".weight." in name:
+        elif ".weight." in name or unknown_scale(header, name):
             yield f"{name} stands beside a weight"
         elif entry.dtype not in FLOATS | FP8 and leaf(name) in PARAMETERS:
             yield f"{name} is {entry.dtype}{beside(header, name)}"
         elif reason := wrong_scale(header, name, entry):
             yield reason
+
+
+def unknown_scale(header: Header, name: str) -> bool:
+    """True for a scale or a zero point of a name that is not known, beside a weight."""
+    module, _, last = name.rpartition(".")
+    return f"{module}.weight" in header.entries and any(
+        word in last.lower() for word in ("scale", "zero_point", "quant")
+    )
 
 
 def leaf(name: str) -> str:
