@@ -47,7 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service.models.framepack", "rushes_service.models.wan22"),  # HunyuanVideo and Wan with other transformers
     ("rushes_service.models",),
     ("rushes_service.engine", "rushes_service.inspection"),
-    ("rushes_service.queue", "rushes_service.catalogue"),
+    ("rushes_service.queue", "rushes_service.catalogue", "rushes_service.scores"),
     ("rushes_service.ranking",),
     ("rushes_service.sheets",),
     ("rushes_service.processes",),

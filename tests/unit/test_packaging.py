@@ -28,7 +28,7 @@ CLIENT = ROOT / "client" / "rushes"
 SERVICE = ROOT / "service" / "rushes_service"
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-TORCH_ROOMS = ("engine/", "models/", "lora/", "inspection/", "runtime/", "demo/")
+TORCH_ROOMS = ("engine/", "models/", "lora/", "inspection/", "runtime/", "demo/", "scores/")
 HEAVY = ("torch", "diffusers", "transformers", "fastapi", "numpy", "rushes_service")
 ADDRESS = re.compile(r"https?://|--index-url|--extra-index-url|--find-links")
 

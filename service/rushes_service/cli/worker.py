@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from rushes.errors import WorkerUnfit
+from rushes.errors import ConfigError, WorkerUnfit
 from rushes.wire.jobs import ModelSpec
 from rushes_service.queue import Queue
 from rushes_service.runtime.allocator import use_growing_segments
+from rushes_service.scores.registry import make_scores
 from rushes_service.settings import GIB, Settings, load_settings
 from rushes_service.storage.path_map import PathMap
 from rushes_service.worker.dry_run import DryRunEngine
@@ -50,6 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="paint instead of sampling, to test a deployment; needs no model and no GPU",
     )
+    parser.add_argument(
+        "--score",
+        action="append",
+        metavar="NAME=VALUE",
+        help="score finished samples, clip=MODEL for example; may be repeated",
+    )
+    parser.add_argument(
+        "--score_images", type=Path, metavar="DIR", help="training pictures: scores tell how near they are"
+    )
+    parser.add_argument(
+        "--score_device", default="cpu", metavar="D", help="device of the scores' models (default: cpu)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads that torch may use")
 
 
@@ -61,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+    if args.score_images and not args.score_images.is_dir():
+        raise ConfigError(f"--score_images {args.score_images}: there is no such directory")
+    scores = make_scores(args.score or (), args.score_images, args.score_device)
     engine = make_engine(settings, args)
     name = worker_name(str(engine.device))
     queue = Queue(
@@ -72,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         locate=paths.to_local,
     )
     try:
-        Worker(queue, engine, settings, until_empty=args.until_empty, paths=paths).run()
+        Worker(queue, engine, settings, until_empty=args.until_empty, paths=paths, scores=scores).run()
     except WorkerUnfit as error:
         logger.critical("%s; this worker ends, its sample goes to another", error)
         # Not a normal exit: after a CUDA error, destructors may hang.

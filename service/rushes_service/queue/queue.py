@@ -215,6 +215,23 @@ class Queue:
         if rest[0]:
             release(self._locate(rest[0]))
 
+    def add_scores(self, job_id: str, scores: dict[str, float], warnings: list[str]) -> bool:
+        """Write scores into the result of a sample that is done; False if it is not, or not any more."""
+        key = keys.job(job_id)
+
+        def change(pipeline: Any) -> bool:
+            state, text = pipeline.hmget(key, "state", "result")
+            pipeline.multi()
+            if state != JobState.DONE.value or not text:
+                return False
+            result = SampleResult.decode(text)
+            kept = (*result.warnings, *warnings)
+            pipeline.hset(key, "result", result.model_copy(update={"scores": scores, "warnings": kept}).encode())
+            return True
+
+        with self._reachable():
+            return bool(self.redis.transaction(change, key, value_from_callable=True))
+
     def publish(self, kind: str, job_id: str, run: str, data: dict[str, Any]) -> None:
         """Add an event that is no transition of a sample to the stream."""
         event: Any = {"type": kind, "id": job_id, "run": run, "data": json.dumps(data)}

@@ -3,7 +3,7 @@
 
 import { $ } from "./dom.js";
 
-const NAMES = ["queued", "started", "progress", "retry", "done", "failed", "cancelling", "cancelled", "superseded", "dead", "handed_back", "marked", "imported", "drifted"];
+const NAMES = ["queued", "started", "progress", "retry", "done", "failed", "cancelling", "cancelled", "superseded", "dead", "handed_back", "marked", "imported", "drifted", "scored"];
 const COME_BACK_MS = 2000;
 
 let position = null;

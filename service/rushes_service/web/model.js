@@ -84,6 +84,8 @@ export function apply(event) {
       return Object.assign(cell, { state: "running", stage: data.stage, step: data.step, total: data.total });
     case "cancelling":
       return Object.assign(cell, { cancelling: true });
+    case "scored":
+      return Object.assign(cell, { scores: data.scores });
     case "drifted":
       return cell; // the end of the sample has told its drift
     case "marked":

@@ -27,6 +27,7 @@ from rushes_service.worker.drift import DRIFTED
 from rushes_service.worker.lease import Lease, Progress, Shutdown
 from rushes_service.worker.retry import StoreRetry
 from rushes_service.worker.sample import DenoisedSample, Sampler, write_sample
+from rushes_service.worker.scoring import Scorer
 from rushes_service.worker.workspace import Workspace, open_workspace
 
 logger = logging.getLogger("rushes.worker")
@@ -53,6 +54,7 @@ class WorkerContext:
     paths: PathMap
     staged: StagedFiles
     shutdown: Shutdown
+    scorer: Scorer | None = None
 
 
 class Attempt:
@@ -136,6 +138,8 @@ class Attempt:
     def _report_done(self, result: SampleResult) -> None:
         """End the sample, and publish an event if it is a control beyond its limit."""
         self._context.queue.finish(self.reservation, JobState.DONE, result)
+        if self._context.scorer is not None:
+            self._context.scorer.submit(result)
         if DRIFTED in result.health and result.drift is not None:
             facts = {"step": result.step, "limit": result.prompt.drift_limit, **result.drift.model_dump()}
             self._context.queue.publish(DRIFTED, result.id, result.run, facts)

@@ -12,12 +12,13 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rushes._terminal import printable
 from rushes.errors import LeaseLost, QueueUnavailable, WireError, WorkerUnfit
 from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
 from rushes_service.queue import Queue, Reservation
+from rushes_service.scores.registry import Score
 from rushes_service.settings import Settings
 from rushes_service.storage.path_map import PathMap
 from rushes_service.storage.staged import StagedFiles
@@ -25,11 +26,15 @@ from rushes_service.worker.attempt import Attempt, Outcome, WorkerContext
 from rushes_service.worker.background import Background
 from rushes_service.worker.lease import Shutdown
 from rushes_service.worker.sample import SAME_PATHS, Sampler
+from rushes_service.worker.scoring import Scorer
 
 logger = logging.getLogger("rushes.worker")
 
 ANNOUNCE_EVERY_S = 2.0
 IDLE_WAIT_S = 1.0
+SCORES_S = 5.0
+"""How long a worker that was asked to stop may still score finished samples."""
+
 INTERRUPT_EVERY_S = 1.0
 """Between the ends that a load is asked for: the first may come at a moment that swallows it."""
 
@@ -52,6 +57,7 @@ class Worker:
         settings: lease, grace, attempts.
         until_empty: end when the queue is empty.
         paths: maps submitters' directories to this machine's.
+        scores: of finished samples, by name.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Worker:
         *,
         until_empty: bool = False,
         paths: PathMap = SAME_PATHS,
+        scores: Mapping[str, Score] | None = None,
     ) -> None:
         self.queue = queue
         self.engine = engine
@@ -70,6 +77,7 @@ class Worker:
         self.paths = paths
         self.staged = StagedFiles(settings.cache_dir, settings.staged_bytes)
         self.shutdown = Shutdown(settings.grace_s)
+        self.scorer = Scorer(queue, scores or {}, paths)
         self._background = Background()
         self._announced = 0.0
         self._order: str | None = None
@@ -98,6 +106,7 @@ class Worker:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._background.wait()
+        self.scorer.close(SCORES_S if self.shutdown.asked.is_set() else None)
         self._persist(self.queue.leave, "leaving")
 
     def _stop_asked(self) -> None:
@@ -182,7 +191,9 @@ class Worker:
         self._label = job.model.label
         local = self.paths.job_to_local(job).model.fingerprint
         self._lane_models[local] = job.model.fingerprint
-        context = WorkerContext(self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown)
+        context = WorkerContext(
+            self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown, self.scorer
+        )
         attempt = Attempt(context, reservation, job, lambda info: self._announce("sampling", info))
         # Memory holds one base model: wait for the sample in the background before another is loaded. Decoding a clip
         # takes time, so the lease is renewed meanwhile.
