@@ -63,7 +63,7 @@ class Inspection:
     @property
     def broken(self) -> bool:
         """True if no model can be sampled with the file as it is."""
-        return bool(self.refused or self.non_finite or self.misfits or self.unmatched)
+        return bool(self.refused or self.non_finite or self.misfits or self.unmatched or self.unknown)
 
 
 def inspect_file(place: Path) -> Inspection:

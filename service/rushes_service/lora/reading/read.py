@@ -8,7 +8,7 @@ itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ import torch
 
 from rushes.errors import LoraError, LoraMismatch, LoraValue
 from rushes.wire.jobs import Expert
-from rushes_service.lora.changes import Change, Difference, Patch, Replacement, as_matrix
-from rushes_service.lora.reading.families import another_family, size_hint
+from rushes_service.lora.changes import Patch
+from rushes_service.lora.reading.families import another_family
 from rushes_service.lora.reading.files import WeightsFile, read_file
 from rushes_service.lora.reading.finite import check_finite
 from rushes_service.lora.reading.full_checkpoint import is_whole, read_whole
-from rushes_service.lora.reading.grouping import Module, grouped, keys_of, tables_for
+from rushes_service.lora.reading.grouping import grouped, keys_of, tables_for
 from rushes_service.lora.reading.keys import Key
-from rushes_service.lora.reading.kinds import Named, weight_change
 from rushes_service.lora.reading.messages import mismatch, missing, shapes_of, whole_mismatch
+from rushes_service.lora.reading.patches import bare_patches, patches_of
 from rushes_service.lora.reading.refused import check_readable
 from rushes_service.lora.reading.scales import Scales
-from rushes_service.lora.targets import LoraTarget, NameTable
+from rushes_service.lora.targets import NameTable
 
 
 @dataclass(frozen=True)
@@ -209,76 +209,6 @@ def check_once(file: WeightsFile, patches: tuple[Patch, ...]) -> None:
         parts = {patch.into for patch in patches if patch.parameter == parameter} if count > 1 else set()
         if count > 1 and (len(parts) < count or None in parts):
             raise LoraValue(f"{file.path}: {parameter} is in it under two names; it is not clear which is meant")
-
-
-def patches_of(file: WeightsFile, module: Module, scales: Scales, shapes: Mapping[str, torch.Size]) -> Iterator[Patch]:
-    """The changes of one module of the file, checked against the live model."""
-    named = Named(module.name, scales, module.expert, module.rows)
-    try:
-        weight = weight_change(named, module.parts)
-        changes = {"weight": weight, "bias": bias_change(module, weight)}
-        for leaf, change in changes.items():
-            if change is not None:
-                yield from spread(change, leaf, module.targets, shapes)
-    except ValueError as error:
-        raise LoraValue(f"{file.path}: {module.name} {error}") from None
-
-
-def bare_patches(
-    file: WeightsFile, keys: Mapping[str, tuple[str, ...]], shapes: Mapping[str, torch.Size]
-) -> Iterator[Patch]:
-    """Differences of parameters that no module wraps."""
-    for key, parameters in keys.items():
-        for parameter in parameters:
-            change = Difference(as_matrix(file.tensors[key]))
-            if file.tensors[key].numel() != shapes[parameter].numel():
-                found = list(file.tensors[key].shape)
-                raise LoraValue(f"{file.path}: {key} is {found}, but {parameter} is {list(shapes[parameter])}")
-            yield Patch(parameter, change)
-
-
-def bias_change(module: Module, weight: Change | None) -> Change | None:
-    """What becomes of a module's bias; a LoRA's own bias has the scale of its factors."""
-    parts = module.parts
-    if "value_b" in parts:
-        return Replacement(as_matrix(parts["value_b"]))
-    if "diff_b" in parts:
-        return Difference(as_matrix(parts["diff_b"]))
-    if "up_bias" in parts:
-        factors = getattr(weight, "inner", weight)
-        return Difference(as_matrix(parts["up_bias"]), getattr(factors, "scale", 1.0))
-    return None
-
-
-def spread(
-    change: Change, leaf: str, targets: tuple[LoraTarget, ...], shapes: Mapping[str, torch.Size]
-) -> Iterator[Patch]:
-    """A module's change as changes of the parameters it is here.
-
-    Raises:
-        ValueError: the shapes do not fit.
-    """
-    for target in targets:
-        wanted = shape_of(targets, target, leaf, shapes)
-        if change.shape != wanted:
-            raise ValueError(
-                f"is {list(wanted)} in the model ({target.module}) but {list(change.shape)} in the file; it was "
-                f"trained on a model of another size{size_hint(change.shape, wanted)}"
-            )
-        part = change if target.rows is None else change.part(*target.rows)
-        yield Patch(f"{target.module}.{leaf}", part, target.into)
-
-
-def shape_of(
-    targets: tuple[LoraTarget, ...], target: LoraTarget, leaf: str, shapes: Mapping[str, torch.Size]
-) -> tuple[int, int]:
-    """Shape that a file's module has if it is for `target`, which may be one part of several."""
-    parameter = f"{target.module}.{leaf}"
-    if parameter not in shapes:
-        raise ValueError(f"has a {leaf} in the file, but {target.module} has none in the model")
-    shape = shapes[parameter]
-    rows = shape[0] if target.rows is None else max(part.rows[1] for part in targets if part.rows)
-    return rows, shape[1:].numel()
 
 
 def facts_of(lora: Lora, strength: float) -> dict[str, Any]:

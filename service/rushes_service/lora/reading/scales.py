@@ -22,6 +22,8 @@ FOLDED = "1: the alpha of its trainer was multiplied into the factors when it wa
 SAME = 1e-2
 """Two scales are one if they differ by less: alpha in bfloat16 has three digits."""
 
+PATTERNS = ("alpha_pattern", "rank_pattern")
+
 LARGEST_RANK = 1 << 20
 """Ranks beyond are none: ai-toolkit writes ten thousand million for "as large as can be"."""
 
@@ -203,9 +205,6 @@ class Scales:
                     "is not clear which is meant"
                 )
         return found[0][1] if found else None
-
-
-PATTERNS = ("alpha_pattern", "rank_pattern")
 
 
 def was_converted(metadata: Mapping[str, str], keys: list[str]) -> bool:
