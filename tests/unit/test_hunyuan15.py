@@ -179,7 +179,7 @@ def test_another_models_file_is_refused_by_name(models, tmp_path):
     file = original_file(older / "transformer", tmp_path / "dit.safetensors")
     spec = ModelSpec(architecture=T2V, model=str(models[T2V]), dit=str(file))
     with pytest.raises(
-        ModelError, match="this is a HunyuanVideo or SkyReels transformer; --dit needs a HunyuanVideo 1.5"
+        ModelError, match=r"this is a HunyuanVideo or SkyReels transformer; --dit needs a HunyuanVideo 1\.5"
     ):
         Engine("cpu", tmp_path / "cache").denoise(job(models[T2V]).model_copy(update={"model": spec}), Recorder())
 

@@ -81,6 +81,18 @@ WAN22_I2V_A14B = replace(
     requires=frozenset({"image_path"}),
 )
 
+WAN22_TI2V_5B = replace(
+    WAN21_T2V,
+    name="wan2.2-ti2v-5b",
+    title="Wan2.2 text or image to video, 5B",
+    hub_id="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+    size_multiple=32,
+    fps=24,
+    flow_shift=5.0,
+    uses=frozenset({"image_path"}),
+    files=(WAN_FILES[0], ModelFile("vae", "vae", ("wan22-vae",)), *WAN_FILES[2:]),
+)
+
 WAN21_FLF2V = replace(
     WAN21_I2V,
     name="wan2.1-flf2v",
@@ -102,4 +114,13 @@ WAN_ONE_FRAME = replace(
     variants=(),
 )
 
-FAMILIES = (WAN21_T2V, WAN21_I2V, WAN21_FUN_CONTROL, WAN21_FLF2V, WAN_ONE_FRAME, WAN22_T2V_A14B, WAN22_I2V_A14B)
+FAMILIES = (
+    WAN21_T2V,
+    WAN21_I2V,
+    WAN21_FUN_CONTROL,
+    WAN21_FLF2V,
+    WAN_ONE_FRAME,
+    WAN22_T2V_A14B,
+    WAN22_I2V_A14B,
+    WAN22_TI2V_5B,
+)

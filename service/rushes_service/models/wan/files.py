@@ -40,6 +40,9 @@ def vae_config(s: Shapes, base: Mapping[str, Any]) -> Config:
     return {
         "base_dim": s.rows("encoder.conv1.weight", "encoder.conv_in.weight") // base["dim_mult"][0],
         "z_dim": s.rows("conv2.weight", "post_quant_conv.weight"),
+        "is_residual": s.has(
+            "encoder.downsamples.0.downsamples.0.residual.0.gamma", "encoder.down_blocks.0.resnets.0.norm1.gamma"
+        ),
     }
 
 

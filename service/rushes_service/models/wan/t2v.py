@@ -85,6 +85,12 @@ class Wan(Architecture):
     in_channels: ClassVar[int]
     """Latent channels that the transformer takes: 16 of noise, and what is given beside it."""
 
+    out_channels: ClassVar[int] = LATENT_CHANNELS
+    """Latent channels of the VAE."""
+
+    spatial_ratio: ClassVar[int] = 8
+    """Pixels per side of a latent."""
+
     blocks = ("blocks",)
 
     vae_dtype: ClassVar[torch.dtype] = torch.float32
@@ -107,9 +113,13 @@ class Wan(Architecture):
         warnings = []
         if vae.chunk_size is not None:
             warnings.append("--vae_chunk_size changes nothing for Wan: it decodes frame by frame anyway")
-        if tiles := plan_tiles(vae, parameters.width, parameters.height):
+        if tiles := self.tiles(vae, parameters.width, parameters.height):
             warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
         return tuple(warnings)
+
+    def tiles(self, options: VaeOptions, width: int, height: int) -> TilePlan | None:
+        """The tiling that `options` ask for; None if none is, or the picture fits one tile."""
+        return plan_tiles(options, width, height, self.spatial_ratio)
 
     def load(self) -> None:
         quiet_loading_bars()
@@ -127,11 +137,11 @@ class Wan(Architecture):
         Wan's families differ in little else, and weights of the wrong one fail late and obscurely.
         """
         found = config.get("in_channels", LATENT_CHANNELS)
-        if found != self.in_channels:
-            kind = VARIANTS.get(found, "an unknown kind of Wan")
+        made = config.get("out_channels", LATENT_CHANNELS)
+        if (found, made) != (self.in_channels, self.out_channels):
             raise ModelError(
-                f"{self.source.place(name)} takes {found} channels ({kind}), but this architecture needs "
-                f"{self.in_channels} ({VARIANTS[self.in_channels]})"
+                f"{self.source.place(name)} takes {found} channels ({variant(found, made)}), but this architecture "
+                f"needs {self.in_channels} ({variant(self.in_channels, self.out_channels)})"
             )
 
     def pipeline(self, **parts: Any) -> WanPipeline:
@@ -175,8 +185,7 @@ class Wan(Architecture):
             encoder.free()
 
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
-        scheduler = WanScheduler(parameters.discrete_flow_shift or 1.0)
-        self._pipe.scheduler = scheduler
+        scheduler = self._pipe.scheduler = self.scheduler(parameters.discrete_flow_shift or 1.0)
         total = parameters.sample_steps
 
         def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -202,6 +211,10 @@ class Wan(Architecture):
             )[0]
         return Denoised(latents, {"sigmas": scheduler.sigmas.tolist(), **self.facts()})
 
+    def scheduler(self, shift: float) -> UniPCMultistepScheduler:
+        """The scheduler of a sample."""
+        return WanScheduler(shift)
+
     def noise(self, parameters: SampleParameters, conditioning: Conditioning) -> torch.Tensor:
         """The latents that denoising begins with, [1, 16, T, h, w] in float32."""
         return initial_noise(parameters, self.noise_device).to(self.device)
@@ -219,10 +232,17 @@ class Wan(Architecture):
         return {"guidance_scale": parameters.cfg_scale}
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        height, width = (8 * size for size in latents.shape[-2:])
-        tiles: TilePlan | None = plan_tiles(vae, width, height)
+        height, width = (self.spatial_ratio * size for size in latents.shape[-2:])
+        tiles = self.tiles(vae, width, height)
         for pixels in stream_wan(self.vae, unscaled(self.vae, latents), tiles):
             yield (pixels[0].float() / 2 + 0.5).clamp(0, 1)
+
+
+def variant(taken: int, made: int) -> str:
+    """What a transformer is for, by the channels it takes and makes."""
+    if made != LATENT_CHANNELS:
+        return "Wan2.2 5B"
+    return VARIANTS.get(taken, "an unknown kind of Wan")
 
 
 class WanTextToVideo(Wan):

@@ -73,7 +73,11 @@ def text_encoder() -> UMT5EncoderModel:
 
 @torch.no_grad()
 def transformer(
-    in_channels: int = 16, image_dim: int | None = None, layers: int = 2, pictures: int = 1
+    in_channels: int = 16,
+    image_dim: int | None = None,
+    layers: int = 2,
+    pictures: int = 1,
+    out_channels: int = 16,
 ) -> WanTransformer3DModel:
     """Blocks of 64 channels, scaled so that the velocity it predicts is as large as the noise.
 
@@ -84,7 +88,7 @@ def transformer(
         num_attention_heads=4,
         attention_head_dim=16,
         in_channels=in_channels,
-        out_channels=16,
+        out_channels=out_channels,
         text_dim=TEXT_DIM,
         freq_dim=64,
         ffn_dim=128,
