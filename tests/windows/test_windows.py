@@ -189,3 +189,27 @@ def test_what_does_not_run_on_windows_says_so_and_names_the_way(windows: Windows
     assert re.search(rf"rushes {command}: .* does not run on Windows: run it in WSL2.*RUSHES_REDIS_URL", printed), (
         printed
     )
+
+
+def test_commands_take_paths_of_windows(windows: Windows, train: tuple[Path, str], redis_url: str) -> None:
+    here, name = train
+    header = b'{"__metadata__":{}}'
+    (here / "lora.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    (here / "prompts.toml").write_text(f"[prompt]\n[[prompt.subset]]\nprompt = 'a cat'\nimage_path = '{name}\\a.png'\n")
+    printed = windows.run("-m", "rushes", "prompts", f"{name}\\prompts.toml", "--architecture", "wan2.1-i2v")
+    assert "a cat" in printed
+    arguments = ["--architecture", "wan2.1-i2v", "--sample_prompts", f"{name}\\prompts.toml", "--step", "5"]
+    files = ["--weights", f"{name}\\lora.safetensors", "--output_dir", name, "--dit", f"{name}\\wan.safetensors"]
+    windows.run("-m", "rushes", "submit", *arguments, *files, "--rushes_url", redis_url)
+    [record] = Client(redis_url).list()
+    assert record.job
+    assert record.job.checkpoint
+    assert record.job.checkpoint.path == f"{name}\\lora.safetensors"
+    assert record.job.prompt.image_path == f"{name}\\a.png"
+    assert record.job.model.label == "wan2.1-i2v (wan.safetensors)"
+    assert record.id[:10] in windows.run("-m", "rushes", "jobs", "list", "--redis-url", redis_url)
+
+
+def test_launchers_and_trackers_can_be_imported(windows: Windows) -> None:
+    modules = "rushes.integrations.musubi, rushes.integrations.sd_scripts, rushes.trackers, rushes.watch"
+    assert windows.run("-c", f"import {modules}; print('imported')") == "imported\n"
