@@ -42,7 +42,7 @@ class Windows:
             "WINEARCH": "win64",
             "WINEPREFIX": str(self.place / "prefix"),
             "PYTHONPATH": ";".join(str(there(path)) for path in paths),
-            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPYCACHEPREFIX": str(there(self.place / "pycache")),  # compiling takes longer than all else
         }
         return subprocess.Popen(
             [str(WINE), str(self.place / "python" / "python.exe"), "-u", *arguments],
