@@ -6,6 +6,7 @@ nonsense of it.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rushes_service.lora.reading.keys import split
+from rushes_service.lora.reading.keys import REMEMBERED, split
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -185,10 +186,7 @@ def guess_family(shapes: Shapes) -> Guess | None:
     sole: Counter[str] = Counter()
     votes: Counter[str] = Counter()
     for key in shapes:
-        parts = split(key)
-        # Its `lora_transformer_` before `blocks` is no `transformer_blocks`.
-        name = parts.name if parts.style == "onetrainer" else key
-        labels = next((labels for sign, labels in SIGNS if re.search(sign, name)), ())
+        labels = labels_of(key)
         votes.update(labels)
         if len(labels) == 1:
             sole.update(labels)
@@ -199,6 +197,15 @@ def guess_family(shapes: Shapes) -> Guess | None:
     if len(rivals) > 1:
         rivals = [label for label in rivals if deep_enough(label, shapes)] or rivals
     return Guess(tuple(rivals), votes[best], len(shapes))
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def labels_of(key: str) -> tuple[str, ...]:
+    """Families that have such a key, by the first of the signs that is in it."""
+    parts = split(key)
+    # OneTrainer's `lora_transformer_` before `blocks` is no `transformer_blocks`.
+    name = parts.name if parts.style == "onetrainer" else key
+    return next((labels for sign, labels in SIGNS if re.search(sign, name)), ())
 
 
 def deep_enough(label: str, shapes: Shapes) -> bool:

@@ -6,6 +6,7 @@ module's name; FSDP, DDP, `torch.compile` and activation checkpointing put compo
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -93,6 +94,10 @@ TEXT_ENCODER = re.compile(
 """How keys of a text encoder's LoRA begin."""
 
 
+REMEMBERED = 1 << 15
+"""Keys of which the meaning is remembered: the next checkpoint of a run has the same ones."""
+
+
 class Key(NamedTuple):
     """A key taken apart. `part` is "" for a key that is no adapter's; `expert` is None where it names none.
 
@@ -117,6 +122,7 @@ class Key(NamedTuple):
         return self.style in FLAT_STYLES
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def split(key: str) -> Key:
     """The module's name without prefix, the part of it, the format's name and the expert."""
     key = unwrapped(key)

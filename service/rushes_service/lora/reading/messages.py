@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from rushes_service.lora.reading.families import family_of
+from rushes_service.lora.reading.families import another_family
 from rushes_service.lora.reading.files import WeightsFile
 from rushes_service.lora.reading.keys import TEXT_ENCODER, split
 from rushes_service.lora.targets import NameTable
@@ -25,9 +25,12 @@ def mismatch(file: WeightsFile, unmatched: list[str], family: str, names: NameTa
     text = [key for key in unmatched if TEXT_ENCODER.match(key)]
     if text:
         message += f". {len(text)} of them train a text encoder, which is not merged"
+    other = family_hint(file, family)
     if len(text) < len(unmatched):
-        message += family_hint(file, family) or prefix_hint(unmatched, names)
-    return f"{message}. --allow_partial_lora samples without them" if len(unmatched) < total else message
+        message += other or prefix_hint(unmatched, names)
+    # That flag does not make a file of another family sampled.
+    offered = len(unmatched) < total and not other
+    return f"{message}. --allow_partial_lora samples without them" if offered else message
 
 
 def whole_mismatch(file: WeightsFile, unmatched: list[str], lost: list[str], family: str) -> str | None:
@@ -48,10 +51,8 @@ def whole_mismatch(file: WeightsFile, unmatched: list[str], lost: list[str], fam
 
 def family_hint(file: WeightsFile, family: str) -> str:
     """What to say about the family that a file seems to be of."""
-    other = family_of(shapes_of(file), file.metadata)
-    if other is None or other.fits(family):
-        return ""
-    return f". This file looks like {other}: was the right architecture given?"
+    other = another_family(shapes_of(file), file.metadata, family)
+    return "" if other is None else f". This file looks like {other}: was the right architecture given?"
 
 
 def prefix_hint(unmatched: Iterable[str], names: NameTable) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
 
 import torch
 
 from rushes.errors import LoraMismatch
+from rushes_service.lora.reading.keys import REMEMBERED
 from rushes_service.lora.reading.statements import Statement
 
 KINDS: tuple[tuple[str, str], ...] = (
@@ -69,9 +71,17 @@ def refused_kind(keys: Iterable[str], statements: Iterable[Statement]) -> str | 
         if switch := next((name for name in SWITCHES if config.get(name)), None):
             return f"LoRA with {switch} ({statement.place})"
     for key in keys:
-        for pattern, kind in KIND_KEYS:
-            if match := pattern.fullmatch(key):
-                return f"{kind or match[1]} ({key})"
+        if kind := kind_of_key(key):
+            return f"{kind} ({key})"
+    return None
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def kind_of_key(key: str) -> str | None:
+    """The kind that is not read to which a key belongs."""
+    for pattern, kind in KIND_KEYS:
+        if match := pattern.fullmatch(key):
+            return kind or match[1]
     return None
 
 
