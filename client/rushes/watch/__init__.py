@@ -9,6 +9,7 @@ Other rooms import the names below, `names`, `experts` and `notifier`. The modul
     pairs.py      files of both transformers of one step -> one
     waiting.py    which of them are complete, and done with
     notifier.py   waits until something may have changed
+    delivery.py   what is spooled -> Redis
     watcher.py    new and complete -> held, spooled, handed over
 """
 

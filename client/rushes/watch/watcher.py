@@ -8,29 +8,25 @@ over by the next watcher, and doing either twice makes one sample.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rushes._paths import PRIVATE_DIR, SNAPSHOT_DIR, SPOOL_DIR
+from rushes._paths import PRIVATE_DIR, SNAPSHOT_DIR
 from rushes.checkpoints.safetensors import read_header
 from rushes.checkpoints.snapshots import release
-from rushes.checkpoints.staging import uploaded
 from rushes.checkpoints.weights import secure
 from rushes.client.client import Client
 from rushes.errors import (
     CheckpointError,
     CheckpointMissing,
-    QueueUnavailable,
-    RushesError,
-    StagingError,
-    WireError,
+    ConfigError,
 )
 from rushes.prompts.files import PromptLine
 from rushes.submission.build import Run, run_name
-from rushes.submission.spool import Spool, Submission
+from rushes.submission.spool import Submission
 from rushes.submission.submission_builder import LOST, SubmissionBuilder
+from rushes.watch.delivery import Delivery
 from rushes.watch.experts import not_sampled, of_both_experts
 from rushes.watch.finding import Found, Search, epochs_counted, find, nothing_found
 from rushes.watch.journal import SAMPLED, SKIPPED, Journal
@@ -89,11 +85,8 @@ class CheckpointWatcher:
         self._builders: dict[tuple[str, str | None], SubmissionBuilder] = {}
         self._newest: dict[str, int] = {}
         self._with_base: set[str] = set()
-        self._spools = {str(self._output_dir(root)): Spool(self._output_dir(root) / SPOOL_DIR) for root in roots}
-        self._uploaded: set[str] = set()
-        """Snapshots that lie in the store now; another submission in the spool may have the same."""
-        self._away: type[RushesError] | None = None
-        """Why nothing can be handed over, as far as it has been told."""
+        output_dirs = [str(self._output_dir(root)) for root in roots]
+        self._delivery = Delivery(client, output_dirs, report)
         self.failed = False
         """Something could not be written at the last look; it is tried again at the next."""
         self._refused: set[tuple[str, str]] = set()
@@ -104,7 +97,7 @@ class CheckpointWatcher:
     @property
     def unsent(self) -> int:
         """Submissions that Redis has not accepted yet; they lie in the spool."""
-        return sum(len(spool.waiting()) for spool in self._spools.values())
+        return self._delivery.unsent
 
     def look(self) -> None:
         """Look at every directory once: submit what is ready, and hand over what lies in the spool."""
@@ -122,7 +115,7 @@ class CheckpointWatcher:
                 if not (failed_before or self.failed):
                     self.report(f"{error}; what is new is tried again until it can be written")
                 self.failed = True
-        self._hand_over()
+        self._delivery.hand_over()
 
     def _find(self, root: Path) -> list[Found]:
         output_name = self.run.output_name if "output_name" in self.fixed else None
@@ -205,10 +198,13 @@ class CheckpointWatcher:
             held = secure(ready.weights, Path(run.output_dir) / SNAPSHOT_DIR)
         except CheckpointError:
             return  # gone just now; the next look says what is there
+        except ConfigError as error:  # the names of a pair's files and directories contradict each other
+            self._leave_alone(journal, found, run, f"cannot be sampled: {error}")
+            return
         submission = builder.build(step, found.place.epoch, held, expert=found.place.expert)
         if torn(submission):
             return
-        spool = self._spools.setdefault(run.output_dir, Spool(Path(run.output_dir) / SPOOL_DIR))
+        spool = self._delivery.spool(run.output_dir)
         if self.base and run.name not in self._with_base:
             spool.write(builder.build(0, None, None))
             self._with_base.add(run.name)
@@ -236,35 +232,6 @@ class CheckpointWatcher:
         self.report(f"{run.name}, {place}: {number_of_samples(len(submission.jobs))} of {names}")
         for refused in submission.refused:
             self.report(f"  prompt {refused.job.prompt_index} is not sampled: {refused.error.message}")
-
-    def _hand_over(self) -> None:
-        """Hand over what lies in the spools, also what a trainer or watcher that ended has left there."""
-        try:
-            for spool in self._spools.values():
-                for path in spool.waiting():
-                    self._deliver(spool, path)
-        except (QueueUnavailable, StagingError) as error:
-            if self._away is not type(error):
-                self.report(f"{error}. Samples wait in the spool until then")
-            self._away = type(error)
-            return
-        while self._uploaded:
-            with contextlib.suppress(OSError):
-                release(self._uploaded.pop())
-        if self._away:
-            self.report("everything in the spool is handed over now")
-        self._away = None
-
-    def _deliver(self, spool: Spool, path: Path) -> None:
-        try:
-            submission = spool.read(path)
-        except WireError as error:
-            self.report(f"{spool.set_aside(path)} is set aside: {error}")
-            return
-        if submission is not None:
-            self.client.hand_over(submission)
-            spool.remove(path)
-            self._uploaded |= uploaded(submission.jobs)
 
     def _builder(self, run: Run) -> SubmissionBuilder:
         key = run.name, run.label
