@@ -61,10 +61,11 @@ class WanScheduler(UniPCMultistepScheduler):
         # Else it is looked up by the first timestep, and found one too late if the second rounds to the same number.
         self.set_begin_index(0)
 
-    def forget(self) -> None:
-        """Let go of the latents of earlier steps, which lie on the device."""
-        self.model_outputs = [None] * self.config.solver_order
-        self.last_sample = None
+
+def forget(scheduler: UniPCMultistepScheduler) -> None:
+    """Let go of the latents of earlier steps, which lie on the device."""
+    scheduler.model_outputs = [None] * scheduler.config.solver_order
+    scheduler.last_sample = None
 
 
 class ReferencePipeline(WanPipeline):
@@ -195,7 +196,7 @@ class Wan(Architecture):
         texts = {name: tensor for name, tensor in conditioning.items() if name in TEXT_ARGUMENTS}
         noise = self.noise(parameters, conditioning)
         with self.inputs(conditioning), contextlib.ExitStack() as stack:
-            stack.callback(scheduler.forget)
+            stack.callback(forget, scheduler)
             latents = self._pipe(
                 **texts,
                 **self.guidance(parameters),

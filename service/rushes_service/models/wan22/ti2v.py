@@ -54,8 +54,9 @@ class WanTextImageToVideo(WanWithStartImage):
     def noise(self, parameters: SampleParameters, conditioning: Conditioning) -> torch.Tensor:
         frames = (parameters.frame_count - 1) // 4 + 1
         size = (parameters.height // self.spatial_ratio, parameters.width // self.spatial_ratio)
-        generator = torch.Generator(self.device).manual_seed(parameters.seed)
-        return torch.randn(1, CHANNELS, frames, *size, generator=generator, device=self.device)
+        generator = self.noise_generator(parameters.seed)
+        noise = torch.randn(1, CHANNELS, frames, *size, generator=generator, device=self.noise_device)
+        return noise.to(self.device)
 
     def inputs(self, conditioning: Conditioning) -> AbstractContextManager[None]:
         if FIRST_FRAME not in conditioning:
