@@ -73,7 +73,7 @@ def test_prompts_shows_dashes_that_are_none_and_lines_without_a_prompt(
     prompts.write_text("a cat \u2014w 512\n--w 64\nrock -n roll\n", encoding="utf-8")
     assert cli.main(["prompts", str(prompts)]) == 1
     out, err = capsys.readouterr()
-    told = "'\u2014w' is not read as an option: em dash (U+2014) is no hyphen; write a blank and --w"
+    told = "'\u2014w' is not read as an option: em dash (U+2014) is not the plain hyphen; write a blank and --w"
     assert f"{prompts}:1:7: {told}" in err
     assert f"{prompts}:2:1: options without a prompt" in err
     assert "warning: column 6: '-n' is not read as an option" in out

@@ -173,6 +173,10 @@ NO_OPTIONS = {
     "-\u2060-w 512": "invisible",
     "\ufeff--w 512": "byte order mark",
     "-- w 512": "a blank is between",
+    "-- i cat.png": "a blank is between",
+    "--\uff57 512": "full-width",
+    "\uff0d\uff57 512": "fullwidth hyphen-minus",
+    "\uff0d\uff0d\uff48\uff1d\uff15\uff11\uff12": "fullwidth hyphen-minus",
 }
 
 
@@ -198,7 +202,9 @@ def test_an_option_that_touches_the_text_is_a_mistake_or_a_warning(line: str) ->
     assert any("no blank" in warning or "invisible" in warning for warning in warnings)
 
 
-@pytest.mark.parametrize("line", ["he said \u2014i am here", "rock -n roll", "a cat \u2014n blurry", "24-h 7 days"])
+@pytest.mark.parametrize(
+    "line", ["he said \u2014i am here", "rock -n roll", "a cat \u2014n blurry", "24-h 7 days", "a cat \u2014 w 512"]
+)
 def test_text_that_may_be_an_option_is_a_warning(line: str) -> None:
     prompt, (warning,) = parse_with_warnings(line, lenient=False, base=None)
     assert prompt == Prompt(prompt=line)

@@ -20,6 +20,11 @@ DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2e3a\u2e3b\u2043\ufe58\uf
 INVISIBLE = "\u00ad\u034f\u061c\u115f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"
 """Characters without a shape, as web pages and chat programs leave them in text. A range in a regular expression."""
 
+NARROW = {
+    code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1B), 0xFF1D, *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
+}
+"""Full-width letters, digits, colon and equals sign -> those of ASCII, as input methods of East Asia write them."""
+
 NAMES = {**FIELD_OF_OPTION, **OTHER_NAMES, **{field: field for field in OPTION_OF_FIELD}}
 
 CANDIDATE = re.compile(
@@ -58,7 +63,7 @@ def find_mistakes(text: str) -> list[Mistake]:
 
 def misread_options(text: str) -> Iterator[Mistake]:
     """Options that are taken for text."""
-    for match in CANDIDATE.finditer(text):
+    for match in CANDIDATE.finditer(text.translate(NARROW)):
         field = NAMES[match["name"].lower()]
         reasons = list(reasons_against(match, text))
         sure = certain(match, text)
@@ -75,7 +80,7 @@ def reasons_against(match: re.Match[str], text: str) -> Iterator[str]:
     visible = re.sub(f"[{INVISIBLE}]", "", dashes)
     strange = next((dash for dash in visible if dash != "-"), None)
     if strange:
-        yield f"{unicodedata.name(strange).lower()} (U+{ord(strange):04X}) is no hyphen"
+        yield f"{unicodedata.name(strange).lower()} (U+{ord(strange):04X}) is not the plain hyphen"
     elif len(visible) != 2:
         yield "it begins with one hyphen, not two" if len(visible) == 1 else f"it begins with {len(visible)} hyphens"
     if visible != dashes:
@@ -83,6 +88,8 @@ def reasons_against(match: re.Match[str], text: str) -> Iterator[str]:
         yield f"an invisible character (U+{ord(hidden):04X}) is in the way"
     elif match.start() and not text[match.start() - 1].isspace():
         yield "no blank is before it"
+    if text[match.start("name") : match.end("name")] != match["name"]:
+        yield "its letters are full-width"
     if match["gap"]:
         yield "a blank is between the dashes and the name"
 
@@ -100,7 +107,7 @@ def certain(match: re.Match[str], text: str) -> bool | None:
     if touching and dashes == "-":
         return False if field in NUMBERS else None
     if match["gap"]:  # a dash between two blanks is punctuation, two are hardly
-        return True if dashes == "--" and not touching and field in NUMBERS else None
+        return None if touching or not likely else dashes == "--"
     if not match["after"]:
         return dashes != "-"
     if likely or name in ("cn", "ci", "ei"):
