@@ -19,7 +19,7 @@ def free_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> dict[str, int | str]:
-    """Peak memory in bytes: on a GPU since `reset_peak_memory`, on the CPU of the process since it started."""
+    """Peak memory in bytes: on a GPU since the statistics were reset, on the CPU of the process since it started."""
     if device.type == "cuda":
         return {"bytes": torch.cuda.max_memory_allocated(device), "of": "device"}
     unit = 1 if sys.platform == "darwin" else 1024
@@ -44,8 +44,9 @@ def memory_now(device: torch.device, peak: int) -> dict[str, int]:
 class PeakMeters:
     """Peak memory of samples that may be made at the same time, two at most.
 
-    CUDA keeps one peak for the device. It is read, noted for every sample that is being made, and begun anew whenever
-    one of them begins or ends. So each sample's peak is of its own time; memory of a sample beside it is in it.
+    CUDA keeps one peak for the device. It is read and noted for every sample that is being made whenever one of them
+    begins or ends, and begun anew when one begins. So each sample's peak is of its own time; memory of a sample beside it
+    is in it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -60,6 +61,8 @@ class PeakMeters:
         meter = PeakMeter(self)
         with self._lock:
             self._note()
+            if self._device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self._device)
             for other in self._running:
                 other.shared = meter.shared = True
             self._running.add(meter)
@@ -80,9 +83,8 @@ class PeakMeters:
     def _note(self) -> None:
         peak = int(peak_memory(self._device)["bytes"])
         for meter in self._running:
-            meter.bytes = self.latest = max(meter.bytes, peak)
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
+            meter.bytes = max(meter.bytes, peak)
+        self.latest = max((meter.bytes for meter in self._running), default=self.latest)
 
 
 class PeakMeter:
