@@ -45,8 +45,8 @@ class PeakMeters:
     """Peak memory of samples that may be made at the same time, two at most.
 
     CUDA keeps one peak for the device. It is read and noted for every sample that is being made whenever one of them
-    begins or ends, and begun anew when one begins. So each sample's peak is of its own time; memory of a sample beside it
-    is in it.
+    begins or ends, and begun anew when one begins. So each sample's peak is of its own time, with the memory of a
+    sample beside it.
     """
 
     def __init__(self, device: torch.device) -> None:
