@@ -14,7 +14,7 @@ from api_support import announce, ended
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.client.client import Client
 from rushes.wire import keys
-from rushes.wire.jobs import Checkpoint, JobError, JobState, ModelSpec, Prompt, SampleJob, digest
+from rushes.wire.jobs import Checkpoint, Drift, JobError, JobState, ModelSpec, Prompt, SampleJob, digest
 from rushes_service.media.writing import write_media
 
 MODEL = ModelSpec(architecture="wan2.1-t2v", model="/models/wan2.1-t2v-1.3b")
@@ -117,6 +117,14 @@ def small_lora(path: Path, step: int) -> Path:
     return path
 
 
+def drift_of(job: SampleJob, progress: float) -> Drift | None:
+    """The drift that a painted sample is said to have: a control's is small."""
+    if job.checkpoint is None:
+        return None
+    share = 0.25 if job.prompt.drift_limit is not None else 1.0 - 0.12 * job.prompt_index
+    return Drift(latents=round(0.9 * progress * share, 3), pixels=round(30 * progress * share, 2))
+
+
 def jobs_of(
     run: str, root: Path, steps: Sequence[int], prompts: Sequence[str], size: tuple[int, int], frames: int
 ) -> Iterator[SampleJob]:
@@ -152,7 +160,9 @@ def leave_lane(queue: Client, job: SampleJob) -> None:
         queue.redis.xdel(lane, entry)
 
 
-def finish(queue: Client, job: SampleJob, scene: Scene, progress: float, *, spoiled: str = "") -> None:
+def finish(
+    queue: Client, job: SampleJob, scene: Scene, progress: float, *, spoiled: str = "", drift: Drift | None = None
+) -> None:
     """Write the media file of a job with its receipt, and record it as done."""
     leave_lane(queue, job)
     if spoiled == "failed":
@@ -185,6 +195,7 @@ def finish(queue: Client, job: SampleJob, scene: Scene, progress: float, *, spoi
         frame_count=scene.frames,
         fps=12.0,
         health=written.health,
+        drift=drift,
         worker="gpu-box-cuda1",
         seconds=21.4,
     )

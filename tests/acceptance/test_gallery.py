@@ -10,7 +10,7 @@ from browsers import OpenWeights, Visit, chromium, visit
 from playwright.sync_api import Browser, Page, expect
 
 from api_support import Api, serving
-from gallery_support import PROMPTS, Scene, finish, jobs_of, paint_run, tell_done, tell_progress
+from gallery_support import PROMPTS, Scene, drift_of, finish, jobs_of, paint_run, tell_done, tell_progress
 from rushes.wire.jobs import JobState
 from rushes_service.api.routes.runs import MAX_RUNS
 from rushes_service.processes.embedded_redis import EmbeddedRedis
@@ -41,6 +41,28 @@ def test_the_base_model_is_column_zero_and_the_checkpoints_follow(painted: Visit
     assert heads == ["base model", "step 100", "step 200"]
     assert painted.page.locator("#left .cell").count() == len(ENOUGH), "the base model stays when one scrolls"
     assert painted.page.locator(".prompt p").all_text_contents() == list(ENOUGH)
+
+
+def test_rows_show_how_far_they_drift_and_a_control_its_limit(api: Api, browser: Browser) -> None:
+    jobs = list(jobs_of("cut", api.root, STEPS, ENOUGH, (96, 64), 1))
+    jobs = [
+        job.model_copy(update={"prompt": job.prompt.model_copy(update={"drift_limit": 0.1})})
+        if job.prompt_index
+        else job
+        for job in jobs
+    ]
+    api.queue.submit(jobs)
+    for job in jobs:
+        finish(api.queue, job, Scene(job.prompt_index, 96, 64, 1), job.step / 200, drift=drift_of(job, job.step / 200))
+    found = visit(browser, api.url)
+    found.see(".cell.loaded", 6)
+
+    expect(found.page.locator(".prompt .drift b")).to_have_text(["0.90", "0.23"])
+    expect(found.page.locator(".spark.control.over")).to_have_count(1)
+    found.page.locator("#about").click()
+    expect(found.page.locator("#info .chart")).to_have_count(2)
+    expect(found.page.locator("#info .chart").first.locator("polyline.control")).to_have_count(1)
+    assert found.errors == []
 
 
 def test_clips_of_a_row_show_the_same_frame(painted: Visit) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rushes._files import write_whole
+from rushes.checkpoints.store import is_url
 from rushes.errors import OutputError, QueueUnavailable
 from rushes.wire.jobs import SampleResult
 from rushes_service.queue import Queue
@@ -54,7 +55,7 @@ class Scorer:
 
     def submit(self, result: SampleResult) -> None:
         """Score a finished sample soon. Never waits."""
-        if not self._scores:
+        if not self._scores or result.path is None or is_url(result.path):  # media in a store are not scored
             return
         try:
             self._waiting.put_nowait(result)
