@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from api_support import Api, announce, serving
-from gallery_support import PROMPTS, Scene, finish, jobs_of
+from gallery_support import PROMPTS, Scene, drift_of, finish, jobs_of
 from rushes.wire import keys
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 
@@ -29,12 +29,19 @@ SETTLE_MS = 2500
 def paint(api: Api) -> None:
     """A run whose last checkpoint is being sampled, with one black sample and one that failed."""
     jobs = list(jobs_of("papercut-r16", api.root, STEPS, PROMPTS, SIZE, FRAMES))
+    # The last prompt is a control.
+    limited = {"drift_limit": 0.4}
+    jobs = [
+        job.model_copy(update={"prompt": job.prompt.model_copy(update=limited)}) if job.prompt_index == 3 else job
+        for job in jobs
+    ]
     api.queue.submit(jobs)
     wrong = {(600, 2): "black", (1000, 3): "failed"}
     for job in jobs[:-3]:
         progress = min(1.0, (job.step / 900) ** 0.8)
         scene = Scene(job.prompt_index, *SIZE, FRAMES)
-        finish(api.queue, job, scene, progress, spoiled=wrong.get((job.step, job.prompt_index), ""))
+        spoiled = wrong.get((job.step, job.prompt_index), "")
+        finish(api.queue, job, scene, progress, spoiled=spoiled, drift=drift_of(job, progress))
     running = jobs[-3]
     progress = {"stage": "denoise", "step": 13, "total": 20}
     api.queue.redis.hset(keys.job(running.id), mapping={"state": "running", **progress})
@@ -84,6 +91,16 @@ def vote(api: Api, voter: str, count: int) -> None:
         api.http.post("/v1/ranking/votes", json={**body, "choice": choice}).raise_for_status()
 
 
+def take_curves(browser: Browser, api: Api) -> None:
+    """The dialog of a run with its curves."""
+    page: Visit = visit(browser, api.url, viewport={"width": 900, "height": 1000}, color_scheme="light")
+    page.see(".cell.loaded", 4)
+    page.page.locator("#about").click()
+    page.see("#info .chart", 2)
+    page.page.wait_for_timeout(SETTLE_MS)
+    keep(page, "drift.png")
+
+
 def take_ranking(browser: Browser, api: Api, name: str, width: int, height: int, scheme: str, *, table: bool) -> None:
     """The page of blind ranking, with or without its table."""
     address = f"{api.url}/rank#run=papercut-r16"
@@ -116,6 +133,7 @@ def main() -> None:
             take(browser, api, "gallery-phone.png", "", 390, 780)
             vote(api, "ada", 9)
             vote(api, "bob", 14)
+            take_curves(browser, api)
             take_ranking(browser, api, "rank.png", 1280, 800, "dark", table=False)
             take_ranking(browser, api, "rank-light.png", 1280, 900, "light", table=True)
             take_ranking(browser, api, "rank-phone.png", 390, 780, "dark", table=False)
