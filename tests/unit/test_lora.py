@@ -220,7 +220,7 @@ def test_every_wan_module_that_musubi_trains_has_a_name(model):
 FOREIGN = {
     "flux1": "lora_unet_double_blocks_0_img_mod_lin",
     "hunyuan-video": "lora_unet_double_blocks_0_img_mod_linear",
-    "flux1 or hunyuan-video": "lora_unet_double_blocks_0_img_attn_qkv",
+    "flux1 or flux2 or hunyuan-video": "lora_unet_double_blocks_0_img_attn_qkv",
     "framepack or qwen-image": "lora_unet_transformer_blocks_0_attn_to_q",
 }
 

@@ -179,7 +179,9 @@ def test_bars_have_eighths() -> None:
 KEYS = {
     "flux1": ["lora_unet_double_blocks_18_img_attn_qkv", "lora_unet_single_blocks_37_linear1"],
     "hunyuan-video": ["lora_unet_double_blocks_19_img_attn_qkv", "lora_unet_single_blocks_39_linear1"],
-    "flux1 or hunyuan-video": ["lora_unet_double_blocks_3_img_attn_qkv"],
+    "flux1 or flux2 or hunyuan-video": ["lora_unet_double_blocks_3_img_attn_qkv"],
+    "flux2": ["lora_unet_double_stream_modulation_img_lin", "transformer.transformer_blocks.0.ff.linear_in"],
+    "z-image": ["lora_unet_layers_0_attention_to_q", "diffusion_model.noise_refiner.0.feed_forward.w1"],
     "wan": ["transformer.blocks.0.attn1.to_q"],
     "framepack": ["lora_unet_single_transformer_blocks_0_proj_mlp"],
     "ltx-video or cogvideox": ["transformer.transformer_blocks.0.attn1.to_q"],

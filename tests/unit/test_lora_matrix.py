@@ -21,6 +21,7 @@ SYSTEMS = {
     "hunyuan-video": ("hunyuan-video-i2v", "skyreels-v1"),
     "framepack": ("framepack",),
     "flux1": ("flux1",),
+    "flux2": ("flux2",),
     "qwen-image": ("qwen-image",),
     "z-image": ("z-image",),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from family_support import CLIP_FRAMES, FAMILIES, tiny_model_spec, tiny_options
 from golden_support import sample
@@ -70,3 +71,16 @@ def test_with_a_full_cache_a_new_worker_samples_without_the_text_encoders_file(
         kept.rename(encoder)
         os.utime(encoder, ns=(1, 1))  # another file than was known: looked at, and nothing said
         assert "is gone" not in made(model)[1]
+
+
+def test_a_directory_that_lacks_weights_is_an_error_and_no_random_encoder(tmp_path: Path) -> None:
+    spec = ARCHITECTURES["z-image"]
+    model = tiny_model_spec(spec.name, tmp_path)
+    weights = Path(str(model.model)) / "text_encoder" / "model.safetensors"
+    whole = load_file(weights)
+    save_file(
+        {name: tensor for name, tensor in whole.items() if ".layers.1." not in f".{name}"}, weights, {"format": "pt"}
+    )
+    prompt = Prompt(prompt="a red ball", **tiny_options(spec, tmp_path))
+    with pytest.raises(ModelError, match=r"text_encoder lacks 11 weights of a Qwen3 \(layers\.1\..*: it is incomplete"):
+        sample(Engine("cpu", tmp_path / "cache"), model, prompt)

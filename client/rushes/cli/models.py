@@ -23,6 +23,7 @@ DEFAULTS = ("width", "height", "frame_count", "sample_steps", "guidance_scale", 
 CFG_RULES: dict[CfgRule, str] = {
     "unless_one": "always, unless --l 1",
     "above_one": "with --l above 1",
+    "by_guidance": "always, at the scale of --g",
     "with_negative": "with both --n and --l other than 1",
     "with_scale": "with --l other than 1",
     "never": "never",
@@ -50,7 +51,7 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
     asked: dict[str, Any] = {field: example(field) for field in spec.requires}
     resolved, _ = resolve(Prompt(prompt="", **asked), spec)
     defaults = {field: getattr(resolved, field) for field in DEFAULTS}
-    negative = spec.negative_prompt if spec.cfg in ("unless_one", "above_one") else None
+    negative = spec.negative_prompt if spec.cfg in ("unless_one", "above_one", "by_guidance") else None
     ignored = [*spec.ignores, "frame_count"] if spec.image_only else spec.ignores
     return {
         "name": spec.name,

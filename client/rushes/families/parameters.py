@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.one_frame import parse_one_frame, place_frames
 from rushes.families.prompt_options import OPTION_OF_FIELD
@@ -59,6 +61,8 @@ def resolve(
     check_required(prompt, spec)
     check_experts(model, spec)
     check_version(model, spec)
+    if model is not None and model.model_version in spec.distilled:
+        spec = replace(spec, cfg="never", guidance_scale=None)
     warnings = [
         f"{OPTION_OF_FIELD[field]} is ignored by {spec.name}"
         for field in OPTION_OF_FIELD
@@ -129,8 +133,8 @@ def check_version(model: ModelSpec | None, spec: ArchitectureSpec) -> None:
 
 def flow_shift(prompt: Prompt, spec: ArchitectureSpec, warnings: list[str]) -> float | None:
     """The shift of the schedule; None if `spec` has none, or if it is to grow with the picture."""
-    if prompt.dynamic_shift and spec.dynamic_shift:
-        return None
+    if spec.dynamic_shift and (prompt.dynamic_shift or spec.flow_shift is None):
+        return None if prompt.dynamic_shift else prompt.discrete_flow_shift
     if prompt.dynamic_shift:
         warnings.append(f"dynamic_shift is ignored by {spec.name}")
     return default(prompt.discrete_flow_shift, spec.flow_shift)
@@ -190,6 +194,8 @@ def classifier_free_guidance(prompt: Prompt, spec: ArchitectureSpec) -> tuple[fl
     """CFG scale and negative prompt; (1.0, None) when the reference would not run CFG."""
     scale = spec.cfg_scale if prompt.cfg_scale is None else prompt.cfg_scale
     negative = prompt.negative_prompt
+    if spec.cfg == "by_guidance":
+        return 1.0, spec.negative_prompt or "" if negative is None else negative
     if spec.cfg in ("unless_one", "above_one"):
         negative = spec.negative_prompt or "" if negative is None else negative
     elif spec.cfg == "with_scale":

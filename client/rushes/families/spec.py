@@ -16,8 +16,9 @@ DEFAULT_STEPS = 20
 DEFAULT_FLOW_SHIFT = 14.5
 """The reference sampler's shift for every family, whatever the model was published with."""
 
-CfgRule = Literal["unless_one", "above_one", "with_negative", "with_scale", "never"]
-"""When classifier-free guidance runs: always unless `--l 1`; with `--l` above 1; only with both `--n` and `--l` other
+CfgRule = Literal["unless_one", "above_one", "by_guidance", "with_negative", "with_scale", "never"]
+"""When classifier-free guidance runs: always unless `--l 1`; with `--l` above 1; always, at the
+scale that `--g` gives; only with both `--n` and `--l` other
 than 1; with `--l` other than 1, the negative prompt being empty unless given; not at all."""
 
 IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", "control_image_path", "one_frame"})
@@ -84,6 +85,9 @@ class ArchitectureSpec:
     versions: tuple[str, ...] = ()
     """What `--model_version` may be; without it, the first."""
 
+    distilled: frozenset[str] = frozenset()
+    """Versions that are sampled without any guidance."""
+
     variants: tuple[tuple[str, str], ...] = ()
     """Trainers' flags that turn this family into another: (flag, name of the other)."""
 
@@ -96,8 +100,10 @@ class ArchitectureSpec:
         ignored = set(IMAGE_INPUTS - self.requires - self.uses)
         if self.guidance_scale is None:
             ignored.add("guidance_scale")
-        if self.flow_shift is None:
+        if self.flow_shift is None and not self.dynamic_shift:
             ignored.add("discrete_flow_shift")
+        if self.cfg == "by_guidance":
+            ignored.add("cfg_scale")
         if self.cfg == "never":
             ignored |= {"cfg_scale", "negative_prompt"}
         return frozenset(ignored)

@@ -33,7 +33,16 @@ MODEL_FLAGS = (
 )
 """Flags that name parts of the base model: the trainers' own, and those of the tokenizers."""
 
-MODEL_SWITCHES = ("fp8_base", "fp8_scaled", "fp8_llm", "fp8_vl", "fp8_t5", "f1", "latent_window_size")
+MODEL_SWITCHES = (
+    "fp8_base",
+    "fp8_scaled",
+    "fp8_llm",
+    "fp8_vl",
+    "fp8_t5",
+    "fp8_text_encoder",
+    "f1",
+    "latent_window_size",
+)
 """Flags of the trainers that say how the base model is to be used, wherever its files are."""
 
 SAMPLED_INSTEAD = ("dit", "dit_high_noise")
@@ -177,6 +186,7 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     },
     "--fp8_llm": {"action": "store_true", "help": "first text encoder, or Qwen3, in fp8"},
     "--fp8_vl": {"action": "store_true", "help": "Qwen2.5-VL in fp8"},
+    "--fp8_text_encoder": {"action": "store_true", "help": "FLUX.2's Qwen3 in fp8"},
     "--byt5": {"metavar": "FILE", "help": "HunyuanVideo 1.5: encoder of words to be seen in the picture"},
     "--vae_sample_size": {
         "metavar": "PIXELS",

@@ -103,6 +103,7 @@ class ModelSpec(FrozenModel):
     fp8_llm: bool = False
     fp8_vl: bool = False
     fp8_t5: bool = False
+    fp8_text_encoder: bool = False
     f1: bool = False
     """FramePack's F1 variant, which makes a clip forwards from its start."""
 

@@ -13,13 +13,7 @@ PillowQwenProcessor = getattr(transformers, "Qwen2VLImageProcessorPil", None) or
 """Qwen2.5-VL's image processor that resizes with Pillow: the other one needs torchvision."""
 
 
-class QwenVL(transformers.Qwen2_5_VLModel):  # type: ignore[misc]
-    """Qwen2.5-VL without the head that predicts words. Models are published with one, which is passed over silently."""
-
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head"]
-
-
 class Qwen3(transformers.Qwen3Model):  # type: ignore[misc]
-    """Qwen3, likewise."""
+    """Qwen3 without the head that predicts words. It is published with one, which is passed over silently."""
 
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head"]

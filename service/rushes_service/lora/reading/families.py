@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from rushes_service.lora.reading.keys import REMEMBERED, split
@@ -19,7 +20,7 @@ from rushes_service.lora.reading.keys import REMEMBERED, split
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLUX, HUNYUAN, FRAMEPACK, WAN = "flux1", "hunyuan-video", "framepack", "wan"
-QWEN, Z_IMAGE = "qwen-image", "z-image"
+QWEN, Z_IMAGE, FLUX2 = "qwen-image", "z-image", "flux2"
 
 STATED: tuple[tuple[str, str], ...] = (
     (r"skyreels[-_ ]?v?1", HUNYUAN),
@@ -28,7 +29,7 @@ STATED: tuple[tuple[str, str], ...] = (
     (r"hunyuan[-_ ]?(?:image|dit)", "hunyuan-image"),
     (r"hunyuan[-_ ]?video", HUNYUAN),
     (r"chroma", "chroma"),
-    (r"flux[-_. ]?2|klein", "flux2"),
+    (r"flux[-_. ]?2|klein", FLUX2),
     (r"flux", FLUX),
     (r"qwen[-_ ]?image", QWEN),
     (r"(?:^|[^a-z])wan(?:[^a-z]|$)|skyreels[-_ ]?v?2", WAN),
@@ -54,7 +55,8 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"double_blocks\.\d+\.(img|txt)_attn_(qkv|proj|q_norm|k_norm)", (HUNYUAN,)),
     (r"double_blocks_\d+_(img|txt)_(mod_lin(_|\.|$)|mlp_[02])", (FLUX,)),
     (r"single_blocks_\d+_(modulation_lin(_|\.|$)|norm_)", (FLUX,)),
-    (r"(double|single)_blocks[._]\d+", (FLUX, HUNYUAN)),  # ComfyUI has FLUX's inner names for both
+    (r"(double|single)_stream_modulation|ff(_context)?[._]linear_(in|out)|to_qkv_mlp_proj", (FLUX2,)),
+    (r"(double|single)_blocks[._]\d+", (FLUX, FLUX2, HUNYUAN)),  # ComfyUI has FLUX's inner names for both
     (r"clean_x_embedder|image_projection", (FRAMEPACK,)),
     (r"transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)", (QWEN,)),
     (r"^lora_unet_transformer_blocks_\d+_attn(?!\d)", (FRAMEPACK, QWEN)),
@@ -67,11 +69,23 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """What gives a family away in a key. The first sign that is found counts; several families share some names."""
 
-DEPTHS = {FLUX: (19, 38), HUNYUAN: (20, 40), FRAMEPACK: (20, 40), QWEN: (60, 0)}
+DEPTHS = {FLUX: (19, 38), HUNYUAN: (20, 40), FRAMEPACK: (20, 40), QWEN: (60, 0), FLUX2: (8, 48)}
 """Double and single blocks of the released models: FLUX and HunyuanVideo share names and widths, but not depth."""
 
 DOUBLE = re.compile(r"(?:double_blocks|(?<!single_)transformer_blocks)[._](\d+)[._]")
 SINGLE = re.compile(r"(?:single_blocks|single_transformer_blocks)[._](\d+)[._]")
+
+BLOCKS = re.compile(r"(double|single)_blocks[._]")
+SIZED = re.compile(
+    r"(?:(?:img|txt)_mlp[._][02]|single_blocks[._]\d+[._]linear1)\.(lora_up\.weight|lora_B\.weight|weight|diff)$"
+)
+"""Keys whose shape tells FLUX.2 from FLUX.1, and what they end in."""
+
+DOWN_OF = {"lora_up.weight": "lora_down.weight", "lora_B.weight": "lora_A.weight"}
+"""Ends of keys, and of those that hold the other half."""
+
+GATED, PLAIN = (Fraction(6), Fraction(1, 3), Fraction(9)), (Fraction(4), Fraction(1, 4), Fraction(7))
+"""Rows by columns of these modules in FLUX.2, and in FLUX.1 and HunyuanVideo."""
 
 SAME_FILES = {
     "skyreels-v1": (HUNYUAN,),
@@ -185,8 +199,13 @@ def guess_family(shapes: Shapes) -> Guess | None:
     """
     sole: Counter[str] = Counter()
     votes: Counter[str] = Counter()
+    gates = has_gates(shapes)
     for key in shapes:
         labels = labels_of(key)
+        if gates and FLUX in labels and BLOCKS.search(key):
+            labels = (FLUX2,)
+        elif gates is False:
+            labels = tuple(label for label in labels if label != FLUX2)
         votes.update(labels)
         if len(labels) == 1:
             sole.update(labels)
@@ -206,6 +225,17 @@ def labels_of(key: str) -> tuple[str, ...]:
     # OneTrainer's `lora_transformer_` before `blocks` is no `transformer_blocks`.
     name = parts.name if parts.style == "onetrainer" else key
     return next((labels for sign, labels in SIGNS if re.search(sign, name)), ())
+
+
+def has_gates(shapes: Shapes) -> bool | None:
+    """True if an MLP of FLUX's names is as large as in FLUX.2, where it has gates; None if no key tells."""
+    for key, shape in shapes.items():
+        if (match := SIZED.search(key)) and len(shape) == 2:
+            down = shapes.get(f"{key[: match.start(1)]}{DOWN_OF[match[1]]}") if match[1] in DOWN_OF else shape
+            ratio = Fraction(shape[0], down[-1] or 1) if down else None
+            if ratio in GATED or ratio in PLAIN:
+                return ratio in GATED
+    return None
 
 
 def deep_enough(label: str, shapes: Shapes) -> bool:

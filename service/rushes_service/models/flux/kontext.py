@@ -7,9 +7,8 @@ selects the shift that grows with the picture.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,13 +25,14 @@ from rushes_service.lora.targets import NameTable, name_table, renamed
 from rushes_service.models.base import Architecture, Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.t5_clip import COMPONENTS, TextEncoders
+from rushes_service.models.euler import ReferenceEuler, timed_by
 from rushes_service.models.flux.names import ORIGINAL_NAMES
 from rushes_service.models.inputs.images import open_image, to_signed
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import find_source
 from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
 from rushes_service.models.vae.kl import decode_kl, plan_kl_tiles
-from rushes_service.runtime.compat_diffusers_models import KEEP_SIZE, next_sigmas
+from rushes_service.runtime.compat_diffusers_models import KEEP_SIZE
 from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import precision
 
@@ -44,42 +44,6 @@ TOKEN_CHANNELS = 64
 
 SHIFT_AT_256_TOKENS, SHIFT_AT_4096_TOKENS = 0.5, 1.15
 """`mu` of the shift that grows with the picture, linear in its number of tokens."""
-
-
-class ReferenceEuler(FlowMatchEulerDiscreteScheduler):
-    """Euler steps in the precision of the latents, which are the transformer's, as the reference takes them.
-
-    `levels` are the noise levels [steps + 1] on the CPU: asking the device for them would wait for it in each step.
-    """
-
-    levels: torch.Tensor
-
-    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **_options: Any) -> Any:
-        """The sample after the step, alone in a tuple."""
-        next_sigmas(self, timestep)  # counts the step
-        sigma, following = self.levels[self.step_index - 1 : self.step_index + 1]
-        return (sample + (following - sigma).item() * model_output,)
-
-
-@contextlib.contextmanager
-def timed_by(transformer: nn.Module, scheduler: ReferenceEuler, sigmas: torch.Tensor) -> Iterator[None]:
-    """Inside, each call of `transformer` is told the step's noise level, rounded once to the latents' precision.
-
-    The pipeline rounds a thousandfold of it and divides. In bfloat16 that is another number for one step in four, by up
-    to 4 of 1000.
-    """
-
-    def tell(
-        _module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        level = sigmas[scheduler.step_index or 0]
-        return args, {**inputs, "timestep": level[None].to(inputs["hidden_states"])}
-
-    hook = transformer.register_forward_pre_hook(tell, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 class FluxKontext(Architecture):
@@ -164,14 +128,14 @@ class FluxKontext(Architecture):
 
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         scheduler = self._pipe.scheduler = ReferenceEuler(shift=1.0)
-        sigmas = scheduler.levels = schedule(parameters)
+        sigmas = schedule(parameters)
         total = parameters.sample_steps
 
         def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
             on_step(index + 1, total, tensors["latents"])
             return {}
 
-        with timed_by(self.transformer, scheduler, sigmas.to(self.device)):
+        with timed_by(self.transformer, scheduler):
             packed = self._pipe(
                 **conditioning,
                 latents=initial_noise(parameters, self.noise_device).to(self.device),

@@ -11,11 +11,10 @@ import re
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen2_5_VLTextModel, T5EncoderModel
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextModel, T5EncoderModel
 
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.llm.lazy import LazyEncoder
-from rushes_service.runtime.compat_transformers import QwenVL
 
 POINTS = (
     "You are a helpful assistant. Describe the video by detailing the following aspects: ",
@@ -73,12 +72,14 @@ class HunyuanVideo15Text(LazyEncoder):
         return reader(**tokens).last_hidden_state
 
     def load(self) -> tuple[Any, Any, Any, Any]:
-        config = self.source.config("text_encoder", QwenVL)
-        kind = Qwen2_5_VLTextModel if "vision_config" not in config else QwenVL
-        model = self.encoder("text_encoder", kind)
+        whole = Qwen2_5_VLForConditionalGeneration
+        if "vision_config" in self.source.config("text_encoder", whole):
+            model = self.encoder("text_encoder", whole).model.language_model
+        else:
+            model = self.encoder("text_encoder", Qwen2_5_VLTextModel)
         reader = self.source.load("text_encoder_2", T5EncoderModel, self.glyph_dtype).eval().to(self.device)
         words, letters = (self.part(name, AutoTokenizer) for name in ("tokenizer", "tokenizer_2"))
-        return words, getattr(model, "language_model", model), letters, reader
+        return words, model, letters, reader
 
 
 def glyph_text(prompt: str) -> str:

@@ -43,12 +43,38 @@ def qwen_vl_config(s: Shapes, base: Mapping[str, Any]) -> Config:
 
 
 def qwen_vl_rule(_config: Mapping[str, Any]) -> Rule:
-    """Qwen2.5-VL without the head that predicts words: `model.layers` and `visual` of the first release."""
-    return substituted(((r"^language_model\.", "model."), (r"^visual\.", "visual.")))
+    """Qwen2.5-VL in its first release and in ComfyUI: `model.layers` and `visual`."""
+    return substituted(((r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual.")))
+
+
+def mistral_config(s: Shapes, base: Mapping[str, Any]) -> Config:
+    """Mistral Small with its eyes, as published in shards.
+
+    Raises:
+        ModelError: its width is none that was published.
+    """
+    text = base["text_config"]
+    found = decoder_config(s, text, "language_model.model.")
+    if found["hidden_size"] != text["hidden_size"]:
+        raise ModelError(unpublished(s.path, "hidden_size", found["hidden_size"]))
+    eyes = {**base["vision_config"], "num_hidden_layers": s.count(r"vision_tower\.transformer\.layers\.(\d+)\.")}
+    return {"text_config": {**text, **found}, "vision_config": eyes}
+
+
+def mistral_rule(_config: Mapping[str, Any]) -> Rule:
+    """Mistral Small as published."""
+    return substituted(
+        (
+            (r"^model\.language_model\.", "language_model.model."),
+            (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
+            (r"^lm_head\.", "language_model.lm_head."),
+        )
+    )
 
 
 BUILD_PLANS = (
-    BuildPlan("Qwen2_5_VLModel", qwen_vl_config, qwen_vl_rule, unused=r"^lm_head"),
+    BuildPlan("Mistral3ForConditionalGeneration", mistral_config, mistral_rule),
+    BuildPlan("Qwen2_5_VLForConditionalGeneration", qwen_vl_config, qwen_vl_rule),
     BuildPlan(
         "Qwen3Model",
         decoder_config,

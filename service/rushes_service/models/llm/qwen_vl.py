@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from diffusers import QwenImagePipeline
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.llm.lazy import LazyEncoder
-from rushes_service.runtime.compat_transformers import QwenVL
 
 
 class QwenImageText(LazyEncoder):
@@ -29,7 +28,8 @@ class QwenImageText(LazyEncoder):
     def load(self) -> Any:
         return QwenImagePipeline(
             tokenizer=self.part("tokenizer", AutoTokenizer),
-            text_encoder=self.encoder("text_encoder", QwenVL),
+            # Without its head, which would predict a word after every one that is read.
+            text_encoder=self.encoder("text_encoder", Qwen2_5_VLForConditionalGeneration).model,
             vae=None,
             scheduler=None,
             transformer=None,

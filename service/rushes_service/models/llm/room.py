@@ -12,6 +12,12 @@ ROOM = Room(
             "--text_encoder",
             ("visual.blocks.0.mlp.gate_proj.weight",),
         ),
+        FileKind(
+            "mistral3",
+            "the language model Mistral Small 3",
+            "--text_encoder",
+            ("multi_modal_projector.patch_merger.merging_layer.weight",),
+        ),
         FileKind("qwen3", "the language model Qwen3", "--text_encoder", ("layers.0.self_attn.q_norm.weight",)),
     ),
 )

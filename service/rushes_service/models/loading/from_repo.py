@@ -27,6 +27,9 @@ INDEX = "model_index.json"
 WEIGHTS = ("config.json", "*.safetensors", "*.index.json")
 """Files of a repository that is one part and nothing else."""
 
+SHOWN = 3
+"""Names that a message lists, of many."""
+
 PICKLES = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5"]
 
 
@@ -172,10 +175,20 @@ def config_in(directory: Path) -> Mapping[str, Any]:
 
 
 def loaded(directory: Path, kind: Any, dtype: torch.dtype | None) -> Any:
-    """A part, read by `kind.from_pretrained`; raises `ModelError`."""
+    """A part, read by `kind.from_pretrained`.
+
+    Raises:
+        ModelError: it cannot be read, or lacks weights, which the loaders would make up at random.
+    """
     check_directory(directory)
     with loading(directory):
-        return kind.from_pretrained(directory, torch_dtype=dtype)
+        model, found = kind.from_pretrained(directory, torch_dtype=dtype, output_loading_info=True)
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{directory} lacks {len(missing)} weights of a {kind.__name__} ({', '.join(missing[:SHOWN])}, ...): it is "
+            "incomplete, or of another model"
+        )
+    return model
 
 
 def download(repo: str, parts: Sequence[str]) -> Path:

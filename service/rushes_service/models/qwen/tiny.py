@@ -27,7 +27,7 @@ from rushes_service.models.tiny_parts import (
 )
 from rushes_service.runtime.compat_transformers import PillowQwenProcessor
 
-RECIPE = 2
+RECIPE = 4
 """Raised when a change here makes different weights."""
 
 PROMPT_GAIN = 8.0
@@ -55,7 +55,9 @@ def build_tiny_qwen_edit(directory: Path, *, seed: int = 0) -> Path:
     """
     recipe = json.dumps({"recipe": RECIPE, "family": "qwen-image-edit", "seed": seed})
     # Control images have a megapixel, which a CPU convolves slowly.
-    return build_once(directory, recipe, lambda: pipeline(width=2), seed=seed, after=into_edit)
+    return build_once(
+        directory, recipe, lambda: pipeline(QwenImageEditPlusPipeline, width=2), seed=seed, after=into_edit
+    )
 
 
 def into_edit(directory: Path) -> None:
@@ -67,9 +69,9 @@ def into_edit(directory: Path) -> None:
     (directory / "model_index.json").write_text(json.dumps(index, indent=2))
 
 
-def pipeline(width: int = 4) -> QwenImagePipeline:
-    """The tiny pipeline in float32 on the CPU; `width` is the VAE's."""
-    words = qwen_tokenizer(*(cut(kind) for kind in (QwenImagePipeline, QwenImageEditPlusPipeline)))
+def pipeline(template: type[DiffusionPipeline] = QwenImagePipeline, width: int = 4) -> QwenImagePipeline:
+    """The tiny pipeline in float32 on the CPU, for one template of prompts; `width` is the VAE's."""
+    words = qwen_tokenizer(cut(template))
     return QwenImagePipeline(
         tokenizer=words,
         text_encoder=qwen_vl(words),

@@ -1,0 +1,4 @@
+"""FLUX.2: its samplers, names, files and tiny models. `room` lists them.
+
+Nothing outside this room imports it except by name, through `models.rooms`.
+"""

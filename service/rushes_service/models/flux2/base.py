@@ -1,0 +1,203 @@
+"""What FLUX.2 klein and dev share: diffusers' pipelines with the reference sampler's schedule, noise and pictures.
+
+Facts are musubi-tuner 0.3.4's (flux_2_train_network.py, flux_2/flux2_utils.py): without `--fs` the shift depends on the
+sizes of the picture and of a step, as in diffusers; noise is drawn unpacked; control images are brought to a size of
+their own, and their latents are the posterior's mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
+from torch import nn
+
+from rushes.errors import ModelError, PromptError
+from rushes.families.parameters import SampleParameters
+from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes_service.lora.targets import NameTable, name_table, renamed
+from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes_service.models.conditioning import Conditioning
+from rushes_service.models.euler import ReferenceEuler, timed_by
+from rushes_service.models.flux2.control import CONTROL, control_pixels, control_tokens, encode_control, statistics
+from rushes_service.models.flux2.names import ORIGINAL_NAMES
+from rushes_service.models.inputs.images import to_signed
+from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.from_files import find_source
+from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.vae.kl import decode_kl, plan_kl_tiles
+from rushes_service.runtime.devices import name_of
+
+PATCH = 16
+"""Pixels per side of one token: eight in the VAE, two in the packing."""
+
+CHANNELS = 128
+"""Of a token: 32 latent channels of 2 x 2."""
+
+
+class Flux2(Architecture):
+    """FLUX.2 of any kind; a subclass says which pipeline samples it and how text is encoded."""
+
+    pipelines: ClassVar[tuple[str, ...]]
+    hub_ids: ClassVar[dict[str, str]]
+    """Repositories by version."""
+
+    guidance_embeds: ClassVar[bool]
+    """True if the transformer takes `--g` as an input."""
+
+    vae_dtype: ClassVar[torch.dtype] = torch.float32
+
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
+    ) -> None:
+        super().__init__(model, device, dtype, file_hashes)
+        spec = replace(self.spec, hub_id=self.hub_ids[self.version])
+        self.source: Source = find_source(model, spec, self.pipelines, ("transformer", "vae"), self.file_hashes)
+        self._text_files: str | None = None
+        self._pipe: Any = None
+
+    @property
+    def version(self) -> str:
+        """Which of the published models it is."""
+        return self.model.model_version or self.spec.versions[0]
+
+    @classmethod
+    def check(cls, parameters: SampleParameters) -> None:
+        if parameters.discrete_flow_shift == 0:
+            raise PromptError(
+                "--fs 0 leaves nothing to denoise (in FLUX.1 Kontext it is the shift that grows with the picture; here "
+                "leave --fs out for that)",
+                key="discrete_flow_shift",
+            )
+        several = len(parameters.control_image_path) > 1
+        for path in parameters.control_image_path:
+            control_pixels(path, several=several)
+
+    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
+        warnings = []
+        if vae.chunk_size is not None:
+            warnings.append("--vae_chunk_size changes nothing for FLUX.2: its VAE has no time to split")
+        if tiles := plan_kl_tiles(vae, parameters.width, parameters.height):
+            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
+        return tuple(warnings)
+
+    def load(self) -> None:
+        quiet_loading_bars()
+        model = self.source.load("transformer", Flux2Transformer2DModel, self.dtype)
+        if model.config.guidance_embeds != self.guidance_embeds:
+            kind, other = ("dev", "flux2-dev") if model.config.guidance_embeds else ("klein", "flux2-klein")
+            raise ModelError(f"{self.source.place('transformer')} is FLUX.2 {kind}: say --architecture {other}")
+        coder = self.source.load("vae", AutoencoderKLFlux2, self.vae_dtype)
+        for part in (model, coder):
+            part.requires_grad_(False).to(self.device).eval()
+        self._pipe = self.pipeline(transformer=model, vae=coder, scheduler=FlowMatchEulerDiscreteScheduler())
+        self._pipe.set_progress_bar_config(disable=True)
+
+    def pipeline(self, **parts: Any) -> Any:
+        """The pipeline around loaded parts, without text encoder."""
+        raise NotImplementedError
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self._pipe.transformer  # type: ignore[no-any-return]
+
+    @property
+    def vae(self) -> AutoencoderKLFlux2:
+        """The loaded VAE."""
+        return self._pipe.vae
+
+    def lora_names(self) -> NameTable:
+        return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
+
+    @torch.no_grad()
+    def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:
+        found = dict(conditioning)
+        several = len(parameters.control_image_path) > 1
+        for index, path in enumerate(parameters.control_image_path):
+            pixels = to_signed(control_pixels(path, several=several))[None]
+            found[CONTROL.format(index)] = encode_control(self.vae, pixels)
+        return found
+
+    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+        scheduler = self._pipe.scheduler = schedule(parameters)
+        total = parameters.sample_steps
+        last: list[torch.Tensor] = []
+
+        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+            last[:] = [tensors["latents"]]
+            on_step(index + 1, total, tensors["latents"])
+            return {}
+
+        texts = {name: tensor for name, tensor in conditioning.items() if not name.startswith(CONTROL.format(""))}
+        with self.shown(conditioning), timed_by(self.transformer, scheduler):
+            self._pipe(
+                **texts,
+                latents=initial_noise(parameters, self.noise_device, self.dtype).to(self.device),
+                width=parameters.width,
+                height=parameters.height,
+                sigmas=np.linspace(1.0, 1 / total, total),
+                num_inference_steps=total,
+                guidance_scale=1.0 if parameters.guidance_scale is None else parameters.guidance_scale,
+                output_type="latent",
+                callback_on_step_end=step_ended,
+            )
+        facts = {
+            "scheduler": "Euler (flow)",
+            "sigmas": scheduler.sigmas.tolist(),
+            "vae_dtype": name_of(self.vae_dtype),
+        }
+        return Denoised(unpacked(last[0], parameters), facts)
+
+    @contextlib.contextmanager
+    def shown(self, conditioning: Conditioning) -> Iterator[None]:
+        """Inside, the transformer sees the control images behind the picture; the pipeline cuts its answer."""
+        tokens, places = control_tokens(conditioning)
+        if tokens is None:
+            yield
+            return
+
+        def give(
+            _module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            own, at = inputs["hidden_states"], inputs["img_ids"]
+            more = {"img_ids": torch.cat([at, places.to(at)], dim=1)}
+            return args, {**inputs, "hidden_states": torch.cat([own, tokens.to(own)], dim=1), **more}
+
+        hook = self.transformer.register_forward_pre_hook(give, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
+        model = self.vae
+        mean, deviation = statistics(model)
+        patches = latents.to(model.device, model.dtype) * deviation + mean
+        unscaled = nn.functional.pixel_shuffle(patches, 2)
+        pixels = decode_kl(model, unscaled, vae).float()
+        yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)
+
+
+def schedule(parameters: SampleParameters) -> ReferenceEuler:
+    """The scheduler of a sample; the pipeline tells it `mu`, from tokens and steps."""
+    shift = parameters.discrete_flow_shift
+    return ReferenceEuler(shift=shift or 1.0, use_dynamic_shifting=shift is None)
+
+
+def initial_noise(parameters: SampleParameters, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Noise [1, 128, h, w] in `dtype`, drawn in that very precision as the reference does."""
+    rows, columns = parameters.height // PATCH, parameters.width // PATCH
+    generator = torch.Generator(device).manual_seed(parameters.seed)
+    return torch.randn(1, CHANNELS, rows, columns, generator=generator, device=device, dtype=dtype)
+
+
+def unpacked(tokens: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
+    """Tokens [1, h w, 128] as latents [1, 128, h, w] in float32."""
+    rows, columns = parameters.height // PATCH, parameters.width // PATCH
+    return tokens.float().view(1, rows, columns, CHANNELS).permute(0, 3, 1, 2).contiguous()
