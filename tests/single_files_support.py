@@ -101,8 +101,13 @@ def original_file(part: Path, path: Path) -> Path:
     for name, tensor in load_file(weights).items():
         key, number = next(iter(spellings(name, rule)))
         parts.setdefault(key, {})[number] = torch.cat(tensor.chunk(2)[::-1]) if number == SWAPPED else tensor
-    save_file({key: torch.cat([found[number] for number in sorted(found)]) for key, found in parts.items()}, path)
+    save_file({key: joined([found[number] for number in sorted(found)]) for key, found in parts.items()}, path)
     return with_config(path, kind, {key: value for key, value in config.items() if not key.startswith("_")})
+
+
+def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Parts of one tensor, one after another; counters have no rows."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 assert all((GOLDEN / name).is_dir() for name in CASES)

@@ -16,7 +16,8 @@ from rushes_service.models.vae.files import image_vae_config, latent_diffusion_r
 def transformer_config(s: Shapes, _base: Mapping[str, Any]) -> Config:
     """FLUX.2 of any size, in the names of its release or in diffusers'."""
     width, channels = s.shape("img_in.weight", "x_embedder.weight")
-    size = s.rows("double_blocks.0.img_attn.norm.query_norm.scale", "transformer_blocks.0.attn.norm_q.weight")
+    original = "double_blocks.0.img_attn.norm.query_norm"
+    size = s.rows(f"{original}.scale", f"{original}.weight", "transformer_blocks.0.attn.norm_q.weight")
     return {
         "num_attention_heads": heads(width, size, s.path),
         "attention_head_dim": size,

@@ -11,7 +11,7 @@ from rushes_service.models.flux2.tiny import transformer, vae
 from rushes_service.models.llm.tiny import MISTRAL_WIDTH, mistral, mistral_tokenizer
 from rushes_service.models.tiny_parts import build_once
 
-RECIPE = 1
+RECIPE = 2
 """Raised when a change here makes different weights."""
 
 

@@ -155,6 +155,7 @@ def mistral(words: PreTrainedTokenizerFast) -> Mistral3ForConditionalGeneration:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": MISTRAL_WIDTH // 4,
+        "tie_word_embeddings": False,
     }
     eyes = {
         "model_type": "pixtral",
@@ -167,6 +168,9 @@ def mistral(words: PreTrainedTokenizerFast) -> Mistral3ForConditionalGeneration:
         "patch_size": 14,
     }
     config = Mistral3Config(
-        text_config=text, vision_config=eyes, image_token_index=words.convert_tokens_to_ids("[IMG]")
+        text_config=text,
+        vision_config=eyes,
+        image_token_index=words.convert_tokens_to_ids("[IMG]"),
+        tie_word_embeddings=False,
     )
     return Mistral3ForConditionalGeneration(config).eval().requires_grad_(False)
