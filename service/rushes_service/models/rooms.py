@@ -13,7 +13,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOMS = ("framepack", "hunyuan15", "hunyuan", "wan22", "wan", "flux2", "flux", "qwen", "zimage", "vae", "llm", "encoders")
+ROOMS = (
+    "framepack",
+    "hunyuan15",
+    "hunyuan",
+    "wan22",
+    "wan",
+    "flux2",
+    "flux",
+    "qwen",
+    "zimage",
+    "vae",
+    "llm",
+    "encoders",
+)
 """A new family's room goes here. Kinds of files are tried in this order, those with the rarest names first."""
 
 HERE = Path(__file__).parent
