@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 
 from rushes import LoraState
 from rushes.checkpoints.safetensors import METADATA, fingerprint, read_header
+from rushes.checkpoints.staging import put_lora
+from rushes.checkpoints.store import store_of
 from rushes.checkpoints.weights import OpenWeights, secure
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointMissing, ConfigError
-from rushes.submission.build import checkpoint_at
+from rushes.submission.build import checkpoint_at, extra_loras
 
 
 @pytest.fixture
@@ -242,3 +244,15 @@ def test_numbers_in_a_state_dict_are_tensors(kept: Path) -> None:
 def test_an_alpha_that_is_none_is_refused(alpha: float) -> None:
     with pytest.raises(ConfigError, match="must be above 0"):
         LoraState({}, alpha=alpha)
+
+
+@pytest.mark.parametrize("named", ["adapter", "adapter/adapter_model.safetensors"])
+def test_a_lora_in_a_store_is_one_file_that_says_its_strength(tmp_path: Path, named: str) -> None:
+    peft_adapter(tmp_path / "adapter")
+    (tmp_path / "store").mkdir()
+    home = f"file://{tmp_path}/store"
+    (lora,) = extra_loras([tmp_path / named])
+    fetched = tmp_path / "fetched.safetensors"
+    store_of(home).get(put_lora(store_of(home), lora, home), fetched)
+    assert fingerprint(fetched) == lora.fingerprint
+    assert json.loads(told(fetched)["adapter_config"])["lora_alpha"] == 16
