@@ -18,7 +18,7 @@ from rushes_service.media.receipts import read_receipt
 from rushes_service.models.registry import SAMPLERS
 from rushes_service.models.tiny import BUILDERS
 
-ALL_S = 120.0
+ALL_S = 300.0
 MP4_MARK = b"ftyp"
 
 
