@@ -10,7 +10,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check check-latest bench gpu dist clean
+.PHONY: help demo test chaos check check-latest bench gpu mutate dist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ dist: $(STAMP) ## build the distribution, install each extra from it on every Py
 
 gpu: ## check a real GPU, on a bare box, in six minutes (WHEELS=folder for what it lacks, ARGS=--small without a GPU)
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu/run.py $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
+
+mutate: $(STAMP) ## put small faults into a copy of the code: do the tests notice? (ARGS="--only lease" for some)
+	$(BIN)/python tests/mutations/run.py $(ARGS)
 
 clean: ## remove the environment
 	rm -rf $(VENV) .venv-latest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,7 +52,7 @@ def run_cases(pretended_cuda: Path, tmp_path: Path) -> Runner:
             "5",
             "--basetemp",
             str(tmp_path / "cases"),
-            *os.environ.get("DEVICE_ARGS", "").split(),
+            *shlex.split(os.environ.get("DEVICE_ARGS", "")),
         ]
         environment = {**clean, LIBRARY: str(pretended_cuda), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -1,0 +1,229 @@
+"""Small faults in important lines, each with the tests that should notice it.
+
+A mutation replaces one text, which occurs exactly once in its file. Where the code has changed, `make mutate` says that
+the mutation is out of date: give it the line's new form, or another line that does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old` becomes `new` in `file`. `tests` are pytest's arguments; `cases` choose cases on the pretended GPU."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    cases: str = ""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"DEVICE_ARGS": f"-k '{self.cases}'"} if self.cases else {}
+
+
+CLIENT, SERVICE = "client/rushes", "service/rushes_service"
+QUEUE_TESTS = ("tests/integration/test_queue.py",)
+LEASES = ("tests/integration/test_worker_leases.py",)
+SECURITY_TESTS = ("tests/integration/test_api_security.py",)
+LORA_TESTS = ("tests/unit/test_lora.py",)
+ORDER = ("tests/unit/test_engine_order.py",)
+FALLBACK_TESTS = ("tests/unit/test_fallback_memory.py", "tests/unit/test_fallbacks.py")
+DEVICE_MEMORY = ("tests/device/test_device_out_of_memory.py",)
+DEVICE_LIFE = ("tests/device/test_device_worker_life.py",)
+DEVICE_ADAPTERS = ("tests/device/test_device_adapters.py",)
+
+QUEUE = [
+    Mutation(
+        "a claimed entry counts as one's own",
+        f"{SERVICE}/queue/lua/owner.lua",
+        "if #pending == 0 or pending[1][2] ~= worker then return false end",
+        "if #pending == 0 then return false end",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "the record is not asked who owns a sample",
+        f"{SERVICE}/queue/lua/owner.lua",
+        "return record[1] == 'running' and record[2] == entry and record[3] == worker",
+        "return true",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "the base model's samples are superseded",
+        f"{SERVICE}/queue/lua/reserve.lua",
+        "if latest ~= '1' or at_step == '0' then return '' end",
+        "if latest ~= '1' then return '' end",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "only later steps supersede",
+        f"{SERVICE}/queue/lua/reserve.lua",
+        "newest ~= at_step and newest or ''",
+        "tonumber(newest) > tonumber(at_step) and newest or ''",
+        QUEUE_TESTS,
+    ),
+    Mutation(
+        "a lost lease is found again",
+        f"{SERVICE}/worker/lease.py",
+        'if self._state != "lost":',
+        "if True:",
+        LEASES,
+    ),
+    Mutation(
+        "the lease thread dies of an error",
+        f"{SERVICE}/worker/lease.py",
+        "        except Exception as error:  # noqa: BLE001  # whatever it is, the next heartbeat tries again",
+        "        except OSError as error:",
+        LEASES,
+    ),
+    Mutation(
+        "ownership is asked after the file has its name",
+        f"{SERVICE}/media/writing.py",
+        "        guard()\n        with output_errors(target):",
+        "        with output_errors(target):",
+        ("tests/unit/test_media.py",),
+    ),
+]
+PROMPTS = [
+    Mutation(
+        "an option needs no blank before it",
+        f"{CLIENT}/prompts/lines.py",
+        r'OPTION = re.compile(r"(?:^|(?<=\s))--(?=[A-Za-z])")',
+        r'OPTION = re.compile(r"--(?=[A-Za-z])")',
+        ("tests/unit/test_prompt_lines.py",),
+    ),
+    Mutation(
+        "seeds have no bound",
+        f"{CLIENT}/wire/jobs.py",
+        "seed: int | None = Field(default=None, ge=0, lt=2**63)",
+        "seed: int | None = Field(default=None)",
+        ("tests/unit/test_prompt_lines.py", "tests/unit/test_prompts.py", "tests/unit/test_jobs.py"),
+    ),
+]
+SECURITY = [
+    Mutation(
+        "a token in any address opens everything",
+        f"{SERVICE}/api/http/security.py",
+        'if scope["path"] == "/" and "token" in parse_qs(',
+        'if "token" in parse_qs(',
+        SECURITY_TESTS,
+    ),
+    Mutation(
+        "pages of other sites may change things",
+        f"{SERVICE}/api/http/security.py",
+        'return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()',
+        "return False",
+        SECURITY_TESTS,
+    ),
+]
+WEIGHTS = [
+    Mutation(
+        "a LoRA's strength is ignored",
+        f"{SERVICE}/lora/merge.py",
+        "beta=1, alpha=scale, out=live[part])",
+        "beta=1, alpha=1.0, out=live[part])",
+        LORA_TESTS,
+    ),
+    Mutation(
+        "a merge that fails leaves what it wrote",
+        f"{SERVICE}/lora/merge.py",
+        "        except BaseException:\n            self.restore()\n            raise",
+        "        except BaseException:\n            raise",
+        LORA_TESTS,
+    ),
+    Mutation(
+        "NaN passes for a number",
+        f"{SERVICE}/lora/reading/finite.py",
+        "return math.isfinite(lowest) and math.isfinite(highest)",
+        "return True",
+        ("tests/unit/test_lora_finite.py", *LORA_TESTS),
+    ),
+    Mutation(
+        "a pristine copy is the weight itself",
+        f"{SERVICE}/lora/pristine.py",
+        "self._copies.update(zip(rest, pinned_copies(list(rest.values())), strict=True))",
+        "self._copies.update(rest)",
+        LORA_TESTS,
+    ),
+    Mutation(
+        "FramePack's sections fade the wrong way",
+        f"{SERVICE}/models/framepack/decode.py",
+        "weights = torch.linspace(1, 0, outgoing.shape[2]",
+        "weights = torch.linspace(0, 1, outgoing.shape[2]",
+        ("tests/unit/test_framepack_parts.py", "tests/unit/test_framepack.py"),
+    ),
+]
+MEMORY = [
+    Mutation(
+        "frames are handed on twice when memory runs out late",
+        f"{SERVICE}/engine/sample.py",
+        "fresh = pixels[:, skip:]",
+        "fresh = pixels",
+        ORDER,
+    ),
+    Mutation(
+        "nothing is freed between two ways",
+        f"{SERVICE}/engine/fallback_memory.py",
+        "                free()\n",
+        "                pass\n",
+        FALLBACK_TESTS,
+    ),
+    Mutation(
+        "what worked is not remembered",
+        f"{SERVICE}/engine/fallback_memory.py",
+        "        self._remembered[key] = Remembered(",
+        "        Remembered(",
+        FALLBACK_TESTS,
+    ),
+    Mutation(
+        "a way is remembered for good",
+        f"{SERVICE}/engine/fallback_memory.py",
+        "if self._clock() < found.until and self._available() < found.available + GROWN_BYTES:",
+        "if True:",
+        FALLBACK_TESTS,
+    ),
+    Mutation(
+        "a model is unloaded under a decode",
+        f"{SERVICE}/engine/engine.py",
+        "        self._locks.wait_for_decoding()\n        self.unload()",
+        "        self.unload()",
+        ORDER,
+    ),
+    Mutation(
+        "a transformer that was put aside does not come back",
+        f"{SERVICE}/engine/loaded.py",
+        "        if not self._aside:\n            return",
+        "        return",
+        DEVICE_MEMORY,
+        cases="wan2.1-t2v-encode and once",
+    ),
+    Mutation(
+        "a block that failed on the card stays there",
+        f"{SERVICE}/engine/loaded.py",
+        "        for offloader in self.offloaders:\n            offloader.reset()",
+        "        for offloader in self.offloaders:\n            pass",
+        DEVICE_MEMORY,
+        cases="wan2.1-t2v-denoise",
+    ),
+    Mutation(
+        "the card is not made the thread's own",
+        f"{SERVICE}/runtime/devices.py",
+        "torch.cuda.set_device(device)",
+        "pass",
+        DEVICE_LIFE,
+        cases="second_card and wan2.1-t2v",
+    ),
+    Mutation(
+        "scales of float8 are taken where they lie",
+        f"{SERVICE}/runtime/float8.py",
+        "self.scales.to(weight)",
+        "self.scales.to(weight.dtype)",
+        DEVICE_ADAPTERS,
+        cases="offloaded and wan2.1-t2v and scales",
+    ),
+]
+MUTATIONS = [*QUEUE, *PROMPTS, *SECURITY, *WEIGHTS, *MEMORY]
