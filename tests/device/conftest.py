@@ -20,6 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from building import LIBRARY, build, why_not
 
+BUILD_DIRECTORY = "PRETENDED_CUDA_BUILD"
+"""Environment variable with a directory in which builds are kept from one session to the next."""
+
 CASES = Path(__file__).parent / "cases"
 collect_ignore_glob = [] if LIBRARY in os.environ else ["cases/*"]
 
@@ -33,7 +36,9 @@ def pretended_cuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if reason is not None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if BUILD_DIRECTORY in os.environ:
+        shared = Path(os.environ[BUILD_DIRECTORY])
+    elif "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     with (shared / "pretended-cuda.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -22,6 +22,9 @@ from rushes_service.engine.engine import Engine
 
 FRAMES = 5
 
+DENSE = ("wan2.1-t2v", "hunyuan-video-i2v", "framepack", "flux1-kontext")
+"""Families of each kind that are tried in every combination; the others share code with them, and are tried in some."""
+
 
 @dataclass
 class Workplace:

@@ -76,7 +76,7 @@ QUEUE = [
     Mutation(
         "the lease thread dies of an error",
         f"{SERVICE}/worker/lease.py",
-        "        except Exception as error:  # noqa: BLE001  # whatever it is, the next heartbeat tries again",
+        "        except Exception as error:  # whatever it is, the next heartbeat tries again",
         "        except OSError as error:",
         LEASES,
     ),
@@ -212,8 +212,8 @@ MEMORY = [
     Mutation(
         "the card is not made the thread's own",
         f"{SERVICE}/runtime/devices.py",
-        "torch.cuda.set_device(device)",
-        "pass",
+        '    if device.type == "cuda":\n        torch.cuda.set_device(device)',
+        "",
         DEVICE_LIFE,
         cases="second_card and wan2.1-t2v",
     ),

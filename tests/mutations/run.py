@@ -53,7 +53,8 @@ def verdict(mutation: Mutation, tree: Path) -> str:
 def fails(mutation: Mutation, tree: Path) -> bool:
     """True if a test fails, or hangs."""
     paths = os.pathsep.join(str(tree / part) for part in ("client", "service", "tests"))
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", **mutation.environment}
+    built_once = {"PRETENDED_CUDA_BUILD": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": paths, **built_once, **mutation.environment}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *mutation.tests]
     try:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=LIMIT_S, check=False)

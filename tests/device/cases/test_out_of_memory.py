@@ -15,7 +15,18 @@ from typing import Any
 import pytest
 import torch
 
-from device_support import PRECISIONS, Made, Watch, Workplace, places_of, same_weights, sample, settled, weights_of
+from device_support import (
+    DENSE,
+    PRECISIONS,
+    Made,
+    Watch,
+    Workplace,
+    places_of,
+    same_weights,
+    sample,
+    settled,
+    weights_of,
+)
 from engine_support import Recorder
 from family_support import FAMILIES
 from rushes.errors import OutOfMemory
@@ -23,9 +34,6 @@ from rushes.errors import OutOfMemory
 pytestmark = pytest.mark.usefixtures("one_card")
 
 STAGES = ("load", "lora", "encode", "denoise", "decode")
-DENSE = ("wan2.1-t2v", "hunyuan-video-i2v", "framepack", "flux1-kontext")
-"""Families whose stages are swept; the others share their code, and fail half way."""
-
 ONCE, TWICE, UNTIL_THE_END = "once", "and the try after it", "and all after it"
 MODEL = PRECISIONS["bfloat16"]
 

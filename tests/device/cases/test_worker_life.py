@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from device_support import PRECISIONS, Watch, Workplace, same_weights, sample, settled, weights_of
+from device_support import DENSE, PRECISIONS, Watch, Workplace, same_weights, sample, settled, weights_of
 from engine_support import Recorder
 from family_support import FAMILIES
 from rushes.errors import SampleCancelled
@@ -72,7 +72,7 @@ def test_a_device_without_an_index_costs_no_more(workplace: Workplace, gpu: Any)
 
 
 @pytest.mark.usefixtures("one_card")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_memory_is_flat_over_twenty_samples(benches: Any, workplace: Workplace, gpu: Any, family: str) -> None:
     loras = [None, benches.adapter(family, "LoRA"), benches.adapter(family, "LoKr")]
     settled()
@@ -110,7 +110,7 @@ def test_a_cancelled_sample_stops_within_a_step_and_leaves_the_base(
 
 
 @pytest.mark.usefixtures("one_card")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_a_decode_beside_the_next_sample_makes_the_same(benches: Any, workplace: Workplace, family: str) -> None:
     bench = benches.get(family, "bfloat16")
     jobs = [
