@@ -79,10 +79,10 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 def make_lora(kit: Kit, engine: Engine, family: str, seed: int = 5) -> Path:
-    """A LoRA in musubi's format for the loaded model."""
+    """A LoRA in diffusers' format for the loaded model: there each weight has one name."""
     path = kit.home / f"{family}-{seed}.safetensors"
-    modules = lora_support.linears(base_of(engine).transformer, base_of(engine).lora_names(), original=True)
-    return lora_support.write(lora_support.musubi(modules, torch.Generator().manual_seed(seed)), path)
+    modules = lora_support.linears(base_of(engine).transformer, base_of(engine).lora_names(), original=False)
+    return lora_support.write(lora_support.diffusers(modules, torch.Generator().manual_seed(seed)), path)
 
 
 class _AnyGenerator(type):

@@ -153,8 +153,19 @@ def whole(engine: Engine, path: Path) -> Path:
 
 def written(engine: Engine, path: Path, kind: Any, *, original: bool) -> Path:
     base = base_of(engine)
-    modules = lora_support.linears(base.transformer, base.lora_names(), original=original)
+    modules = once_each(lora_support.linears(base.transformer, base.lora_names(), original=original))
     return lora_support.write(kind(modules, torch.Generator().manual_seed(5)), path)
+
+
+def once_each(modules: list[lora_support.FileModule]) -> list[lora_support.FileModule]:
+    """Without those whose weight an earlier one has under another name."""
+    found, seen = [], set[tuple[str, object]]()
+    for module in modules:
+        weights = {(target.module, target.into) for target in module.targets}
+        if not weights & seen:
+            found.append(module)
+            seen |= weights
+    return found
 
 
 ADAPTERS: dict[str, Writer] = {

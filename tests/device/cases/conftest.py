@@ -117,7 +117,7 @@ class Benches:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             engine = self.workplace.engine("cpu")
-            engine.denoise(self.workplace.job(family, sample_steps=1), _Silent())
+            engine.denoise(self.workplace.job(family, sample_steps=2), _Silent())
             ADAPTERS[kind](engine, path)
         return path
 

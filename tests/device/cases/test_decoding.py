@@ -31,7 +31,7 @@ ROUNDING = 2e-2
 def test_frames_are_those_of_the_cpu(benches: Any, family: str, way: str) -> None:
     workplace = benches.workplace
     frames = 1 if ARCHITECTURES[family].image_only else 9
-    options = {"model": PRECISIONS["float32"], "vae": WAYS[way], "frames": frames, "width": 64, "sample_steps": 1}
+    options = {"model": PRECISIONS["float32"], "vae": WAYS[way], "frames": frames, "width": 64, "sample_steps": 2}
     job = workplace.job(family, **options)
     made = sample(benches.get(family, "float32").engine, job)
     wanted = sample(workplace.engine("cpu", fresh=True), job)
@@ -43,7 +43,7 @@ def test_frames_are_those_of_the_cpu(benches: Any, family: str, way: str) -> Non
 @pytest.mark.parametrize("family", [name for name in FAMILIES if not ARCHITECTURES[name].image_only])
 def test_a_decode_that_is_taken_frame_by_frame_is_the_whole_one(benches: Any, family: str) -> None:
     engine = benches.get(family, "bfloat16").engine
-    job = benches.workplace.job(family, model=PRECISIONS["bfloat16"], frames=9, sample_steps=1)
+    job = benches.workplace.job(family, model=PRECISIONS["bfloat16"], frames=9, sample_steps=2)
     whole = sample(engine, job)
     parts = [part.cpu() for part in engine.denoise(job, whole.heard).pixels()]
     assert torch.equal(torch.cat(parts, dim=1), whole.pixels)
