@@ -8,6 +8,7 @@ Ends with 1 if a fault is not noticed, or its line is not there any more.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("client", "service", "tests", "benchmarks", "pyproject.toml")
-CAUGHT, SURVIVED, STALE = "caught", "SURVIVED", "OUT OF DATE"
+CAUGHT, SURVIVED, STALE, BROKEN = "caught", "SURVIVED", "OUT OF DATE", "TESTS FAIL ANYWAY"
 LIMIT_S = 900
 NOTHING_RAN = 5
 """pytest's exit code when it has found no test."""
@@ -37,31 +38,41 @@ def copy_tree(target: Path) -> None:
             shutil.copy(ROOT / part, target / part)
 
 
+@functools.cache
+def sound(tests: tuple[str, ...], cases: str, tree: Path) -> bool:
+    """True if the tests pass without any mutation: else they would notice nothing."""
+    return not fails(tests, cases, tree)
+
+
 def verdict(mutation: Mutation, tree: Path) -> str:
     """Whether the tests notice a mutation; the tree is as before afterwards."""
     place = tree / mutation.file
-    sound = place.read_text() if place.exists() else ""
-    if sound.count(mutation.old) != 1:
+    before = place.read_text() if place.exists() else ""
+    if before.count(mutation.old) != 1:
         return STALE
-    place.write_text(sound.replace(mutation.old, mutation.new))
+    if not sound(mutation.tests, mutation.cases, tree):
+        return BROKEN
+    place.write_text(before.replace(mutation.old, mutation.new))
     try:
-        return CAUGHT if fails(mutation, tree) else SURVIVED
+        return CAUGHT if fails(mutation.tests, mutation.cases, tree) else SURVIVED
     finally:
-        place.write_text(sound)
+        place.write_text(before)
 
 
-def fails(mutation: Mutation, tree: Path) -> bool:
+def fails(tests: tuple[str, ...], cases: str, tree: Path) -> bool:
     """True if a test fails, or hangs."""
     paths = os.pathsep.join(str(tree / part) for part in ("client", "service", "tests"))
     built_once = {"PRETENDED_CUDA_BUILD": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment = {**os.environ, "PYTHONPATH": paths, **built_once, **mutation.environment}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *mutation.tests]
+    environment = {**os.environ, "PYTHONPATH": paths, **built_once}
+    if cases:
+        environment["DEVICE_ARGS"] = f"-k '{cases}'"
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
     try:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
         return True
     if done.returncode == NOTHING_RAN:
-        raise SystemExit(f"{mutation.name}: {' '.join(mutation.tests)} has no tests")
+        raise SystemExit(f"{' '.join(tests)} {cases}: no tests")
     return done.returncode != 0
 
 
@@ -78,7 +89,7 @@ def main() -> None:
         for mutation in chosen:
             start = time.monotonic()
             verdicts[mutation.name] = verdict(mutation, Path(directory))
-            sys.stdout.write(f"{verdicts[mutation.name]:12} {mutation.name} ({time.monotonic() - start:.0f} s)\n")
+            sys.stdout.write(f"{verdicts[mutation.name]:17} {mutation.name} ({time.monotonic() - start:.0f} s)\n")
             sys.stdout.flush()
     caught = list(verdicts.values()).count(CAUGHT)
     sys.stdout.write(f"{caught} of {len(verdicts)} caught\n")

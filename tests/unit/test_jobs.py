@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from rushes.errors import InputError, WireError
 from rushes.wire.jobs import (
@@ -171,3 +172,9 @@ def test_equal_models_share_a_lane_and_others_do_not() -> None:
 
 def test_only_states_that_nothing_follows_are_terminal() -> None:
     assert [state for state in JobState if not state.terminal] == [JobState.QUEUED, JobState.RUNNING]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+    with pytest.raises(ValidationError, match="seed"):
+        Prompt(prompt="a cat", seed=seed)
