@@ -31,8 +31,8 @@ HALF_VAE = ("hunyuan", "skyreels", "framepack")
 
 WAITS_A_STEP = {"wan": 9, "hunyuan-video-1.5": 64}
 FEW_WAITS = 4
-"""How often the host may wait for the card in one denoising step. Wan's scheduler solves a system of equations, diffusers'
-HunyuanVideo 1.5 sorts tokens by masks.
+"""How often the host may wait for the card in one denoising step. Wan's scheduler solves a system of equations,
+diffusers' HunyuanVideo 1.5 sorts tokens by masks.
 """
 
 OFFLOADED = [
