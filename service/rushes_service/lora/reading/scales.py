@@ -100,15 +100,26 @@ class Scales:
         if stated.config is not None and there is not None:
             self._sources[stated.place] += 1
             return there / (math.sqrt(rank or 1) if stated.rank_stabilised else rank or 1)
-        if alpha is None or not 0 < alpha < LARGEST_RANK:
+        if alpha is None or alpha <= 0:
             return 1.0
         trained = alpha ** (2 / 3)
-        odd = not float(alpha).is_integer() and abs(trained - round(trained)) < SAME
-        by_rank = rank is not None and same(trained, rank) and not same(alpha, rank)
-        if not (self._rank_stabilised or by_rank or odd):
+        fits = rank is not None and (same(trained, rank) or math.isinf(alpha))
+        if not (self._rank_stabilised or self._shows_root(alpha, rank)):
             return 1.0
+        if math.isinf(trained) and not fits:
+            raise ValueError(
+                "has an alpha beyond its precision, of which rs_lora needs the root; its rank is not stated"
+            )
         self._sources[FROM_TENSORS] += 1
-        return math.sqrt(rank if rank is not None and same(trained, rank) else trained)
+        return math.sqrt(rank if rank is not None and fits else trained)
+
+    def _shows_root(self, alpha: float, rank: float | None) -> bool:
+        """True if the alpha of a whole LoKr is the 1.5th power of a rank, though nothing says `rs_lora`."""
+        if alpha > LARGEST_RANK:
+            return False
+        trained = alpha ** (2 / 3)
+        odd = not float(alpha).is_integer() and abs(trained - round(trained)) < SAME
+        return odd or (rank is not None and same(trained, rank) and not same(alpha, rank))
 
     def rank_of_pieces(self, down: torch.Tensor, up: torch.Tensor, rows: Sequence[int]) -> int:
         """Rank that the factors of a fused module were trained with.
