@@ -83,6 +83,12 @@ def test_a_wrong_prompt_file_or_an_unserved_family_stops_before_training(redis_u
     ("architecture", "flags", "family"),
     [
         *(("wan", {"task": task}, family) for task, family in WAN_TASKS.items()),
+        ("qi", {"model_version": "original"}, "qwen-image"),
+        ("qie", {"model_version": "edit-2511"}, "qwen-image-edit"),
+        ("zi", {}, "z-image"),
+        ("f2d", {"model_version": "dev"}, "flux2-dev"),
+        ("f2k4b", {"model_version": "klein-4b"}, "flux2-klein"),
+        ("f2k9b", {"model_version": "klein-base-9b"}, "flux2-klein"),
         ("hv", {"dit_in_channels": 16}, "hunyuan-video"),
         ("hv", {"dit_in_channels": 32}, "skyreels-v1-i2v"),
         ("hv", {"dit_in_channels": 16, "rushes_architecture": "skyreels-v1-t2v"}, "skyreels-v1-t2v"),
@@ -199,3 +205,11 @@ def test_a_version_that_lacks_a_name_is_told_apart(monkeypatch: pytest.MonkeyPat
     absent = MUSUBI_TUNER.__class__(**{**vars(MUSUBI_TUNER), "module": "musubi_nowhere"})
     with pytest.raises(ConfigError, match="environment that you train in"):
         absent.base_class()
+
+
+@pytest.mark.parametrize(("version", "said"), [("klein-9b", "klein-9b"), ("klein-base-4b", None)])
+def test_the_version_of_a_model_is_part_of_it_unless_it_is_the_first(
+    version: str, said: str | None, tmp_path: Path
+) -> None:
+    args = arguments(tmp_path, "", model_version=version)
+    assert model_from_args(vars(args), family_of("f2k9b", args), None).model_version == said

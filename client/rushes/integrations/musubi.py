@@ -55,6 +55,12 @@ FAMILIES: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
     "hv15": lambda args: f"hunyuan-video-1.5-{args.task}",
     "fp": lambda _args: "framepack",  # `--one_frame` makes it another, see `ArchitectureSpec.variants`
     "fk": lambda _args: "flux1-kontext",
+    "qi": lambda _args: "qwen-image",
+    "qie": lambda _args: "qwen-image-edit",  # which one is said by `--model_version`, as for FLUX.2
+    "zi": lambda _args: "z-image",
+    "f2d": lambda _args: "flux2-dev",
+    "f2k4b": lambda _args: "flux2-klein",
+    "f2k9b": lambda _args: "flux2-klein",
 }
 """A trainer's own short name of its architecture -> which family its flags mean."""
 
