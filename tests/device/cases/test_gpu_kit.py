@@ -26,7 +26,7 @@ CHECKS = {
     "decode beside": worker.beside,
     "decoding": worker.decoding,
     "beyond 32 bits": memory.beyond_32_bits,
-    "fallbacks": partial(memory.fallbacks, family="flux1-kontext", size=256, frames=1),
+    "fallbacks": partial(memory.fallbacks, family="hunyuan-video", size=160, frames=5),
     "flat": partial(memory.flat, samples=8),
     "loras": partial(families.loras, family=WAN),
     "offloaded": partial(families.offloaded, family=WAN),
