@@ -91,9 +91,11 @@ def test_a_second_voter_and_an_emptied_redis(run: Api, browser: Browser) -> None
     bob.vote()
     bob.vote()
 
+    for found in (first, second):
+        found.page.goto("about:blank")  # a clip that plays on would ask for a sample that is forgotten meanwhile
     run.queue.redis.flushdb()
     assert cli.main(["import", str(run.root), "--redis-url", run.settings.redis_url]) == 0
-    second.page.reload()
+    second.page.goto(f"{run.url}/rank#run=cut")
 
     expect(second.page.locator("#count")).to_contain_text("2 of about 16")
     second.page.keyboard.press("r")
