@@ -116,7 +116,7 @@ class QwenImage(Architecture):
         """Raise `ModelError` unless a transformer of this configuration is of this family."""
         if config.use_layer3d_rope or config.use_additional_t_cond:
             raise ModelError(
-                f"{self.source.place('transformer')} is Qwen-Image-Layered: say --architecture qwen-image-layered"
+                f"{self.source.place('transformer')} is Qwen-Image-Layered, which Rushes cannot sample yet"
             )
         if config.zero_cond_t:
             raise ModelError(
