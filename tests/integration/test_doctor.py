@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import redis
+import torch
 
 from rushes.cli import main as cli
 from rushes_service.cli import doctor
 from rushes_service.doctor import files, redis_server, software
 from rushes_service.doctor.report import Finding, Mark
+from rushes_service.processes import gpus
 from rushes_service.processes.embedded_redis import EmbeddedRedis
+from rushes_service.processes.gpus import GpuReport
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +156,49 @@ def test_an_ffmpeg_that_cannot_write_h264_fails(tmp_path: Path, monkeypatch: pyt
 )
 def test_versions_are_compared_by_their_numbers(version: str, numbers: tuple[int, ...]) -> None:
     assert software.release(version) == numbers
+
+
+@pytest.mark.parametrize(
+    ("pytorch", "cuda", "cudnn", "package"),
+    [
+        ("2.8.0+cu128", "12.8", 91002, "nvidia-cudnn-cu12"),
+        ("2.9.1+cu130", "13.0", 91300, "nvidia-cudnn-cu13"),
+        ("2.9.1+cu128", "12.8", 91499, "nvidia-cudnn-cu12"),
+    ],
+)
+def test_a_pytorch_with_broken_3d_convolutions_is_a_warning(pytorch: str, cuda: str, cudnn: int, package: str) -> None:
+    (finding,) = software.check_convolutions(GpuReport(torch=pytorch, cuda=cuda, cudnn=cudnn))
+    assert finding.mark is Mark.WARN
+    assert f"PyTorch {pytorch} with cuDNN 9." in finding.found
+    assert finding.advice is not None
+    assert "torch>=2.10" in finding.advice
+    assert f"{package}>=9.15" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("pytorch", "cuda", "cudnn"),
+    [
+        ("2.7.1+cu126", "12.6", 90501),
+        ("2.9.1+cu128", "12.8", 91500),
+        ("2.10.0+cu128", "12.8", 91002),
+        ("2.8.0+cpu", None, None),
+        ("2.8.0+rocm6.4", "6.4", None),
+    ],
+)
+def test_other_pytorches_are_not_suspected(pytorch: str, cuda: str | None, cudnn: int | None) -> None:
+    assert list(software.check_convolutions(GpuReport(torch=pytorch, cuda=cuda, cudnn=cudnn))) == []
+
+
+def test_the_versions_are_those_of_the_pytorch_that_is_installed() -> None:
+    report = gpus.ask()
+    assert (report.torch, report.cudnn) == (torch.__version__, torch.backends.cudnn.version())
+
+
+def test_the_doctor_says_it_beside_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = gpus.Gpu("cuda:0", "NVIDIA H200", memory_bytes=140 << 30, free_bytes=139 << 30)
+    report = GpuReport(torch="2.8.0+cu128", cuda="12.8", cudnn=91002, gpus=(gpu,))
+    monkeypatch.setattr(gpus, "ask", lambda: report)
+    assert marks(software.check_gpus()) == {"3D convolutions": Mark.WARN, "cuda:0": Mark.OK}
 
 
 def test_json_tells_a_script_what_a_person_reads(server: EmbeddedRedis, capsys: pytest.CaptureFixture[str]) -> None:

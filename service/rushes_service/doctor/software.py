@@ -29,6 +29,13 @@ OLDEST = {
 
 INSTALL = "pip install --upgrade 'rushes[service]'"
 
+BROKEN_CONV3D = ((2, 8), (2, 9))
+"""Versions of PyTorch whose 3D convolutions depend on cuDNN: with one before `WHOLE_CUDNN` large ones in half precision
+and TF32 are wrong (pytorch#163539, #167024), or take several times the memory (pytorch#166643)."""
+
+WHOLE_CUDNN = 91500
+"""cuDNN 9.15.0, as PyTorch counts it."""
+
 FFMPEG_TIMEOUT_S = 30.0
 
 
@@ -62,11 +69,12 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def check_gpus() -> Iterator[Finding]:
-    """The GPUs that PyTorch sees; a failure if the driver sees more."""
+    """The GPUs that PyTorch sees, a failure if the driver sees more; and whether its VAEs can be trusted there."""
     report = gpus.ask()
     if report.error:
         yield fail("GPU", report.error, f"repair the installation of PyTorch: {INSTALL}")
         return
+    yield from check_convolutions(report)
     driver = driver_version()
     for gpu in report.gpus:
         memory = f"{gib(gpu.memory_bytes)}, {gib(gpu.free_bytes)} free"
@@ -84,6 +92,18 @@ def check_gpus() -> Iterator[Finding]:
         yield fail("GPU", f"driver {driver} is here, but PyTorch (CUDA {report.cuda}) sees no GPU", advice)
     else:
         yield warn("GPU", "none", "the CPU works, but is far too slow for full-size models")
+
+
+def check_convolutions(report: gpus.GpuReport) -> Iterator[Finding]:
+    """A warning where 3D convolutions, of which the VAEs of all video families are made, are broken on GPUs."""
+    if report.torch is None or report.cuda is None or report.cudnn is None:
+        return
+    if release(report.torch)[:2] not in BROKEN_CONV3D or report.cudnn >= WHOLE_CUDNN:
+        return
+    version = f"{report.cudnn // 10000}.{report.cudnn // 100 % 100}.{report.cudnn % 100}"
+    found = f"PyTorch {report.torch} with cuDNN {version} decodes some videos wrongly, or in several times the memory"
+    package = f"nvidia-cudnn-cu{report.cuda.partition('.')[0]}"
+    yield warn("3D convolutions", found, f"pip install 'torch>=2.10', or pip install '{package}>=9.15'")
 
 
 def driver_version() -> str | None:

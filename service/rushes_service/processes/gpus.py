@@ -26,10 +26,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """PyTorch's view. `error` is set if the probe failed; `cuda` is the CUDA version of the build, if any."""
+    """PyTorch's view. `error` is set if the probe failed; `cuda` is the CUDA (or HIP) version of the build, if any.
+
+    `cudnn` is cuDNN's version as PyTorch counts it: 91002 is 9.10.2. None without CUDA.
+    """
 
     torch: str | None = None
     cuda: str | None = None
+    cudnn: int | None = None
     gpus: tuple[Gpu, ...] = ()
     error: str | None = None
 
@@ -45,7 +49,7 @@ def ask() -> GpuReport:
         last = done.stderr.strip().rsplit("\n", 1)[-1]
         return GpuReport(error=f"importing torch failed (exit code {done.returncode}): {last}")
     answer = json.loads(done.stdout.rsplit("\n", 2)[-2])
-    return GpuReport(torch=answer["torch"], cuda=answer["cuda"], gpus=tuple(Gpu(**gpu) for gpu in answer["gpus"]))
+    return GpuReport(**{**answer, "gpus": tuple(Gpu(**gpu) for gpu in answer["gpus"])})
 
 
 def main() -> None:
@@ -57,7 +61,9 @@ def main() -> None:
         properties = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
         gpus.append(asdict(Gpu(f"cuda:{index}", properties.name, total, free)))
-    report = {"torch": torch.__version__, "cuda": torch.version.cuda or torch.version.hip, "gpus": gpus}
+    cudnn = torch.backends.cudnn.version() if torch.version.cuda else None  # of HIP it is MIOpen's
+    cuda = torch.version.cuda or torch.version.hip
+    report = {"torch": torch.__version__, "cuda": cuda, "cudnn": cudnn, "gpus": gpus}
     sys.stdout.write(json.dumps(report) + "\n")
 
 
