@@ -11,6 +11,7 @@ from rushes._paths import absolute
 from rushes.errors import ModelError
 from rushes.families.spec import ModelFile
 from rushes.families.table import ARCHITECTURES
+from rushes_service.doctor.host_memory import check_host_memory, in_block, machine_memory
 from rushes_service.doctor.report import Finding, fail, gib, ok, warn
 from rushes_service.models.loading.files.headers import SAFETENSORS, Header, read_header
 from rushes_service.models.loading.files.kinds import check_file_kind, described
@@ -30,10 +31,11 @@ BLOCK_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Part:
-    """One part's weights. `numbers` counts them, `dtypes` says what they are stored in."""
+    """One part's weights. `numbers` counts them, `in_blocks` those in blocks, `dtypes` says what they are stored in."""
 
     name: str
     numbers: int
+    in_blocks: int
     dtypes: tuple[str, ...]
 
     @property
@@ -73,10 +75,13 @@ def check_files(architecture: str, files: Mapping[str, str], model: str | None) 
 def part_of(name: str, headers: Iterable[Header]) -> Part:
     """What some files of one part hold."""
     numbers: Counter[str] = Counter()
+    in_blocks = 0
     for header in headers:
         for key in without_quant_markers(header.entries):
-            numbers[header.entries[key].dtype] += header.entries[key].count
-    return Part(name, sum(numbers.values()), tuple(dtype for dtype, _ in numbers.most_common()))
+            entry = header.entries[key]
+            numbers[entry.dtype] += entry.count
+            in_blocks += entry.count if in_block(key) else 0
+    return Part(name, sum(numbers.values()), in_blocks, tuple(dtype for dtype, _ in numbers.most_common()))
 
 
 def directory_parts(directory: Path) -> dict[str, Part]:
@@ -94,8 +99,9 @@ def directory_parts(directory: Path) -> dict[str, Part]:
 
 
 def needed(architecture: str, parts: Mapping[str, Part]) -> Iterator[Finding]:
-    """What is on the GPU at once, and what helps if that is too much."""
-    transformer = max((part.numbers for name, part in parts.items() if name.startswith("transformer")), default=0)
+    """What is on the GPU at once, what helps if that is too much, and what the worker needs of the machine."""
+    transformers = [part for name, part in parts.items() if name.startswith("transformer")]
+    transformer = max(part.numbers for part in transformers)
     decoder = parts[DECODER].numbers * decoder_bytes(architecture) if DECODER in parts else 0
     rows = {
         "as trained (bfloat16)": 2 * transformer,
@@ -110,6 +116,12 @@ def needed(architecture: str, parts: Mapping[str, Part]) -> Iterator[Finding]:
         largest = max(encoders.values(), key=lambda part: part.numbers)
         found = f"{gib(2 * largest.numbers)} for {largest.name}, only while a new prompt is encoded, then cached"
         yield ok("memory to encode", found)
+    yield check_host_memory(
+        transformer,
+        max(part.in_blocks for part in transformers),
+        experts=len(transformers) > 1,
+        machine=machine_memory(),
+    )
 
 
 def decoder_bytes(architecture: str) -> int:
