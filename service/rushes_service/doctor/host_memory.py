@@ -43,8 +43,8 @@ def check_host_memory(transformer: int, blocks: int, *, experts: bool, machine: 
     }
     each = "; ".join(f"{gib(need)} {name}" for name, need in needs.items())
     why = (
-        f"{gib(copies)} of it is a pinned copy of the weights that LoRAs change, which lies here unless the GPU has twice"
-        " that unused; --offload keeps the blocks here, too"
+        f"{gib(copies)} of it is a pinned copy of the weights that LoRAs change, which lies here unless the GPU has"
+        " twice that unused; --offload keeps the blocks here, too"
     )
     both = ", and nearly twice with both experts" if experts else ""
     found = f"about {each}{both} ({why})"
