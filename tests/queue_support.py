@@ -17,7 +17,7 @@ def make_job(
     *,
     run: str = "run",
     model: ModelSpec = MODEL,
-    output_dir: Path | str = "/nowhere",
+    output_dir: Path | str = "/dev/null/nowhere",
     checkpoint: Checkpoint | None = None,
     step: int = 0,
     index: int = 0,

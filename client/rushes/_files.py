@@ -32,6 +32,16 @@ def replacing(target: Path, *, ending: str = ".tmp") -> Generator[Path]:
             private.unlink()
 
 
+def make_output_directory(path: str) -> None:
+    """Make an output directory, if it is one of this machine and can be made; a worker makes only what lies in it.
+
+    Where it cannot, the directory may still be there for the worker, which says so if it is not.
+    """
+    if Path(path).is_absolute():  # neither a URL nor a path of another system
+        with contextlib.suppress(OSError, ValueError):
+            Path(path).mkdir(parents=True, exist_ok=True)
+
+
 def write_whole(target: Path, content: str | bytes) -> None:
     """Write a file, text as UTF-8; makes its directory.
 

@@ -20,5 +20,24 @@ def expanded(path: str | Path) -> Path:
 
 
 def absolute(path: str | Path) -> Path:
-    """Absolute form of a path, its `~` followed."""
-    return expanded(path).absolute()
+    """Absolute form of a path, its `~` followed and its `..` taken out; links are kept where no `..` follows one.
+
+    A path is read on machines and in containers that may not have the directories that a `..` leaves again.
+    """
+    return without_parents(expanded(path).absolute())
+
+
+def without_parents(path: Path) -> Path:
+    """The same file under a path without `..`, of an absolute path.
+
+    `a/link/../b` lies beside what the link points to, not in `a`: what stands before such a `..` is resolved.
+    """
+    whole = Path(path.anchor)
+    for part in path.parts[1:]:
+        if part != "..":
+            whole /= part
+        elif os.path.islink(whole):  # noqa: PTH114 - never raises
+            whole = Path(os.path.realpath(whole)).parent
+        else:
+            whole = whole.parent
+    return whole

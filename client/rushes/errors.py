@@ -16,6 +16,7 @@
     ├── SampleError                the sample was tried and did not work
     │   ├── NonFiniteLatents       NaN or infinity while denoising
     │   ├── OutputError            the media file could not be written (retried)
+    │   │   └── OutputRefused          its directory is not there, or may not be written (not retried)
     │   └── OutOfMemory            the device has too little memory (retried)
     ├── SampleStopped              the sample was ended from outside
     │   ├── SampleCancelled        a user cancelled it
@@ -162,6 +163,12 @@ class OutputError(SampleError):
 
     code = "output"
     retryable = True
+
+
+class OutputRefused(OutputError):
+    """The output directory is not there (not mounted, say) or may not be written. Another attempt changes nothing."""
+
+    retryable = False
 
 
 class OutOfMemory(SampleError):

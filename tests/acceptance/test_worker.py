@@ -222,6 +222,22 @@ def test_each_bad_input_fails_its_own_sample_and_the_worker_goes_on(
     assert len(files(tmp_path)) == 2
 
 
+def test_a_sample_whose_directory_is_not_here_fails_before_it_is_computed(
+    client: Client, pool: Workers, tmp_path: Path, model: ModelSpec
+) -> None:
+    [job_id] = client.submit([sample_job(tmp_path, model)])
+    (tmp_path / "out").rmdir()  # made by the client, and not mounted where the worker runs
+    assert pool.start("--dry-run", "--until-empty").wait(START_S) == 0
+    record = client.get(job_id)
+    assert record.state is JobState.FAILED
+    assert record.attempt == 0
+    assert record.result and record.result.error
+    assert record.result.error.code == "output"
+    assert f"{tmp_path / 'out'} is not there" in record.result.error.message
+    assert "--map" in record.result.error.message
+    assert not (tmp_path / "out").exists()
+
+
 def truncated(tmp_path: Path, whole: Path) -> Checkpoint:
     path = tmp_path / "truncated.safetensors"
     path.write_bytes(whole.read_bytes()[:-100])

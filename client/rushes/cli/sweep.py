@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.seeds <= MAX_VALUES:
         raise ConfigError(f"--seeds {args.seeds}: 1 to {MAX_VALUES}")
     checkpoint = checkpoint_at(args.checkpoint)
-    client = Client(args.rushes_url)
+    client = Client(args.rushes_url, make_directories=False)
     if args.architecture:
         base, prompts, step = from_flags(args)
     else:

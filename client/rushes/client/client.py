@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rushes._files import make_output_directory
 from rushes.checkpoints.snapshots import release
 from rushes.checkpoints.staging import stage
 from rushes.errors import InputError, JobNotFound, WaitTimeout
@@ -40,12 +41,15 @@ class Client:
 
     Args:
         url: Redis URL; else `RUSHES_REDIS_URL`, else a server on this machine.
+        make_directories: whether `submit` makes output directories that are not there. Not for a process that submits
+            in another's stead, and does not know whether what it would make is what the submitter means.
 
     Every method raises `QueueUnavailable` when Redis cannot be reached.
     """
 
-    def __init__(self, url: str | None = None, *, retries: int = 2) -> None:
+    def __init__(self, url: str | None = None, *, retries: int = 2, make_directories: bool = True) -> None:
         self.url = url
+        self._make_directories = make_directories
         self.redis = connect(url, retries=retries)
         self._submit = self.redis.register_script(script("submit"))
         self._cancel = self.redis.register_script(script("cancel"))
@@ -60,7 +64,12 @@ class Client:
             self.redis.ping()
 
     def submit(self, jobs: Sequence[SampleJob]) -> list[str]:
-        """Queue samples; returns their ids. One that is queued, running or done already is left as it is."""
+        """Queue samples; returns their ids. One that is queued, running or done already is left as it is.
+
+        Output directories that are not there are made: workers make only what lies in them.
+        """
+        for directory in {job.output_dir for job in jobs if self._make_directories}:
+            make_output_directory(directory)
         self.hand_over(Submission(jobs))
         return [job.id for job in jobs]
 

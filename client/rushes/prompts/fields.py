@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rushes._paths import absolute
 from rushes.errors import PromptError
 from rushes.families.prompt_options import OPTION_OF_FIELD, PATH_FIELDS
 from rushes.prompts.options import field_meant
@@ -106,7 +107,7 @@ def located(value: Any, base: Path | None) -> Any:
     path = os.path.expanduser(path)  # noqa: PTH111
     candidates = [os.path.join(root, path) for root in ([str(base)] if base else []) + [""]]  # noqa: PTH118
     existing = next((there for there in candidates if os.path.exists(there)), candidates[0])  # noqa: PTH110
-    return str(Path(existing).absolute())
+    return str(absolute(existing))
 
 
 def unquoted(path: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from rushes._files import make_output_directory
 from rushes._paths import SNAPSHOT_DIR
 from rushes.checkpoints.file_names import expert_in_name
 from rushes.checkpoints.weights import OpenWeights, SecuredCallback
@@ -52,6 +53,7 @@ class SubmissionBuilder:
             secured: as for `OpenWeights.keep`.
             expert: the transformer of Wan2.2 that the weights are for; else what the file's name says.
         """
+        make_output_directory(self.run.output_dir)  # workers make only what lies in it
         checkpoint, reason = self._keep(weights, secured)
         if checkpoint is not None and isinstance(weights, OpenWeights) and not weights.pair:
             named = expert_in_name(weights.path, short=two_experts(self.run.model))

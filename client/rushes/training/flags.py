@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
@@ -144,7 +143,7 @@ def located(value: Any) -> Any:
         return value
     text = str(cast("object", value))
     path = os.path.expanduser(text)  # noqa: PTH111 - a Path raises for `~nobody`
-    return str(Path(path).absolute()) if os.path.exists(path) else text  # noqa: PTH110
+    return str(absolute(path)) if os.path.exists(path) else text  # noqa: PTH110
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

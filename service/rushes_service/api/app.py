@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     check_exposure(settings)
     if not settings.roots:
         raise ConfigError("RUSHES_ROOTS is empty: name at least one directory that requests may use")
-    client = Client(settings.redis_url)
+    client = Client(settings.redis_url, make_directories=False)
     thumbnails = Thumbnails(settings.cache_dir / THUMBNAIL_DIR)
     staged = StagedFiles(settings.cache_dir, settings.staged_bytes)
     context = Context(

@@ -17,6 +17,7 @@ from rushes.errors import OutputError
 from rushes_service.media.ffmpeg import Encoder, finalise
 from rushes_service.media.health import Health
 from rushes_service.media.naming import MEDIA_TYPES, MediaType
+from rushes_service.media.output import output_errors
 from rushes_service.media.receipts import png_info, receipt_path, to_text
 from rushes_service.media.temporary import clear, private_prefix
 
@@ -64,7 +65,7 @@ def write_media(
         Exception: whatever `frames`, `receipt` or `guard` raise.
     """
     with output_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(exist_ok=True)  # never its parents: see `prepare_output`
         clear(target.parent, job_id)
     health = Health()
     # Cached: the same beside the file as inside it.
@@ -125,15 +126,3 @@ def checked_frames(frames: Frames, expected: int, target: Path) -> Generator[np.
         yield frame
     if count < expected:
         raise OutputError(f"{target.name}: {expected} frames were to be made, but {count} came")
-
-
-@contextlib.contextmanager
-def output_errors(target: Path) -> Iterator[None]:
-    """Turn errors of the file system into `OutputError`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"{target} cannot be written: {reason}. Is the disk full, and may this user write to {target.parent}?"
-        ) from error

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from rushes.errors import (
     LeaseLost,
@@ -19,6 +20,7 @@ from rushes.errors import (
     WorkerUnfit,
 )
 from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
+from rushes_service.media.output import prepare_output
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
 from rushes_service.storage.path_map import PathMap
@@ -104,6 +106,7 @@ class Attempt:
             retry = StoreRetry(self._lease, self._context.settings.staging_patience_s)
             workspace = open_workspace(self.job, self._context.paths, self._context.staged, retry)
             self._workspace = self._holding.enter_context(workspace)
+            prepare_output(Path(self._workspace.job.output_dir), self.job.output_dir)
             self._denoised = self._context.engine.denoise(self._workspace.job, self._lease)
         except Exception as error:  # noqa: BLE001  # _outcome_of tells the kinds apart
             self._holding.close()

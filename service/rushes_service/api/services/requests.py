@@ -7,6 +7,7 @@ import os
 import random
 from functools import lru_cache
 
+from rushes._files import make_output_directory
 from rushes.checkpoints.adapters import adapter_files, checkpoint_header
 from rushes.errors import CheckpointError
 from rushes.families.prompt_options import PATH_FIELDS
@@ -113,7 +114,11 @@ def model_of(request: RunFields, roots: Roots) -> ModelSpec:
 
 def output_dir_of(request: RunFields, roots: Roots) -> str:
     """Where the file goes: below the roots, which the worker shares with us."""
-    return str(roots.first) if request.output_dir is None else roots.resolve(request.output_dir, "output_dir")
+    if request.output_dir is None:
+        return str(roots.first)
+    directory = roots.resolve(request.output_dir, "output_dir")
+    make_output_directory(directory)
+    return directory
 
 
 def prompt_of(asked: Prompt | str, strength: float | None, roots: Roots) -> Prompt:
