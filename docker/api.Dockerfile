@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # The REST API and the gallery. No PyTorch, no GPU.
 FROM python:3.11-slim-bookworm
 
@@ -12,10 +11,18 @@ RUN useradd --uid 1000 --create-home rushes \
     && chmod 1777 /home/rushes
 
 WORKDIR /app
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+# The dependencies in a layer of their own, rebuilt when pyproject.toml or constraints.txt changes.
+COPY pyproject.toml constraints.txt ./
+RUN mkdir -p client/rushes service/rushes_service \
+    && touch README.md LICENSE client/rushes/__init__.py service/rushes_service/__init__.py \
+    && pip install --constraint constraints.txt '.[api,s3]' hatchling \
+    && pip uninstall --yes rushes
+
+COPY README.md LICENSE ./
 COPY client client
 COPY service service
-RUN pip install --constraint constraints.txt '.[api,s3]'
+# Offline: what builds it was installed above.
+RUN pip install --no-deps --no-build-isolation .
 
 USER 1000:1000
 EXPOSE 8720

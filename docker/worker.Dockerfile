@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # A worker: one GPU, one process. PyTorch's wheels bring CUDA along, so the base needs none;
 # the host needs an NVIDIA driver and the NVIDIA Container Toolkit.
 FROM python:3.11-slim-bookworm
@@ -17,17 +16,18 @@ RUN useradd --uid 1000 --create-home rushes \
     && chmod 1777 /home/rushes
 
 WORKDIR /app
-# The dependencies (gigabytes) in a layer of their own, rebuilt only when their versions change.
+# The dependencies (gigabytes) in a layer of their own, rebuilt when pyproject.toml or constraints.txt changes.
 COPY pyproject.toml constraints.txt ./
 RUN mkdir -p client/rushes service/rushes_service \
     && touch README.md LICENSE client/rushes/__init__.py service/rushes_service/__init__.py \
-    && pip install --constraint constraints.txt '.[service,s3]' \
+    && pip install --constraint constraints.txt '.[service,s3]' hatchling \
     && pip uninstall --yes rushes
 
 COPY README.md LICENSE ./
 COPY client client
 COPY service service
-RUN pip install --no-deps .
+# Offline: what builds it was installed above.
+RUN pip install --no-deps --no-build-isolation .
 
 USER 1000:1000
 ENTRYPOINT ["rushes"]

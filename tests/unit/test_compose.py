@@ -64,7 +64,8 @@ def test_the_file_follows_the_compose_specification() -> None:
 
 
 def test_named_volumes_are_declared_and_used() -> None:
-    named = {volume.split(":")[0] for service in services().values() for volume in service.get("volumes", ())}
+    volumes = [volume for service in services().values() for volume in service.get("volumes", ())]
+    named = {volume.split(":")[0] for volume in volumes if isinstance(volume, str)}
     assert {name for name in named if not name.startswith("/")} == set(compose()["volumes"])
 
 
@@ -134,17 +135,58 @@ def test_our_services_run_confined_wait_for_redis_and_come_back(name: str) -> No
     assert (ROOT / service["build"]["dockerfile"]).is_file()
 
 
+def binds(name: str) -> list[dict[str, Any]]:
+    """The directories of the host that a service sees."""
+    return [volume for volume in services()[name]["volumes"] if isinstance(volume, dict)]
+
+
 @pytest.mark.parametrize("name", ["api", *WORKERS])
 def test_files_have_the_same_path_inside_and_outside(name: str) -> None:
-    mounts = [volume.split(":") for volume in services()[name]["volumes"] if volume.startswith("/")]
-    assert {source for source, _, *_ in mounts} == {"/data/train", "/data/models"}
-    assert all(source == target for source, target, *_ in mounts)
+    assert {bind["source"] for bind in binds(name)} == {"/data/train", "/data/models"}
+    assert all(bind["source"] == bind["target"] for bind in binds(name))
 
 
 @pytest.mark.parametrize("name", ["api", *WORKERS])
 def test_who_writes_below_the_training_directory_may(name: str) -> None:
-    mounts = dict(volume.split(":")[::2] for volume in services()[name]["volumes"] if volume.count(":") == 2)
-    assert mounts == {"/data/models": "ro"}  # workers write samples, the API keeps uploads
+    # Workers write samples, the API keeps uploads.
+    assert [bind["source"] for bind in binds(name) if bind.get("read_only")] == ["/data/models"]
+
+
+@pytest.mark.parametrize("name", ["api", *WORKERS])
+def test_a_mistyped_directory_is_an_error_and_not_made_as_root(name: str) -> None:
+    short = [volume for volume in services()[name]["volumes"] if isinstance(volume, str)]
+    assert not [volume for volume in short if volume.startswith(("/", ".", "~"))]
+    assert all(bind["bind"] == {"create_host_path": False} for bind in binds(name))
+
+
+def test_no_two_services_build_an_image_of_one_name() -> None:
+    names = [service.get("image", name) for name, service in services().items() if "build" in service]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", ["redis", "api", *WORKERS])
+def test_the_logs_of_a_service_have_a_limit(name: str) -> None:
+    assert services()[name]["logging"]["options"].keys() == {"max-size", "max-file"}
+
+
+@pytest.mark.parametrize("name", ["api", *WORKERS])
+def test_a_file_beside_the_compose_file_sets_what_it_does_not(name: str) -> None:
+    assert services()[name]["env_file"] == [{"path": "rushes.env", "required": False}]
+    assert "rushes.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_the_doctor_of_a_worker_looks_at_a_directory_that_it_may_write(name: str) -> None:
+    assert services()[name]["working_dir"] == "/data/train"
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_a_build_needs_no_frontend_from_a_hub_and_keeps_the_dependencies_apart(dockerfile: Path) -> None:
+    text = dockerfile.read_text()
+    assert "syntax=" not in text
+    dependencies, source = text.index("--constraint constraints.txt"), text.index("COPY service service")
+    assert dependencies < source
+    assert "pip install --no-deps --no-build-isolation ." in text[source:]
 
 
 def test_a_worker_is_given_its_grace_before_it_is_killed() -> None:
