@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rushes_service.models.flux2",
         "rushes_service.models.qwen",
         "rushes_service.models.zimage",
+        "rushes_service.models.krea2",
     ),
     ("rushes_service.models.framepack", "rushes_service.models.wan22"),  # HunyuanVideo and Wan with other transformers
     ("rushes_service.models",),

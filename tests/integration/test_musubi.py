@@ -86,6 +86,7 @@ def test_a_wrong_prompt_file_or_an_unserved_family_stops_before_training(redis_u
         ("qi", {"model_version": "original"}, "qwen-image"),
         ("qie", {"model_version": "edit-2511"}, "qwen-image-edit"),
         ("zi", {}, "z-image"),
+        ("kr2", {}, "krea2"),
         ("f2d", {"model_version": "dev"}, "flux2-dev"),
         ("f2k4b", {"model_version": "klein-4b"}, "flux2-klein"),
         ("f2k9b", {"model_version": "klein-base-9b"}, "flux2-klein"),
@@ -205,6 +206,17 @@ def test_a_version_that_lacks_a_name_is_told_apart(monkeypatch: pytest.MonkeyPat
     absent = MUSUBI_TUNER.__class__(**{**vars(MUSUBI_TUNER), "module": "musubi_nowhere"})
     with pytest.raises(ConfigError, match="environment that you train in"):
         absent.base_class()
+
+
+def test_turbos_weights_stand_in_for_those_that_are_trained(tmp_path: Path) -> None:
+    turbo = tmp_path / "turbo.safetensors"
+    turbo.touch()
+    args = arguments(tmp_path, "", dit="raw.safetensors", turbo_dit=str(turbo))
+    model = model_from_args(vars(args), family_of("kr2", args), None)
+    assert (model.dit, model.model_version) == (str(turbo), "turbo")
+    args.turbo_dit = None
+    model = model_from_args(vars(args), family_of("kr2", args), None)
+    assert (model.dit, model.model_version) == ("raw.safetensors", None)
 
 
 @pytest.mark.parametrize(("version", "said"), [("klein-9b", "klein-9b"), ("klein-base-4b", None)])

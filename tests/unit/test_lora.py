@@ -221,7 +221,7 @@ FOREIGN = {
     "flux1": "lora_unet_double_blocks_0_img_mod_lin",
     "hunyuan-video": "lora_unet_double_blocks_0_img_mod_linear",
     "flux1 or flux2 or hunyuan-video": "lora_unet_double_blocks_0_img_attn_qkv",
-    "framepack or qwen-image": "lora_unet_transformer_blocks_0_attn_to_q",
+    "framepack or qwen-image or krea2": "lora_unet_transformer_blocks_0_attn_to_q",
 }
 
 

@@ -186,6 +186,11 @@ KEYS = {
     "framepack": ["lora_unet_single_transformer_blocks_0_proj_mlp"],
     "ltx-video or cogvideox": ["transformer.transformer_blocks.0.attn1.to_q"],
     "stable-diffusion": ["lora_unet_down_blocks_0_attentions_0_proj_in"],
+    "krea2": [
+        "lora_unet_blocks_27_attn_wq",
+        "diffusion_model.txtfusion.projector",
+        "transformer.transformer_blocks.27.attn.to_q",
+    ],
     "qwen-image": ["transformer.transformer_blocks.0.img_mlp.net.2"],
 }
 

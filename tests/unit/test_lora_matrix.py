@@ -25,6 +25,7 @@ SYSTEMS = {
     "flux2": ("flux2",),
     "qwen-image": ("qwen-image",),
     "z-image": ("z-image",),
+    "krea2": ("krea2",),
 }
 """What messages call families with one transformer between them, and how their names begin."""
 

@@ -25,6 +25,7 @@ CFG_RULES: dict[CfgRule, str] = {
     "above_one": "with --l above 1",
     "by_guidance": "always, at the scale of --g",
     "with_negative": "with both --n and --l other than 1",
+    "with_negative_above_one": "with both --n and --l above 1",
     "with_scale": "with --l other than 1",
     "never": "never",
 }
@@ -63,6 +64,7 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
         "defaults": {**defaults, "cfg_scale": spec.cfg_scale, "negative_prompt": negative},
         "classifier_free_guidance": CFG_RULES[spec.cfg],
         "size_multiple": spec.size_multiple,
+        "sizes_rounded_up": spec.size_floor is not None,
         "frame_stride": None if spec.image_only else resolved.frame_count - 1 if spec.sections else spec.frame_stride,
         "versions": list(spec.versions),
         "fps": None if spec.image_only else spec.fps,
@@ -99,7 +101,7 @@ def as_text(family: dict[str, Any]) -> str:
         "takes": " ".join(family["uses"]),
         "ignores": " ".join(family["ignores"]),
         "defaults": f"--w {given['width']}  --h {given['height']}{frames}  {'  '.join(numbers)}",
-        "sizes": f"multiples of {family['size_multiple']} pixels{frame_rule(family)}",
+        "sizes": f"multiples of {family['size_multiple']} pixels{rounding(family)}{frame_rule(family)}",
         "guidance": f"classifier-free: {family['classifier_free_guidance']}",
         "versions": f"--model_version {' '.join(family['versions'])}" if len(family["versions"]) > 1 else "",
         "model": family["hub_id"],
@@ -108,6 +110,11 @@ def as_text(family: dict[str, Any]) -> str:
     head = family["name"] + ("" if family["sampled"] else "  (not sampled yet)")
     lines = [f"    {label:9s} {text}" for label, text in rows.items() if text]
     return "\n".join([f"{head}  {family['title']}", *lines])
+
+
+def rounding(family: dict[str, Any]) -> str:
+    """Which way other sizes are rounded, if it is not down."""
+    return " (others are rounded up)" if family["sizes_rounded_up"] else ""
 
 
 def frame_rule(family: dict[str, Any]) -> str:

@@ -68,8 +68,8 @@ def resolve(
         for field in OPTION_OF_FIELD
         if field in spec.ignores and getattr(prompt, field) not in (None, ())
     ]
-    width = floor_size(prompt.width or DEFAULT_SIZE, "--w", spec, warnings)
-    height = floor_size(prompt.height or DEFAULT_SIZE, "--h", spec, warnings)
+    width = round_size(prompt.width or DEFAULT_SIZE, "--w", spec, warnings)
+    height = round_size(prompt.height or DEFAULT_SIZE, "--h", spec, warnings)
     frames = count_frames(prompt.frame_count, spec, model, warnings)
     cfg_scale, negative = classifier_free_guidance(prompt, spec)
     if negative is None and prompt.negative_prompt and "negative_prompt" not in spec.ignores:
@@ -147,14 +147,16 @@ def high_noise_cfg_scale(prompt: Prompt, spec: ArchitectureSpec, model: ModelSpe
     return default(prompt.cfg_scale, spec.high_noise_cfg_scale)
 
 
-def floor_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[str]) -> int:
-    """`asked` pixels floored to the family's multiple; a change is noted in `warnings`."""
-    size = asked // spec.size_multiple * spec.size_multiple
+def round_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[str]) -> int:
+    """`asked` pixels rounded to the family's multiple; a change is noted in `warnings`."""
+    least = spec.size_floor or spec.size_multiple
+    size = -(-(asked // least * least) // spec.size_multiple) * spec.size_multiple
     if size == 0:
-        raise PromptError(f"{option} {asked} is too small: {spec.name} needs at least {spec.size_multiple} pixels")
+        raise PromptError(f"{option} {asked} is too small: {spec.name} needs at least {least} pixels")
     if size != asked:
+        way = "up" if size > asked else "down"
         warnings.append(
-            f"{option} {asked} rounded down to {size} ({spec.name} needs multiples of {spec.size_multiple})"
+            f"{option} {asked} rounded {way} to {size} ({spec.name} needs multiples of {spec.size_multiple})"
         )
     return size
 
@@ -200,7 +202,7 @@ def classifier_free_guidance(prompt: Prompt, spec: ArchitectureSpec) -> tuple[fl
         negative = spec.negative_prompt or "" if negative is None else negative
     elif spec.cfg == "with_scale":
         negative = negative or ""
-    off = scale <= 1.0 if spec.cfg == "above_one" else scale == 1.0
+    off = scale <= 1.0 if spec.cfg in ("above_one", "with_negative_above_one") else scale == 1.0
     if off or negative is None or spec.cfg == "never":
         return 1.0, None
     return scale, negative

@@ -1,4 +1,7 @@
-"""Qwen-Image's families. Defaults are those of musubi-tuner 0.3.4's qwen_image_train_network.py."""
+"""Qwen-Image's families, and Krea 2, which has its VAE and its words around a prompt.
+
+Defaults are those of musubi-tuner 0.3.4's qwen_image_train_network.py and krea2_train_network.py.
+"""
 
 from __future__ import annotations
 
@@ -40,4 +43,27 @@ QWEN_IMAGE_EDIT = replace(
     files=(*QWEN_FILES[:-1], ModelFile("tokenizer1", "processor")),
 )
 
-FAMILIES = (QWEN_IMAGE, QWEN_IMAGE_EDIT)
+KREA2 = ArchitectureSpec(
+    name="krea2",
+    title="Krea 2, pictures from words",
+    hub_id="krea/Krea-2-Raw",
+    size_multiple=16,
+    size_floor=8,
+    frame_stride=1,
+    fps=1,
+    cfg="with_negative_above_one",
+    cfg_scale=5.5,
+    flow_shift=None,
+    image_only=True,
+    versions=("raw", "turbo"),
+    stand_ins=(("turbo_dit", "dit", "turbo"),),
+    sampled=True,
+    files=(
+        ModelFile("dit", "transformer", ("krea2-transformer",)),
+        QWEN_FILES[1],
+        ModelFile("text_encoder", "text_encoder", ("qwen3-vl",)),
+        QWEN_FILES[3],
+    ),
+)
+
+FAMILIES = (QWEN_IMAGE, QWEN_IMAGE_EDIT, KREA2)

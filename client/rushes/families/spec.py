@@ -16,10 +16,12 @@ DEFAULT_STEPS = 20
 DEFAULT_FLOW_SHIFT = 14.5
 """The reference sampler's shift for every family, whatever the model was published with."""
 
-CfgRule = Literal["unless_one", "above_one", "by_guidance", "with_negative", "with_scale", "never"]
+CfgRule = Literal[
+    "unless_one", "above_one", "by_guidance", "with_negative", "with_negative_above_one", "with_scale", "never"
+]
 """When classifier-free guidance runs: always unless `--l 1`; with `--l` above 1; always, at the
-scale that `--g` gives; only with both `--n` and `--l` other
-than 1; with `--l` other than 1, the negative prompt being empty unless given; not at all."""
+scale that `--g` gives; only with both `--n` and `--l` other than 1; only with both `--n` and `--l` above 1; with
+`--l` other than 1, the negative prompt being empty unless given; not at all."""
 
 IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", "control_image_path", "one_frame"})
 
@@ -41,8 +43,8 @@ class ModelFile:
 class ArchitectureSpec:
     """One model family.
 
-    Sizes are floored to `size_multiple` pixels and frame counts to `frame_stride * k + 1`. `fps` is the rate the
-    model was trained at. `uses` and `requires` name fields of `Prompt` beyond those every family has.
+    Sizes are floored to `size_multiple` pixels (see `size_floor`) and frame counts to `frame_stride * k + 1`. `fps` is
+    the rate the model was trained at. `uses` and `requires` name fields of `Prompt` beyond those every family has.
     """
 
     name: str
@@ -82,6 +84,9 @@ class ArchitectureSpec:
     dynamic_shift: bool = False
     """Without a flow shift the schedule grows with the picture; prompts ask for it with `dynamic_shift`."""
 
+    size_floor: int | None = None
+    """Sizes are floored to this, then rounded up to `size_multiple`; None floors them to `size_multiple`."""
+
     versions: tuple[str, ...] = ()
     """What `--model_version` may be; without it, the first."""
 
@@ -90,6 +95,10 @@ class ArchitectureSpec:
 
     variants: tuple[tuple[str, str], ...] = ()
     """Trainers' flags that turn this family into another: (flag, name of the other)."""
+
+    stand_ins: tuple[tuple[str, str, str], ...] = ()
+    """Trainers' flags that give what is sampled instead of what is trained: (flag, the flag that it stands in for,
+    version that the model then is)."""
 
     sampled: bool = False
     """False while the service has no sampler for it: such a job is refused when it is made."""

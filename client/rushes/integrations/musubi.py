@@ -58,6 +58,7 @@ FAMILIES: Mapping[str, Callable[[argparse.Namespace], str | None]] = {
     "qi": lambda _args: "qwen-image",
     "qie": lambda _args: "qwen-image-edit",  # which one is said by `--model_version`, as for FLUX.2
     "zi": lambda _args: "z-image",
+    "kr2": lambda _args: "krea2",  # `--turbo_dit` makes it Turbo, see `ArchitectureSpec.stand_ins`
     "f2d": lambda _args: "flux2-dev",
     "f2k4b": lambda _args: "flux2-klein",
     "f2k9b": lambda _args: "flux2-klein",

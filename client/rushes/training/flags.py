@@ -82,9 +82,13 @@ def model_from_args(given: dict[str, Any], architecture: str, model: str | None)
     # A trainer has flags for other families too; a file that this one has no use for is not part of its model.
     flags = [file.flag for file in spec.files] if spec else MODEL_FLAGS
     parts = {flag: located(given[flag]) for flag in (*flags, *MODEL_SWITCHES) if given.get(flag)}
+    version = given.get("model_version")
+    for flag, part, stands_for in spec.stand_ins if spec else ():
+        if given.get(flag):
+            parts[part], version = located(given[flag]), stands_for
     parts |= {flag: located(given[f"rushes_{flag}"]) for flag in SAMPLED_INSTEAD if given.get(f"rushes_{flag}")}
     parts |= {field: given[f"rushes_{field}"] for field in OWN_CHOICES if given.get(f"rushes_{field}")}
-    if spec and (version := given.get("model_version")) and version != next(iter(spec.versions), None):
+    if spec and version and version != next(iter(spec.versions), None):
         parts["model_version"] = version  # the first is what is meant without the flag
     variants = [other for flag, other in spec.variants if given.get(flag)] if spec else []
     return checked(ModelSpec, architecture=next(iter(variants), architecture), model=located(source), **parts)
@@ -167,6 +171,7 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--output_name": {"metavar": "NAME", "help": "begins the name of every file"},
     "--dit": {"metavar": "FILE", "help": "transformer weights"},
     "--dit_high_noise": {"metavar": "FILE", "help": "Wan2.2: weights of the transformer for much noise"},
+    "--turbo_dit": {"metavar": "FILE", "help": "Krea 2: Turbo's weights, sampled instead of those in --dit"},
     "--vae": {"metavar": "FILE", "help": "VAE weights"},
     "--vae_chunk_size": {"metavar": "N", "type": int, "help": "decode in chunks of this size (exact)"},
     "--vae_spatial_tile_sample_min_size": {

@@ -22,7 +22,7 @@ WORKING_BYTES = 3 * 2**30
 """Of a GPU, for what is computed beside the weights (a clip of 480p takes about as much) and for CUDA itself."""
 
 DECODER = "vae"
-FLOAT32_DECODERS = ("wan", "flux", "qwen", "z-image")
+FLOAT32_DECODERS = ("wan", "flux", "qwen", "z-image", "krea2")
 """Beginnings of families whose VAE computes in float32; the others' does in float16."""
 
 BLOCK_SHARE = 0.1

@@ -23,6 +23,7 @@ ROOMS = (
     "flux",
     "qwen",
     "zimage",
+    "krea2",
     "vae",
     "llm",
     "encoders",

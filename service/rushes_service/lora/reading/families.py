@@ -20,9 +20,10 @@ from rushes_service.lora.reading.keys import REMEMBERED, split
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLUX, HUNYUAN, FRAMEPACK, WAN = "flux1", "hunyuan-video", "framepack", "wan"
-QWEN, Z_IMAGE, FLUX2 = "qwen-image", "z-image", "flux2"
+QWEN, Z_IMAGE, FLUX2, KREA2 = "qwen-image", "z-image", "flux2", "krea2"
 
 STATED: tuple[tuple[str, str], ...] = (
+    (r"krea[-_ ]?2", KREA2),
     (r"skyreels[-_ ]?v?1", HUNYUAN),
     (r"frame[-_ ]?pack", FRAMEPACK),
     (r"hunyuan[-_ ]?video[-_ ]?v?1[-_. ]?5", "hunyuan-video-1.5"),
@@ -49,6 +50,11 @@ CONFIG_ENTRY = "base_model_name_or_path"
 
 SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)[._]", ("stable-diffusion",)),
+    (r"txtfusion|text_fusion|transformer_blocks[._]\d+[._](attn[._]to_gate|ff[._](gate|up|down)(?![a-z_]))", (KREA2,)),
+    (
+        r"(^|[._])(?<!single_)(?<!double_)blocks[._]\d+[._](attn[._](w[qkvo]|gate)|mlp[._](gate|up|down))(?![a-z])",
+        (KREA2,),
+    ),
     (r"(^|[._])(?<!single_)(?<!double_)(?<!refiner[._])blocks[._]\d+[._](self_attn|cross_attn|ffn|modulation)", (WAN,)),
     (r"(^|\.)blocks\.\d+\.(attn[12]|ffn)", (WAN,)),
     (r"individual_token_refiner|(img|txt)_mod[._]linear|(img|txt)_mlp[._]fc[12]|modulation[._]linear", (HUNYUAN,)),
@@ -59,17 +65,17 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(double|single)_blocks[._]\d+", (FLUX, FLUX2, HUNYUAN)),  # ComfyUI has FLUX's inner names for both
     (r"clean_x_embedder|image_projection", (FRAMEPACK,)),
     (r"transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)", (QWEN,)),
-    (r"^lora_unet_transformer_blocks_\d+_attn(?!\d)", (FRAMEPACK, QWEN)),
+    (r"^lora_unet_transformer_blocks_\d+_attn(?!\d)", (FRAMEPACK, QWEN, KREA2)),
     (r"^lora_unet_(single_)?transformer_blocks_\d+_(attn|ff|norm|proj)(?!\d)", (FRAMEPACK,)),
     (r"token_refiner", (HUNYUAN, FRAMEPACK)),
     (r"transformer_blocks[._]\d+[._]attn[12]", ("ltx-video", "cogvideox")),
-    (r"(^|[._])transformer_blocks[._]\d+[._]attn[._]", (FLUX, HUNYUAN, FRAMEPACK, QWEN)),
+    (r"(^|[._])transformer_blocks[._]\d+[._]attn[._]", (FLUX, HUNYUAN, FRAMEPACK, QWEN, KREA2)),
     (r"(^|[._])(single_)?transformer_blocks[._]\d+[._]", (FLUX, HUNYUAN, FRAMEPACK)),
     (r"(^|[._])(layers|(noise|context)_refiner)[._]\d+[._](attention|feed_forward)", (Z_IMAGE,)),
 )
 """What gives a family away in a key. The first sign that is found counts; several families share some names."""
 
-DEPTHS = {FLUX: (19, 38), HUNYUAN: (20, 40), FRAMEPACK: (20, 40), QWEN: (60, 0), FLUX2: (8, 48)}
+DEPTHS = {FLUX: (19, 38), HUNYUAN: (20, 40), FRAMEPACK: (20, 40), QWEN: (60, 0), FLUX2: (8, 48), KREA2: (28, 0)}
 """Double and single blocks of the released models: FLUX and HunyuanVideo share names and widths, but not depth."""
 
 DOUBLE = re.compile(r"(?:double_blocks|(?<!single_)transformer_blocks)[._](\d+)[._]")

@@ -47,6 +47,32 @@ def qwen_vl_rule(_config: Mapping[str, Any]) -> Rule:
     return substituted(((r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual.")))
 
 
+def qwen3_vl_config(s: Shapes, base: Mapping[str, Any]) -> Config:
+    """Qwen3-VL in Qwen's, ComfyUI's or its own names.
+
+    Raises:
+        ModelError: its width is none that was published.
+    """
+    prefixes = ("model.language_model.", "language_model.", "model.")
+    prefix = next((prefix for prefix in prefixes if s.has(f"{prefix}embed_tokens.weight")), prefixes[0])
+    text, eyes = base["text_config"], base["vision_config"]
+    found = decoder_config(s, text, prefix)
+    if found["hidden_size"] != text["hidden_size"]:
+        raise ModelError(unpublished(s.path, "hidden_size", found["hidden_size"]))
+    depth = s.count(r"(?:model\.)?visual\.blocks\.(\d+)\.")
+    return {"text_config": {**text, **found}, "vision_config": {**eyes, "depth": depth}}
+
+
+def qwen3_vl_rule(_config: Mapping[str, Any]) -> Rule:
+    """Qwen3-VL as published."""
+    return substituted(((r"^(language_model|visual)\.", r"model.\1."),))
+
+
+def qwen3_vl_comfyui_rule(_config: Mapping[str, Any]) -> Rule:
+    """Qwen3-VL in ComfyUI: `model.layers` and `visual`."""
+    return substituted(((r"^language_model\.", "model."),))
+
+
 def mistral_config(s: Shapes, base: Mapping[str, Any]) -> Config:
     """Mistral Small with its eyes, as published in shards.
 
@@ -75,6 +101,13 @@ def mistral_rule(_config: Mapping[str, Any]) -> Rule:
 BUILD_PLANS = (
     BuildPlan("Mistral3ForConditionalGeneration", mistral_config, mistral_rule),
     BuildPlan("Qwen2_5_VLForConditionalGeneration", qwen_vl_config, qwen_vl_rule),
+    BuildPlan(
+        "Qwen3VLModel",
+        qwen3_vl_config,
+        qwen3_vl_rule,
+        unused=r"lm_head|inv_freq",
+        other_rules=(qwen3_vl_comfyui_rule,),
+    ),
     BuildPlan(
         "Qwen3Model",
         decoder_config,

@@ -18,6 +18,7 @@ ROOM = Room(
             "--text_encoder",
             ("multi_modal_projector.patch_merger.merging_layer.weight",),
         ),
+        FileKind("qwen3-vl", "the language model Qwen3-VL", "--text_encoder", ("visual.pos_embed.weight",)),
         FileKind("qwen3", "the language model Qwen3", "--text_encoder", ("layers.0.self_attn.q_norm.weight",)),
     ),
 )

@@ -19,6 +19,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
 )
 
 TEXT_DIM = 32
@@ -30,6 +32,9 @@ SINGLE_TOKENS = re.compile(rf"({'|'.join(re.escape(word) for word in (*SPECIALS,
 
 MISTRAL_LAYERS, MISTRAL_WIDTH = 31, 16
 """FLUX.2 dev takes hidden state 30 and two before it."""
+
+QWEN3_VL_LAYERS, QWEN3_VL_WIDTH = 36, 16
+"""Krea 2 takes hidden state 35 and eleven before it."""
 
 MISTRAL_SPECIALS = ("<pad>", "</s>", "<s>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[INST]", "[/INST]", "[IMG]")
 
@@ -135,6 +140,46 @@ def qwen3(words: PreTrainedTokenizerFast, layers: int = 3, width: int = TEXT_DIM
         eos_token_id=words.eos_token_id,
     )
     return Qwen3Model(config).eval().requires_grad_(False)
+
+
+def qwen3_vl(words: PreTrainedTokenizerFast) -> Qwen3VLModel:
+    """As many layers of Qwen3-VL as Krea 2 reads, and two of its eyes."""
+    token = words.convert_tokens_to_ids
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": QWEN3_VL_WIDTH,
+        "intermediate_size": QWEN3_VL_WIDTH,
+        "num_hidden_layers": QWEN3_VL_LAYERS,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True,
+        },
+        "bos_token_id": token(PAD),
+        "eos_token_id": token(END),
+    }
+    eyes = {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": QWEN3_VL_WIDTH,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+    }
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config=eyes,
+        image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"),
+    )
+    return Qwen3VLModel(config).eval().requires_grad_(False)
 
 
 def mistral_tokenizer() -> PreTrainedTokenizerFast:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from diffusers import (
-    AutoencoderKLQwenImage,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     QwenImageEditPlusPipeline,
@@ -17,14 +16,8 @@ from diffusers import (
 )
 
 from rushes_service.models.llm.tiny import TEXT_DIM, qwen_tokenizer, qwen_vl
-from rushes_service.models.tiny_parts import (
-    FAINT,
-    VELOCITY_STD,
-    blur,
-    build_once,
-    rescale,
-    stretch_colours,
-)
+from rushes_service.models.tiny_parts import VELOCITY_STD, build_once, rescale
+from rushes_service.models.vae.tiny import qwen_image_vae
 from rushes_service.runtime.compat_transformers import PillowQwenProcessor
 
 RECIPE = 4
@@ -76,7 +69,7 @@ def pipeline(template: type[DiffusionPipeline] = QwenImagePipeline, width: int =
         tokenizer=words,
         text_encoder=qwen_vl(words),
         transformer=transformer(),
-        vae=vae(width=width),
+        vae=qwen_image_vae(width=width),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
     )
 
@@ -106,22 +99,4 @@ def transformer() -> QwenImageTransformer2DModel:
         img_shapes=[[(1, 4, 4)]],
     ).sample
     rescale(model.proj_out, VELOCITY_STD / velocity.std())
-    return model
-
-
-@torch.no_grad()
-def vae(channels: int = 3, width: int = 4) -> AutoencoderKLQwenImage:
-    """Qwen-Image's VAE layout (16 channels, 8 times smaller), `width` channels wide at its finest."""
-    model = AutoencoderKLQwenImage(
-        base_dim=width, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[], input_channels=channels
-    ).eval()
-    model.requires_grad_(False)
-    spatial = [part for part in model.decoder.modules() if isinstance(part, torch.nn.Conv2d)]
-    for layer in (*(part for part in spatial if part.kernel_size == (3, 3)), model.decoder.conv_out):
-        blur(layer)
-    mean = torch.tensor(model.config.latents_mean).view(1, 16, 1, 1, 1)
-    std = torch.tensor(model.config.latents_std).view(1, 16, 1, 1, 1)
-    last = model.decoder.conv_out
-    rescale(last, FAINT)
-    stretch_colours(last, model.decode(torch.randn(1, 16, 1, 16, 16) * std + mean).sample)
     return model

@@ -76,8 +76,13 @@ def spellings(name: str, rule: Rule) -> Iterator[tuple[str, str]]:
 
 
 def fitted(tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor | None:
-    """`tensor` in `shape` if they differ by sizes of one alone (a 1x1 convolution for a linear), else None."""
+    """`tensor` in `shape`, else None.
+
+    It may differ by sizes of one alone (a 1x1 convolution for a linear), or be one row of as many numbers (Krea 2's
+    modulation).
+    """
     if tensor.shape == shape:
         return tensor
-    same = [size for size in tensor.shape if size != 1] == [size for size in shape if size != 1]
+    flat = tensor.ndim == 1
+    same = flat or [size for size in tensor.shape if size != 1] == [size for size in shape if size != 1]
     return tensor.reshape(shape) if same and tensor.numel() == math.prod(shape) else None

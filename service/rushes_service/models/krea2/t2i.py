@@ -1,0 +1,213 @@
+"""Krea 2, Raw and Turbo, through diffusers' `Krea2Pipeline`, with the reference sampler's noise and sequence.
+
+Facts are musubi-tuner 0.3.4's (krea2_train_network.py, krea2/krea2_sampling.py): the shift grows with the picture, or
+is that of 6400 tokens for Turbo, whatever `--fs` says; guidance needs a negative prompt; texts bear no padding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKLQwenImage, Krea2Pipeline, Krea2Transformer2DModel
+from torch import nn
+
+from rushes.families.parameters import SampleParameters
+from rushes.families.qwen import KREA2
+from rushes.families.spec import ArchitectureSpec
+from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes_service.lora.targets import NameTable, name_table, renamed
+from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes_service.models.conditioning import Conditioning, ConditioningCache
+from rushes_service.models.euler import ReferenceEuler, timed_by
+from rushes_service.models.krea2.names import ORIGINAL_NAMES
+from rushes_service.models.llm.qwen3_vl import Krea2Text
+from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.from_files import find_source
+from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.vae.qwen import LATENT_CHANNELS, SPATIAL_RATIO, decode_qwen
+from rushes_service.models.vae.tiles import plan_tiles
+from rushes_service.runtime.devices import name_of
+from rushes_service.runtime.float8 import precision
+
+PATCH = 16
+"""Pixels per side of one token: eight in the VAE, two in the packing."""
+
+TURBO = "turbo"
+TURBO_STEPS = 8
+HUB_IDS = {"raw": "krea/Krea-2-Raw", TURBO: "krea/Krea-2-Turbo"}
+
+
+class Krea2(Architecture):
+    """krea2."""
+
+    spec: ClassVar[ArchitectureSpec] = KREA2
+
+    blocks = ("transformer_blocks",)
+
+    vae_dtype: ClassVar[torch.dtype] = torch.float32
+    """bfloat16, as the reference decodes it, shows in flat areas."""
+
+    def __init__(
+        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
+    ) -> None:
+        super().__init__(model, device, dtype, file_hashes)
+        spec = replace(self.spec, hub_id=HUB_IDS[model.model_version or self.spec.versions[0]])
+        parts = ("transformer", "vae")
+        self.source: Source = find_source(model, spec, ("Krea2Pipeline",), parts, self.file_hashes)
+        self._text_files: str | None = None
+        self._pipe: Any = None
+
+    @property
+    def turbo(self) -> bool:
+        """True for the distilled model: told by `--model_version`, or by the directory that its transformer is of."""
+        told = self.model.dit is None and self.source.index().get("is_distilled")
+        return self.model.model_version == TURBO or bool(told)
+
+    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
+        warnings = []
+        if vae.chunk_size is not None:
+            warnings.append("--vae_chunk_size changes nothing for Krea 2: its pictures have no time to split")
+        if tiles := plan_tiles(vae, parameters.width, parameters.height):
+            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
+        if not self.turbo and not parameters.use_cfg:
+            warnings.append(
+                "sampled without classifier-free guidance; Krea 2 Raw is made for it: "
+                f"add --n and --l {self.spec.cfg_scale:g}"
+            )
+        if self.turbo and (parameters.use_cfg or parameters.sample_steps != TURBO_STEPS):
+            asked = f"--l {parameters.cfg_scale:g} --s {parameters.sample_steps}"
+            warnings.append(f"--l 1 --s {TURBO_STEPS} is how Krea 2 Turbo is meant to be sampled, not {asked}")
+        return tuple(warnings)
+
+    def load(self) -> None:
+        quiet_loading_bars()
+        model = self.source.load("transformer", Krea2Transformer2DModel, self.dtype)
+        coder = self.source.load("vae", AutoencoderKLQwenImage, self.vae_dtype)
+        for part in (model, coder):
+            part.requires_grad_(False).to(self.device).eval()
+        parts = {"transformer": model, "vae": coder, "scheduler": schedule()}
+        self._pipe = Krea2Pipeline(tokenizer=None, text_encoder=None, is_distilled=self.turbo, **parts)
+        self._pipe.set_progress_bar_config(disable=True)
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self._pipe.transformer  # type: ignore[no-any-return]
+
+    @property
+    def vae(self) -> AutoencoderKLQwenImage:
+        """The loaded VAE."""
+        return self._pipe.vae
+
+    def lora_names(self) -> NameTable:
+        return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
+
+    def text_key(self, text: str) -> dict[str, Any]:
+        """Cache key of a text's embedding, see `Krea2Text.encode`."""
+        if self._text_files is None:
+            self._text_files = self.source.fingerprint(Krea2Text.parts)
+        dtype = precision(self.dtype, float8=self.model.fp8_vl)
+        return {"kind": "krea2", "files": self._text_files, "dtype": dtype, "text": text}
+
+    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
+        texts = {"prompt_embeds": parameters.prompt}
+        if parameters.negative_prompt is not None:
+            texts["negative_prompt_embeds"] = parameters.negative_prompt
+        encoder = Krea2Text(self.source, self.device, self.dtype, float8=self.model.fp8_vl)
+        try:
+            found = {
+                name: cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"]
+                for name, text in texts.items()
+            }
+        finally:
+            encoder.free()
+        return {name: tensor[None].to(self.device, self.dtype) for name, tensor in found.items()}
+
+    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+        scheduler = self._pipe.scheduler = schedule()
+        total = parameters.sample_steps
+
+        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+            on_step(index + 1, total, tensors["latents"])
+            return {}
+
+        with timed_by(self.transformer, scheduler), unpadded(self.transformer):
+            tokens = self._pipe(
+                **conditioning,
+                **all_valid(conditioning),
+                latents=initial_noise(parameters, self.noise_device, self.dtype).to(self.device),
+                width=parameters.width,
+                height=parameters.height,
+                num_inference_steps=total,
+                # cond + g (cond - uncond), in the pipeline: the usual formula at a scale of g + 1.
+                guidance_scale=parameters.cfg_scale - 1 if parameters.use_cfg else 0.0,
+                output_type="latent",
+                return_dict=False,
+                callback_on_step_end=step_ended,
+            )[0]
+        facts = {
+            "scheduler": "Euler (flow)",
+            "sigmas": scheduler.sigmas.tolist(),
+            "vae_dtype": name_of(self.vae_dtype),
+        }
+        return Denoised(unpacked(tokens, parameters), facts)
+
+    def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
+        height, width = (SPATIAL_RATIO * size for size in latents.shape[-2:])
+        pixels = decode_qwen(self.vae, latents, plan_tiles(vae, width, height)).float()
+        yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)
+
+
+def schedule() -> ReferenceEuler:
+    """The scheduler of a sample; the pipeline tells it `mu`: 0.5 at 256 tokens, 1.15 at 6400 and for Turbo."""
+    return ReferenceEuler(
+        use_dynamic_shifting=True, base_image_seq_len=256, max_image_seq_len=6400, base_shift=0.5, max_shift=1.15
+    )
+
+
+def all_valid(conditioning: Conditioning) -> dict[str, torch.Tensor]:
+    """Masks without padding, of embeddings that have none; the pipeline wants to be told."""
+    return {
+        f"{name}_mask": torch.ones(tensor.shape[:2], dtype=torch.bool, device=tensor.device)
+        for name, tensor in conditioning.items()
+    }
+
+
+@contextlib.contextmanager
+def unpadded(transformer: nn.Module) -> Iterator[None]:
+    """Inside, `transformer` is told places for as many tokens as its text has, and no mask, which would hide none.
+
+    The pipeline pads all texts to one length, and has one list of places for prompt and negative prompt.
+    """
+
+    def tell(
+        _module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        places = inputs["position_ids"][-inputs["hidden_states"].shape[1] :]
+        words = places.new_zeros(inputs["encoder_hidden_states"].shape[1], places.shape[1])
+        return args, {**inputs, "position_ids": torch.cat([words, places]), "encoder_attention_mask": None}
+
+    hook = transformer.register_forward_pre_hook(tell, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def initial_noise(parameters: SampleParameters, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Noise [1, tokens, 64] in `dtype`, drawn as latents [1, 16, h, w] in that very precision."""
+    rows, columns = parameters.height // PATCH, parameters.width // PATCH
+    generator = torch.Generator(device).manual_seed(parameters.seed)
+    shape = (1, LATENT_CHANNELS, 2 * rows, 2 * columns)
+    drawn = torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    return nn.functional.pixel_unshuffle(drawn, 2).flatten(2).transpose(1, 2)
+
+
+def unpacked(tokens: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
+    """Tokens [1, h w, 64] as latents [1, 16, 1, 2h, 2w] in float32."""
+    rows, columns = parameters.height // PATCH, parameters.width // PATCH
+    patches = tokens.float().transpose(1, 2).unflatten(2, (rows, columns))
+    return nn.functional.pixel_shuffle(patches, 2)[:, :, None]
