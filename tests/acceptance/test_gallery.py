@@ -14,6 +14,7 @@ from gallery_support import PROMPTS, Scene, drift_of, finish, jobs_of, paint_run
 from rushes.wire.jobs import JobState
 from rushes_service.api.routes.runs import MAX_RUNS
 from rushes_service.processes.embedded_redis import EmbeddedRedis
+from rushes_service.queue import Queue
 
 STEPS = (0, 100, 200)
 ENOUGH = PROMPTS[:2]
@@ -250,12 +251,15 @@ def test_all_checkpoints_are_sampled_with_a_new_prompt(api: Api, painted: Visit)
 def test_a_queued_sample_is_cancelled_from_the_queue(api: Api, browser: Browser) -> None:
     paint_run(api.queue, "cut", api.root, STEPS, prompts=ENOUGH, stop=5)
     page = visit(browser, api.url)
-    expect(page.page.locator("#queue-count")).to_have_text("1 queued")
+    expect(page.page.locator("#queue-count")).to_have_text("1 queued · no worker")
     page.page.locator("#queue-open").click()
     expect(page.page.locator("#queue")).to_contain_text("No worker is alive")
     page.page.locator("#queue").get_by_role("button", name="Cancel").click()
 
     page.see('.cell[data-state="cancelled"]')
+    expect(page.page.locator("#queue-count")).to_have_text("no worker")
+    Queue(api.settings.redis_url, worker="box-cpu", lease_s=30).announce({"device": "cpu", "state": "idle"})
+    page.page.reload()
     expect(page.page.locator("#queue-count")).to_have_text("idle")
 
 

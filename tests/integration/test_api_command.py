@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from rushes.errors import ConfigError
-from rushes_service.cli.api import listen
+from rushes_service.cli.api import listen, place
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 START = """
@@ -105,3 +105,13 @@ def test_a_port_in_use_is_one_sentence() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port}: Address already in use; choose another"):
             listen("127.0.0.1", port)
+
+
+def test_a_container_does_not_tell_its_own_name_as_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("container", "podman")
+    with listen("0.0.0.0", 0) as everywhere, listen("127.0.0.1", 0) as here:
+        told, port = place(everywhere), everywhere.getsockname()[1]
+        assert socket.gethostname() not in told
+        assert f"port {port} of this container" in told
+        assert "token=" in told
+        assert place(here).startswith("http://127.0.0.1:")

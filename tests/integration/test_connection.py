@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from proxy_support import encrypted
 from rushes.client.client import Client
 from rushes.errors import ConfigError, QueueUnavailable
-from rushes.wire.connection import connect, connect_async, shown
+from rushes.wire.connection import URL_VARIABLE, connect, connect_async, remedy, shown
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 from support import wait_until
 from valkey_support import LOCALHOST, PRIMARY, Server, server, watched_pair
@@ -185,3 +185,19 @@ def test_a_forked_child_has_a_connection_of_its_own(client: Any) -> None:
     child.join()
     assert child.exitcode == 0
     assert together(client, ("CLIENT", "ID")) == [parents]
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("redis://127.0.0.1:1/0", True),
+        ("redis://localhost:1/0", True),
+        ("redis://[::1]:1/0", True),
+        ("unix:///tmp/x.sock", True),
+        ("redis://redis:6379/0", False),
+        ("rediss://:secret@10.0.0.5:6379/0", False),
+    ],
+)
+def test_rushes_up_is_advised_only_for_a_redis_of_this_machine(url: str, local: bool) -> None:
+    assert ("rushes up" in remedy(url)) is local
+    assert URL_VARIABLE in remedy(url)

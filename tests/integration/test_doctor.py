@@ -228,3 +228,26 @@ def run_doctor(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
     doctor.add_arguments(parser)
     return doctor.run(parser.parse_args(list(arguments)))
+
+
+def test_an_installation_of_the_api_alone_is_none_to_mend(
+    server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = software.installed
+    monkeypatch.setattr(software, "installed", lambda name: None if name in software.OF_SAMPLING else version(name))
+    assert cli.main(["doctor", "--redis-url", server.url]) == 0
+    told = capsys.readouterr().out
+    assert "the API alone" in told
+    assert "ready to serve" in told
+    assert not [name for name in ("torch: not", "GPU", "output directory") if name in told]
+
+
+def test_an_installation_that_lacks_torch_alone_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = software.installed
+    monkeypatch.setattr(software, "installed", lambda name: None if name == "torch" else version(name))
+    assert marks(software.check_packages())["torch"] is Mark.FAIL
+
+
+@pytest.mark.parametrize("flag", ["--output_dir", "--output-dir"])
+def test_the_output_directory_is_named_as_everywhere(flag: str, tmp_path: Path) -> None:
+    assert cli.parse(["doctor", flag, str(tmp_path)]).output_dir == tmp_path

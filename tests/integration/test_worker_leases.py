@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from queue_support import MODEL, make_job
 from rushes.client.client import Client
-from rushes.errors import LeaseLost
+from rushes.errors import LeaseLost, QueueUnavailable
 from rushes.wire import keys
 from rushes.wire.jobs import JobState, ModelSpec, SampleJob
 from rushes_service.queue import Queue, Reservation
@@ -151,6 +152,31 @@ def test_a_lease_is_renewed_whatever_announcing_raises(
         wait_until(lambda: queue.redis.hget(record, "step") == "5", 10, "the progress of a later renewal")
     assert str(error) in caplog.text
     assert caplog.text.count("Traceback") == 1
+
+
+def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
+    held: tuple[Queue, Reservation], caplog: pytest.LogCaptureFixture
+) -> None:
+    queue, reservation = held
+    caplog.set_level(logging.INFO, "rushes.worker")
+    away, asked = threading.Event(), 0
+
+    def beat(_: Progress) -> None:
+        nonlocal asked
+        asked += 1
+        if away.is_set():
+            raise QueueUnavailable("Redis cannot be reached")
+
+    with a_lease(queue, reservation, beat):
+        for _ in range(2):
+            away.set()
+            before = asked
+            wait_until(lambda before=before: asked > before + 4, 10, "heartbeats without Redis")  # type: ignore[misc]
+            away.clear()
+            before = asked
+            wait_until(lambda before=before: asked > before + 1, 10, "heartbeats with it")  # type: ignore[misc]
+    said = [record.getMessage() for record in caplog.records if record.name == "rushes.worker"]
+    assert [("for now" in text, "is back" in text) for text in said] == [(True, False), (False, True)] * 2
 
 
 def test_a_lease_is_renewed_again_after_answers_that_make_no_sense(

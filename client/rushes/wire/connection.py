@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -18,6 +19,7 @@ from rushes._compat.redis import check_options, connection_options
 from rushes.errors import ConfigError, QueueUnavailable
 from rushes.wire.sentinels import is_sentinel, sentinel_primary
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 URL_VARIABLE = "RUSHES_REDIS_URL"
 
@@ -112,14 +114,16 @@ def shown(url: str) -> str:
 
 
 @contextmanager
-def reachable(url: str | None, *, advice: str = f"start it with `rushes up`, or set {URL_VARIABLE}") -> Generator[None]:
+def reachable(url: str | None, *, advice: str | None = None) -> Generator[None]:
     """Turn errors of redis-py into `QueueUnavailable` with the address and what to do."""
     try:
         yield
     except redis.AuthenticationError as error:
         raise QueueUnavailable(f"Redis at {address(url)} refuses the login: {error}") from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise QueueUnavailable(f"Redis at {address(url)} cannot be reached ({error}); {advice}") from error
+        raise QueueUnavailable(
+            f"Redis at {address(url)} cannot be reached ({error}); {advice or remedy(url)}"
+        ) from error
     except OutOfMemoryError as error:
         raise QueueUnavailable(
             f"Redis at {address(url)} is full ({error}); raise its maxmemory, or forget old records with "
@@ -127,6 +131,17 @@ def reachable(url: str | None, *, advice: str = f"start it with `rushes up`, or 
         ) from error
     except redis.RedisError as error:
         raise QueueUnavailable(f"Redis at {address(url)} refuses: {error}") from error
+
+
+def remedy(url: str | None) -> str:
+    """What to do about a Redis that cannot be reached: `rushes up` starts one on this machine alone."""
+    try:
+        host = urlsplit(address(url)).hostname
+    except ValueError:
+        host = None
+    if host is None or host in LOOPBACK:
+        return f"start it with `rushes up`, or set {URL_VARIABLE}"
+    return f"is it running there? {URL_VARIABLE} or --rushes_url may name another"
 
 
 def address(url: str | None) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from types import FrameType
 
 from rushes.errors import ConfigError
@@ -15,6 +17,9 @@ from rushes_service.settings import load_settings
 
 BACKLOG = 128
 """Connections the kernel may hold while the server is busy; the usual value."""
+
+ANY_ADDRESS = ("0.0.0.0", "::")
+"""Of a socket that listens on every address of its machine."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     with listen(settings.host, settings.port) as listener:
         # uvicorn stops by itself and then raises the signal again, for whoever was there before it.
         signal.signal(signal.SIGTERM, leave)
-        print(f"Rushes is at {address(listener)} (Ctrl-C stops it)", flush=True)
+        print(f"Rushes is at {place(listener)} (Ctrl-C stops it)", flush=True)
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
@@ -77,9 +82,27 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def place(listener: socket.socket) -> str:
+    """Where to find the page, as far as it is known from here: a container's name is no address."""
+    host, port = listener.getsockname()[:2]
+    if host in ANY_ADDRESS and in_container():
+        return (
+            f"port {port} of this container; open the address that it is published at, with /?token=... the first time"
+        )
+    return address(listener)
+
+
+def in_container() -> bool:
+    """True in a container of Docker, Podman or Kubernetes."""
+    marks = Path("/.dockerenv"), Path("/run/.containerenv")
+    return any(name in os.environ for name in ("container", "KUBERNETES_SERVICE_HOST")) or any(
+        mark.exists() for mark in marks
+    )
+
+
 def address(listener: socket.socket) -> str:
     """Where a browser on this machine finds the page."""
     host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
+    if host in ANY_ADDRESS:
         host = socket.gethostname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

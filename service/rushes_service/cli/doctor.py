@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for file in fit.file_flags():
         help_text = "also check this file, and what the model takes of a GPU (needs --architecture)"
         parser.add_argument(f"--{file.flag}", metavar="FILE", help=help_text)
-    parser.add_argument("--output-dir", type=Path, default=Path(), help="where samples will go (default: here)")
+    parser.add_argument(
+        "--output_dir", "--output-dir", type=Path, default=Path(), help="where samples will go (default: here)"
+    )
     parser.add_argument("--redis-url", help="the Redis to look at (default: RUSHES_REDIS_URL)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -46,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
         findings.append(finding)
         if not args.json:
             print(line(finding, colour=colour), flush=True)
+    task = "serve; samples are made by workers elsewhere" if software.api_alone() else "sample"
     failed = sum(finding.mark is Mark.FAIL for finding in findings)
     if args.json:
         print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
-        print(f"\n{failed} thing{'s' * (failed != 1)} to mend" if failed else "\nready to sample")
+        print(f"\n{failed} thing{'s' * (failed != 1)} to mend" if failed else f"\nready to {task}")
     return 1 if failed else 0
 
 
@@ -60,7 +63,9 @@ def examine(args: argparse.Namespace, settings: Settings) -> Iterator[Finding]:
     yield from software.check_packages()
     yield from redis_server.check_redis(settings.redis_url)
     yield from files.check_directory("cache directory", settings.cache_dir)
-    yield from files.check_directory("output directory", args.output_dir.absolute())
+    api_alone = software.api_alone()
+    if not api_alone:
+        yield from files.check_directory("output directory", args.output_dir.absolute())
     yield software.check_ffmpeg()
     if args.architecture:
         yield files.check_architecture(args.architecture)
@@ -69,7 +74,8 @@ def examine(args: argparse.Namespace, settings: Settings) -> Iterator[Finding]:
     if args.architecture in ARCHITECTURES:
         given = {file.flag: path for file in fit.file_flags() if (path := getattr(args, file.flag))}
         yield from fit.check_files(args.architecture, given, args.model)
-    yield from software.check_gpus()
+    if not api_alone:
+        yield from software.check_gpus()
 
 
 def line(finding: Finding, *, colour: bool) -> str:

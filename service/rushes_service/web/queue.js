@@ -26,7 +26,10 @@ async function read() {
   }
   const waiting = state.lanes.reduce((sum, lane) => sum + lane.waiting, 0) + state.delayed;
   const running = state.lanes.reduce((sum, lane) => sum + lane.running, 0);
-  $("queue-count").textContent = running || waiting ? [running && `${running} running`, waiting && `${waiting} queued`].filter(Boolean).join(" · ") : "idle";
+  const alone = state.workers.length === 0;
+  const told = [running && `${running} running`, waiting && `${waiting} queued`, alone && "no worker"].filter(Boolean);
+  $("queue-count").textContent = told.join(" · ") || "idle";
+  $("queue-open").dataset.workers = alone ? "none" : "some";
   if (dialog.open) show(state);
 }
 

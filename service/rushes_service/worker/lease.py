@@ -96,6 +96,7 @@ class Lease:
         self._reported: Progress | None = None
         self._state: str = "ok"
         self._last_error = ""
+        self._away: set[str] = set()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="rushes-lease", daemon=True)
 
@@ -153,12 +154,14 @@ class Lease:
         Raises:
             SampleCancelled, LeaseLost, SampleHandedBack
         """
+        level = logging.WARNING
         while True:
             try:
                 self._renew()
                 break
             except QueueUnavailable as error:
-                logger.warning("the finished sample %s waits for its file name: %s", self.held.id, error)
+                logger.log(level, "the finished sample %s waits for its file name: %s", self.held.id, error)
+                level = logging.DEBUG  # an outage is told once, and its end by `_outlived`
                 self.check()
                 time.sleep(self._heartbeat_s)
         self.check()
@@ -172,17 +175,25 @@ class Lease:
                 self._outlived(lambda: self._beat(self.progress), "its worker is not announced")
 
     def _outlived(self, work: Callable[[], None], otherwise: str) -> bool:
-        """Do `work` and log whatever it raises: without this thread the sample is lost. False if Redis is away."""
+        """Do `work` and log whatever it raises: without this thread the sample is lost. False if Redis is away.
+
+        An outage is logged when it begins and when it has ended, not at every heartbeat.
+        """
         try:
             work()
         except QueueUnavailable as error:
             # Work goes on: should the lease run out meanwhile, finishing is fenced.
-            logger.warning("sample %s: %s for now: %s", self.held.id, otherwise, error)
+            level = logging.DEBUG if otherwise in self._away else logging.WARNING
+            self._away.add(otherwise)
+            logger.log(level, "sample %s: %s for now: %s", self.held.id, otherwise, error)
             return False
         except Exception as error:  # whatever it is, the next heartbeat tries again
             known = str(error) == self._last_error
             self._last_error = str(error)
             logger.error("sample %s: %s for now: %s", self.held.id, otherwise, error, exc_info=not known)
+        if otherwise in self._away:
+            self._away.remove(otherwise)
+            logger.info("sample %s: Redis is back", self.held.id)
         return True
 
     def _renew(self) -> None:
