@@ -161,7 +161,14 @@ def leave_lane(queue: Client, job: SampleJob) -> None:
 
 
 def finish(
-    queue: Client, job: SampleJob, scene: Scene, progress: float, *, spoiled: str = "", drift: Drift | None = None
+    queue: Client,
+    job: SampleJob,
+    scene: Scene,
+    progress: float,
+    *,
+    spoiled: str = "",
+    drift: Drift | None = None,
+    noise: str | None = None,
 ) -> None:
     """Write the media file of a job with its receipt, and record it as done."""
     leave_lane(queue, job)
@@ -198,6 +205,7 @@ def finish(
         drift=drift,
         worker="gpu-box-cuda1",
         seconds=21.4,
+        noise=noise,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,29 @@ def test_the_base_model_is_column_zero_and_the_checkpoints_follow(painted: Visit
     assert heads == ["base model", "step 100", "step 200"]
     assert painted.page.locator("#left .cell").count() == len(ENOUGH), "the base model stays when one scrolls"
     assert painted.page.locator(".prompt p").all_text_contents() == list(ENOUGH)
+
+
+def test_a_row_whose_noise_came_from_different_cards_says_so(api: Api, browser: Browser) -> None:
+    jobs = list(jobs_of("cut", api.root, STEPS, ENOUGH, (96, 64), 1))
+    api.queue.submit(jobs)
+    for job in jobs[:-1]:
+        other = job.step == 100 and job.prompt_index == 0
+        noise = "NVIDIA H200" if other else "NVIDIA GeForce RTX 4090"
+        finish(api.queue, job, Scene(job.prompt_index, 96, 64, 1), job.step / 200, noise=noise)
+    found = visit(browser, api.url)
+    found.see(".cell.loaded", 5)
+    first, second = (found.page.locator(".prompt").nth(index).locator(".noise") for index in range(2))
+
+    expect(first).to_have_text("noise from different hardware")
+    expect(first).to_have_attribute("title", re.compile("^NVIDIA GeForce RTX 4090, NVIDIA H200: .*--rushes_noise cpu"))
+    expect(second).to_have_count(0)
+
+    finish(api.queue, jobs[-1], Scene(1, 96, 64, 1), 1.0, noise="cpu")  # while the page is open
+    tell_done(api.queue, jobs[-1])
+    expect(second).to_have_attribute("title", re.compile("^NVIDIA GeForce RTX 4090, cpu: "))
+    found.page.set_viewport_size({"width": 390, "height": 800})
+    expect(first).to_be_visible()
+    assert found.errors == []
 
 
 def test_rows_show_how_far_they_drift_and_a_control_its_limit(api: Api, browser: Browser) -> None:

@@ -87,8 +87,9 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def assert_one_whole_sample(client: Client, tmp_path: Path, result: SampleResult) -> None:
-    """Exactly one file with its receipt, no temporary file, one end in the results."""
+    """Exactly one file with its receipt, no temporary file, one end in the results; its noise was the CPU's."""
     assert result.state is JobState.DONE
+    assert result.noise == "cpu"
     assert result.path and result.receipt
     assert files(tmp_path) == sorted([Path(result.path).name, Path(result.receipt).name])
     assert [found.state for found in client.results("run")[0]] == [JobState.DONE]

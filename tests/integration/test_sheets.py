@@ -231,6 +231,27 @@ def test_the_report_holds_ranking_and_curves_and_loads_nothing(
     assert "style=" not in page and "onclick" not in page, "its policy would refuse them"
 
 
+def test_a_row_whose_noise_came_from_different_cards_says_so(
+    client: Client, jobs: list[SampleJob], tmp_path: Path
+) -> None:
+    cards = {0: "cuda:0 (NVIDIA H200)", 2: "cuda:1 (NVIDIA L40S)", 1: "cuda:0 (NVIDIA H200)", 3: "cuda:1 (NVIDIA H200)"}
+    for index, device in cards.items():
+        result = client.get(jobs[index].id).result
+        assert result is not None and result.receipt is not None
+        receipt = json.loads(Path(result.receipt).read_text())
+        Path(result.receipt).write_text(json.dumps({**receipt, "device": device, "noise": "device"}))
+    client.redis.flushdb()
+    assert rushes(client, "import", tmp_path / "out") == 0
+    assert rushes(client, "export", "cut", "--html", tmp_path / "page") == 0
+
+    noise = {cell.id: cell.noise for cell in grid_of(client, "cut").cells}
+    drawn = [noise[job.id] for job in jobs]
+    assert drawn == ["NVIDIA H200", "NVIDIA H200", "NVIDIA L40S", "NVIDIA H200", *[None] * (len(jobs) - 4)]
+    first, second = re.findall(r"<small>([^<]*seed[^<]*)</small>", (tmp_path / "page" / "index.html").read_text())
+    assert first.endswith("noise from different hardware: NVIDIA H200, NVIDIA L40S")
+    assert "noise" not in second
+
+
 def test_drift_and_scores_come_back_from_receipts(client: Client, jobs: list[SampleJob], tmp_path: Path) -> None:
     result = client.get(jobs[-1].id).result
     assert result is not None and result.receipt is not None

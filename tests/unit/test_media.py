@@ -22,7 +22,7 @@ from rushes.families.wan import WAN21_T2V
 from rushes.submission.build import Run, build_job
 from rushes.wire.jobs import ModelSpec, Prompt, SampleJob
 from rushes_service.media.naming import sample_path
-from rushes_service.media.receipts import read_receipt
+from rushes_service.media.receipts import noise_origin, read_receipt
 from rushes_service.media.temporary import private_prefix, this_host
 from rushes_service.media.writing import Written, write_media
 
@@ -88,6 +88,20 @@ def test_the_receipt_is_read_back_from_beside_and_from_inside(tmp_path, name, co
     written = write(tmp_path / name, pictures(count), count)
     assert read_receipt(written.receipt_path) == RECEIPT
     assert read_receipt(written.path) == RECEIPT
+
+
+@pytest.mark.parametrize(
+    ("facts", "origin"),
+    [
+        ({"device": "cuda:0 (NVIDIA H200)", "noise": "device"}, "NVIDIA H200"),
+        ({"device": "cuda:3 (NVIDIA RTX A6000 (ECC))"}, "NVIDIA RTX A6000 (ECC)"),
+        ({"device": "cuda:0 (NVIDIA H200)", "noise": "cpu"}, "cpu"),
+        ({"device": "cpu", "noise": "device"}, "cpu"),
+        ({"engine": "dry run"}, None),
+    ],
+)
+def test_a_receipt_tells_what_drew_the_noise(facts, origin):
+    assert noise_origin(facts) == origin
 
 
 def test_a_file_without_a_receipt_says_so(tmp_path):

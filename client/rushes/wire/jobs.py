@@ -346,6 +346,9 @@ class SampleResult(FrozenModel):
     worker: str | None = None
     seconds: float | None = None
     """Time the worker spent on it."""
+    noise: str | None = None
+    """What drew its noise: `cpu`, or the name of the GPU ("NVIDIA H200"): a seed means other numbers on each kind. None
+    where it is not known."""
 
     @classmethod
     def of(cls, job: SampleJob, state: JobState, **fields: Any) -> SampleResult:

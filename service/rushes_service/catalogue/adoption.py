@@ -28,7 +28,7 @@ from rushes.wire.jobs import (
 from rushes.wire.scripts import script
 from rushes_service.catalogue.entries import Entry
 from rushes_service.media.naming import MEDIA_TYPES, SAMPLE_DIR
-from rushes_service.media.receipts import read_receipt, receipt_path
+from rushes_service.media.receipts import noise_origin, read_receipt, receipt_path
 
 NAME = re.compile(
     r"(?:(?P<name>.+)_)?(?:e(?P<epoch>\d{6,})|(?P<step>\d{6,}))_(?P<index>\d{2,})_(?P<time>\d{14})(?:_(?P<seed>\d+))?(?:_[0-9a-f]{8})?"
@@ -100,6 +100,7 @@ def from_receipt(path: Path, run: str | None) -> Found:
             scores=receipt.get("scores") or {},
             worker=receipt.get("worker"),
             seconds=sum((receipt.get("seconds") or {}).values()) or None,
+            noise=noise_origin(receipt),
         )
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
         reason = summary(error) if isinstance(error, ValidationError) else repr(error)

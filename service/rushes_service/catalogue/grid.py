@@ -75,6 +75,9 @@ class Cell(FrozenModel):
     drift: float | None = Field(default=None, description="From the base model, in standard deviations of its latents.")
     drift_pixels: float | None = Field(default=None, description="From the base model, in 8-bit levels.")
     scores: dict[str, float] = Field(default={}, description="Numbers of the worker's scores.")
+    noise: str | None = Field(
+        default=None, description="What drew its noise: `cpu` or a GPU's name. One seed is other noise on each kind."
+    )
     error: str | None = None
     code: str | None = None
     created_at: float = 0.0
@@ -245,6 +248,7 @@ def cell(entry: Entry, row_key: str, column_key: str, favourite: bool) -> Cell:
         drift=drift.get("latents"),
         drift_pixels=drift.get("pixels"),
         scores=result.get("scores") or {},
+        noise=result.get("noise"),
         error=error.get("message"),
         code=error.get("code"),
         created_at=entry.created_at,

@@ -33,6 +33,15 @@ def receipt_path(media: Path) -> Path:
     return media.with_suffix(".json")
 
 
+def noise_origin(receipt: Mapping[str, Any]) -> str | None:
+    """What drew a sample's noise: `cpu`, or the name of its GPU; None where the receipt does not say."""
+    if receipt.get("noise") == "cpu":
+        return "cpu"
+    device = str(receipt.get("device") or "")  # "cpu", or "cuda:0 (NVIDIA H200)"
+    _, _, named = device.partition(" (")
+    return named.removesuffix(")") or device or None
+
+
 def read_receipt(path: Path) -> dict[str, Any]:
     """The receipt of a sample, from its `.json`, or out of the `.png` or `.mp4` itself.
 

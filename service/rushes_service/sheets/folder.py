@@ -82,7 +82,7 @@ def markup(
     yield "</tr></thead><tbody>"
     for row in picked.rows:
         prompt = html.escape(row.prompt)
-        yield f'<tr><th scope="row"><p>{prompt}</p><small>{html.escape(facts_of(row))}</small></th>'
+        yield f'<tr><th scope="row"><p>{prompt}</p><small>{html.escape(facts_of(picked, row))}</small></th>'
         for column in picked.columns:
             key = (row.key, column.key)
             label = html.escape(f"{title_of(column)} {note_of(column)}".strip())

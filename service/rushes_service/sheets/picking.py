@@ -85,8 +85,16 @@ def note_of(column: Column) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def facts_of(row: Row) -> str:
-    """Size, length and seed of a row."""
+def facts_of(picked: Picked, row: Row) -> str:
+    """Size, length and seed of a row, and what drew its noise if that was not one kind of hardware."""
     frames = "still" if row.frame_count == 1 else f"{row.frame_count} frames"
     seed = "seeds differ" if row.seed is None else f"seed {row.seed}"
-    return f"{frames} · {row.width}x{row.height} · {seed}"
+    drawn = noise_origins(picked, row)
+    noise = f" · noise from different hardware: {', '.join(drawn)}" if len(drawn) > 1 else ""
+    return f"{frames} · {row.width}x{row.height} · {seed}{noise}"
+
+
+def noise_origins(picked: Picked, row: Row) -> list[str]:
+    """The kinds of hardware that drew the noise of a row; none where every sample has a seed of its own anyway."""
+    cells = [place.cell for (row_key, _), place in picked.places.items() if row_key == row.key]
+    return sorted({cell.noise for cell in cells if cell.noise}) if row.seed is not None else []

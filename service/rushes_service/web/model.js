@@ -17,6 +17,14 @@ const place = (row, column) => `${row}\n${column}`;
 
 export const stackAt = (row, column) => grid.stacks.get(place(row.key, column.key)) ?? [];
 export const cellAt = (row, column) => stackAt(row, column)[0] ?? null;
+// What drew the noise of the samples that a row shows, each kind of hardware once.
+export function noiseOrigins(row) {
+  // Where every sample has a seed of its own, no two have the same noise anyway.
+  if (row.seed === undefined || row.seed === null) return [];
+  const shown = grid.columns.map((column) => cellAt(row, column)).filter((cell) => cell && cell.state === "done" && cell.noise);
+  return [...new Set(shown.map((cell) => cell.noise))].sort();
+}
+
 export const rowOf = (cell) => grid.rows.find((row) => row.key === cell.row);
 export const columnOf = (cell) => grid.columns.find((column) => column.key === cell.column);
 
@@ -118,6 +126,7 @@ function ended(event, result) {
     drift: result.drift?.latents ?? null,
     drift_pixels: result.drift?.pixels ?? null,
     scores: result.scores ?? {},
+    noise: result.noise ?? null,
     error: result.error?.message ?? null,
     code: result.error?.code ?? null,
   };

@@ -5,12 +5,13 @@ import { clearMedia, makeCell, showCell } from "./cell.js";
 import { sparkline } from "./curves.js";
 import { $, clamp, h, perFrame } from "./dom.js";
 import { GAP, NARROW, SIDE, columnX, measure, scrollTo, visible } from "./layout.js";
-import { cellAt, filtered, grid, matches, stackAt } from "./model.js";
-import { columnNote, columnTitle, isOver, rowFacts } from "./words.js";
+import { cellAt, filtered, grid, matches, noiseOrigins, stackAt } from "./model.js";
+import { OTHER_NOISE, columnNote, columnTitle, isOver, otherNoiseTitle, rowFacts } from "./words.js";
 
 const NARROW_CELL = 148; // two and a bit on a phone
 const COLUMNS_IN_VIEW = 6;
 const FACTS = 38; // height of the two lines below a prompt
+const NOTE = 19; // and of a line more
 const CURVE = 20; // height of the curve of its drift
 const LINE = 17.6; // and of one line of it
 const SMALLEST = 88;
@@ -117,18 +118,20 @@ function drawHead(column, x, parent) {
 function drawSide(row, index) {
   if (sides.has(row.key)) return;
   const curve = sparkline(row);
+  const drawn = noiseOrigins(row);
+  const note = drawn.length > 1 ? h("em", { className: "noise", title: otherNoiseTitle(drawn) }, OTHER_NOISE) : null;
   const element = h(
     "div",
     { className: "prompt", role: "rowheader", title: row.prompt },
     h("p", {}, row.prompt || "(no text)"),
-    h("small", {}, ...rowFacts(row).map((line) => h("span", {}, line)), curve),
+    h("small", {}, ...rowFacts(row).map((line) => h("span", {}, line)), note, curve),
   );
   const above = layout.narrow;
   element.style.transform = `translateY(${layout.tops[index] - layout.strip}px)`;
   element.style.height = `${above ? layout.strip : layout.heights[index]}px`;
   element.style.width = above ? `${sheet.clientWidth}px` : `${layout.side}px`;
   // Whole lines only, above the facts.
-  element.style.setProperty("--lines", clamp(Math.floor((layout.heights[index] - FACTS - (curve ? CURVE : 0)) / LINE), 1, 4));
+  element.style.setProperty("--lines", clamp(Math.floor((layout.heights[index] - FACTS - (note ? NOTE : 0) - (curve ? CURVE : 0)) / LINE), 1, 4));
   sides.set(row.key, element);
   $("left").append(element);
 }

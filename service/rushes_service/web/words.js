@@ -27,6 +27,12 @@ export function rowFacts(row) {
   ];
 }
 
+export const OTHER_NOISE = "noise from different hardware";
+
+export function otherNoiseTitle(origins) {
+  return `${origins.join(", ")}: the same seed is other noise on each kind of hardware. Noise from the CPU (--rushes_noise cpu) is the same everywhere.`;
+}
+
 const OPTION_NAMES = {
   sample_steps: "steps",
   guidance_scale: "guidance",

@@ -13,6 +13,7 @@ import numpy as np
 from rushes.families.parameters import SampleParameters
 from rushes.wire.jobs import Drift, JobState, SampleJob, SampleResult
 from rushes_service.media.naming import sample_path
+from rushes_service.media.receipts import noise_origin
 from rushes_service.media.writing import write_media
 from rushes_service.queue import Reservation
 from rushes_service.storage.path_map import PathMap
@@ -127,6 +128,7 @@ def write_sample(
         drift=drift(),
         worker=worker,
         seconds=round(time.monotonic() - began, 3),
+        noise=noise_origin(denoised.facts()),
     )
 
 
