@@ -178,6 +178,7 @@ def finish(
         return
     suffix = ".png" if scene.frames == 1 else ".mp4"
     target = Path(job.output_dir) / "sample" / f"{job.run}_{job.step:06d}_{job.prompt_index:02d}{suffix}"
+    target.parent.mkdir(parents=True, exist_ok=True)  # a run may have a slash in its name
     frames = (scene.frame(number, progress) for number in range(scene.frames))
     if spoiled == "black":
         frames = (np.zeros((scene.height, scene.width, 3), np.uint8) for _ in range(scene.frames))
