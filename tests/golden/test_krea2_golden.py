@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from golden_files_support import expected, recorded_engine, recorded_model, recorded_runs, sigmas_of
 from golden_support import Case, distance, sample, video
@@ -58,6 +59,17 @@ def test_bfloat16_draws_the_references_noise_and_rounds_about_as_it_does(tmp_pat
     noise = initial_noise(denoised.parameters, torch.device("cpu"), torch.bfloat16)
     assert torch.equal(unpacked(noise, denoised.parameters)[:, :, 0], CASE.expected[f"{BFLOAT16_NOISE}.noise"])
     assert distance(denoised.latents, CASE.expected[f"{AS_SHIPPED}.final_latents"]) <= 0.1
+
+
+def test_a_whole_checkpoint_in_the_releases_names_replaces_the_transformer(tmp_path: Path) -> None:
+    model = model_of("base", tmp_path / "model")
+    tuned = {name: tensor.float() * 1.05 for name, tensor in load_file(CASE.directory / "dit.safetensors").items()}
+    save_file(tuned, tmp_path / "tuned.safetensors")
+    found = sample(engine_for(model, tmp_path / "cache"), model, CASE.prompt(), tmp_path / "tuned.safetensors").latents
+    save_file(tuned, str(model.dit))
+    wanted = sample(engine_for(model, tmp_path / "other"), model, CASE.prompt()).latents
+    assert distance(found, wanted) <= 1e-5
+    assert distance(found, CASE.expected["base.final_latents"]) > 1e-3
 
 
 @pytest.mark.parametrize("change", [{"seed": 78}, {"cfg_scale": 4.1}, {"lora_multiplier": 0.9}, {"width": 39}])

@@ -85,6 +85,8 @@ def patches_of(
         value = as_matrix(tensor if rows is None else tensor[slice(*rows)])
         shape = shapes[parameter]
         wanted = (shape[0] if into is None else into[1] - into[0], shape[1:].numel())
+        if tensor.ndim == 1 and rows is None and tensor.numel() == wanted[0] * wanted[1]:
+            value = tensor.reshape(wanted)  # Krea 2 stores its modulation in one row
         if tuple(value.shape) != wanted:
             raise LoraValue(
                 f"{file.path}: {name} is {list(tensor.shape)}, but {parameter} is {list(shape)} in the model; it is a "
