@@ -93,7 +93,8 @@ class SlowLoad(DryRunEngine):
     def denoise(self, job: SampleJob, watch: Lease) -> PaintedSample:
         watch.stage("load")
         self._begun.set()
-        threading.Event().wait(60)
+        for _ in range(600):  # not one wait: a signal right before it would be heard after it only
+            threading.Event().wait(0.1)
         raise AssertionError("nobody ended the load")
 
 
