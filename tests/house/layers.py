@@ -47,7 +47,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rushes_service.models.zimage",
         "rushes_service.models.krea2",
     ),
-    ("rushes_service.models.framepack", "rushes_service.models.wan22"),  # HunyuanVideo and Wan with other transformers
+    (
+        "rushes_service.models.framepack",
+        "rushes_service.models.wan22",
+        "rushes_service.models.generic",
+    ),  # HunyuanVideo and Wan with other transformers
     ("rushes_service.models",),
     ("rushes_service.engine", "rushes_service.inspection"),
     ("rushes_service.queue", "rushes_service.catalogue", "rushes_service.scores"),

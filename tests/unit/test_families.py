@@ -115,8 +115,8 @@ def comparisons(tree: ast.AST) -> Iterator[int]:
 
 
 PARTIAL = ("startswith", "endswith", "removeprefix")
-SYSTEMS = tuple(sorted({name.split("-")[0] for name in ARCHITECTURES}))
-"""What families' names begin with: "wan2.1", "framepack" and so on."""
+SYSTEMS = tuple(sorted({name.split("-")[0] for name in ARCHITECTURES} - {"diffusers"}))
+"""What families' names begin with: "wan2.1", "framepack" and so on; `diffusers` is a library and a format, too."""
 
 
 def names_family(node: ast.AST) -> bool:

@@ -28,6 +28,7 @@ CFG_RULES: dict[CfgRule, str] = {
     "with_negative_above_one": "with both --n and --l above 1",
     "with_scale": "with --l other than 1",
     "never": "never",
+    "by_pipeline": "as the pipeline has it",
 }
 
 
@@ -51,7 +52,8 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
     """One family as plain data; `fps` is None for a family that makes single pictures."""
     asked: dict[str, Any] = {field: example(field) for field in spec.requires}
     resolved, _ = resolve(Prompt(prompt="", **asked), spec)
-    defaults = {field: getattr(resolved, field) for field in DEFAULTS}
+    own = resolved.left_to_model
+    defaults = {field: None if field in own else getattr(resolved, field) for field in DEFAULTS}
     negative = spec.negative_prompt if spec.cfg in ("unless_one", "above_one", "by_guidance") else None
     ignored = [*spec.ignores, "frame_count"] if spec.image_only else spec.ignores
     return {
@@ -61,7 +63,11 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
         "requires": options(spec.requires),
         "uses": options(spec.uses - spec.requires),
         "ignores": options(ignored),
-        "defaults": {**defaults, "cfg_scale": spec.cfg_scale, "negative_prompt": negative},
+        "defaults": {
+            **defaults,
+            "cfg_scale": None if "cfg_scale" in own else spec.cfg_scale,
+            "negative_prompt": negative,
+        },
         "classifier_free_guidance": CFG_RULES[spec.cfg],
         "size_multiple": spec.size_multiple,
         "sizes_rounded_up": spec.size_floor is not None,
@@ -100,7 +106,9 @@ def as_text(family: dict[str, Any]) -> str:
         "needs": " ".join(family["requires"]) or "words alone",
         "takes": " ".join(family["uses"]),
         "ignores": " ".join(family["ignores"]),
-        "defaults": f"--w {given['width']}  --h {given['height']}{frames}  {'  '.join(numbers)}",
+        "defaults": f"--w {given['width']}  --h {given['height']}{frames}  {'  '.join(numbers)}"
+        if given["width"]
+        else "the pipeline's own",
         "sizes": f"multiples of {family['size_multiple']} pixels{rounding(family)}{frame_rule(family)}",
         "guidance": f"classifier-free: {family['classifier_free_guidance']}",
         "versions": f"--model_version {' '.join(family['versions'])}" if len(family["versions"]) > 1 else "",

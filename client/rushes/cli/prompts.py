@@ -67,7 +67,7 @@ def describe(line: PromptLine, spec: ArchitectureSpec | None) -> dict[str, Any]:
     if error := problem(line, spec):
         return {**entry, "error": str(error), "text": line.text}
     parameters, noted = resolve(line.prompt, spec)
-    fields = parameters.model_dump(mode="json", exclude_none=True)
+    fields = parameters.model_dump(mode="json", exclude_none=True, exclude={"left_to_model", *parameters.left_to_model})
     fields["seed"] = line.prompt.seed if line.prompt.seed is not None else "random"
     return {**entry, **fields, "warnings": [*warnings, *noted]}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.one_frame import parse_one_frame, place_frames
 from rushes.families.prompt_options import OPTION_OF_FIELD
-from rushes.families.spec import DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, ArchitectureSpec
+from rushes.families.spec import DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, OWN, ArchitectureSpec
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import FrozenModel, ModelSpec, Prompt
 
@@ -39,6 +39,8 @@ class SampleParameters(FrozenModel):
     control_video_path: str | None = None
     control_image_path: tuple[str, ...] = ()
     one_frame: str | None = None
+    left_to_model: tuple[str, ...] = ()
+    """Fields that the prompt leaves out and the model has defaults for; until it is loaded they hold others."""
 
     @property
     def use_cfg(self) -> bool:
@@ -90,6 +92,7 @@ def resolve(
         discrete_flow_shift=flow_shift(prompt, spec, warnings),
         lora_multiplier=1.0 if prompt.lora_multiplier is None else prompt.lora_multiplier,
         high_noise_cfg_scale=high_noise_cfg_scale(prompt, spec, model),
+        left_to_model=tuple(name for name in OWN if getattr(prompt, name) is None) if spec.own_defaults else (),
         **kept,
     )
     return parameters, tuple(warnings)
@@ -196,6 +199,8 @@ def classifier_free_guidance(prompt: Prompt, spec: ArchitectureSpec) -> tuple[fl
     """CFG scale and negative prompt; (1.0, None) when the reference would not run CFG."""
     scale = spec.cfg_scale if prompt.cfg_scale is None else prompt.cfg_scale
     negative = prompt.negative_prompt
+    if spec.cfg == "by_pipeline":
+        return scale, negative
     if spec.cfg == "by_guidance":
         return 1.0, spec.negative_prompt or "" if negative is None else negative
     if spec.cfg in ("unless_one", "above_one"):

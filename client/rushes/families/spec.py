@@ -17,13 +17,23 @@ DEFAULT_FLOW_SHIFT = 14.5
 """The reference sampler's shift for every family, whatever the model was published with."""
 
 CfgRule = Literal[
-    "unless_one", "above_one", "by_guidance", "with_negative", "with_negative_above_one", "with_scale", "never"
+    "unless_one",
+    "above_one",
+    "by_guidance",
+    "with_negative",
+    "with_negative_above_one",
+    "with_scale",
+    "never",
+    "by_pipeline",
 ]
 """When classifier-free guidance runs: always unless `--l 1`; with `--l` above 1; always, at the
 scale that `--g` gives; only with both `--n` and `--l` other than 1; only with both `--n` and `--l` above 1; with
-`--l` other than 1, the negative prompt being empty unless given; not at all."""
+`--l` other than 1, the negative prompt being empty unless given; not at all; as the pipeline has it."""
 
 IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", "control_image_path", "one_frame"})
+
+OWN = ("width", "height", "sample_steps", "guidance_scale", "cfg_scale")
+"""Fields of `Prompt` whose defaults some models bring with them."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,9 @@ class ArchitectureSpec:
 
     distilled: frozenset[str] = frozenset()
     """Versions that are sampled without any guidance."""
+
+    own_defaults: bool = False
+    """What a prompt leaves out of `OWN` is the model's own, and known when it is loaded."""
 
     variants: tuple[tuple[str, str], ...] = ()
     """Trainers' flags that turn this family into another: (flag, name of the other)."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rushes.errors import ArchitectureError
-from rushes.families import flux, flux2, framepack, hunyuan, hunyuan15, qwen, wan, zimage
+from rushes.families import flux, framepack, generic, hunyuan, hunyuan15, qwen, wan, zimage
 from rushes.families.spec import ArchitectureSpec
 
-MODULES = (hunyuan, hunyuan15, framepack, wan, flux, flux2, qwen, zimage)
+MODULES = (hunyuan, hunyuan15, framepack, wan, flux, qwen, zimage, generic)
 
 ARCHITECTURES: Mapping[str, ArchitectureSpec] = {spec.name: spec for module in MODULES for spec in module.FAMILIES}
 

@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict
 
 from rushes._paths import absolute
+from rushes.errors import ConfigError
 from rushes.families.table import ARCHITECTURES, architecture
 
 
@@ -25,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the file; 1 if sampling would refuse it: its kind is not read, NaN, halves apart, another family."""
-    if args.architecture:
-        architecture(args.architecture)
+    if args.architecture and architecture(args.architecture).own_defaults:
+        raise ConfigError(
+            f"--architecture {args.architecture}: which modules there are depends on the pipeline; leave it out"
+        )
     place = absolute(args.file)
     from rushes_service.inspection.report import inspect_file, lines  # torch takes a second to load
 

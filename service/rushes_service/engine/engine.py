@@ -126,6 +126,7 @@ class Engine:
             self._locks.wait_for_decoding()
         loaded = self._load(context)
         loaded.base.noise_source = context.job.noise
+        context.parameters = loaded.base.completed(context.parameters)
         self._prepare(loaded, context)
         conditioning = self._attempt("encode", context.shape, ENCODE, context).run(
             lambda fallback: self._encode(loaded, context, fallback), self._make_room

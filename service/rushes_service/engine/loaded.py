@@ -106,7 +106,7 @@ class LoadedModel:
 
 def lora_manager(base: Architecture, spec: ModelSpec, device: torch.device) -> LoraManager:
     """The LoRAs of a model that has none in it."""
-    return LoraManager(base.transformer, base.lora_names, spec.architecture, device)
+    return LoraManager(base.transformer, base.lora_names, base.lora_family, device)
 
 
 def load_model(

@@ -92,9 +92,22 @@ class Architecture(ABC):
     def transformer(self) -> nn.Module:
         """The module LoRAs are merged into."""
 
+    @property
+    def lora_family(self) -> str:
+        """The family that LoRA files must not contradict."""
+        return self.model.architecture
+
     @abstractmethod
     def lora_names(self) -> NameTable:
         """What module names in LoRA files mean."""
+
+    def completed(self, parameters: SampleParameters) -> SampleParameters:
+        """`parameters` with what they leave to the model, now that it is loaded.
+
+        Raises:
+            PromptError: the model has no default for something.
+        """
+        return parameters
 
     @abstractmethod
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:

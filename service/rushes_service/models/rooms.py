@@ -24,6 +24,7 @@ ROOMS = (
     "qwen",
     "zimage",
     "krea2",
+    "generic",
     "vae",
     "llm",
     "encoders",

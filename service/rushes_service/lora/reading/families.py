@@ -96,14 +96,19 @@ GATED, PLAIN = (Fraction(6), Fraction(1, 3), Fraction(9)), (Fraction(4), Fractio
 SAME_FILES = {
     "skyreels-v1": (HUNYUAN,),
     FRAMEPACK: (FRAMEPACK, HUNYUAN),
+    "stable-diffusion-3": ("stable-diffusion",),
 }
-"""Families whose files are those of others as well: SkyReels V1 and FramePack are HunyuanVideo, trained on."""
+"""Families whose files are those of others as well: SkyReels V1 and FramePack are HunyuanVideo, trained on. Headers
+call every Stable Diffusion alike."""
 
 SAME_NAMES = {"hunyuan-video-1.5": (HUNYUAN,)}
 """Families whose names look like another's."""
 
 KNOWN = {label for _, label in STATED if label} | {label for _, labels in SIGNS for label in labels} | set(SAME_FILES)
 """Every family that a file may be told to be of; that of a model is the longest that its name begins with."""
+
+SIGNED = {label for _, labels in SIGNS for label in labels} | {"hunyuan-video-1.5", "skyreels-v1"}
+"""Families that keys are told by; of a model of another one, keys alone do not say that a file is not for it."""
 
 WIDTHS = {1536: "Wan 1.3B", 5120: "Wan 14B", 3072: "HunyuanVideo, FramePack, FLUX.1 and Wan 5B"}
 """Width of the released models' blocks."""
@@ -158,7 +163,9 @@ def another_family(shapes: Shapes, metadata: Mapping[str, str], architecture: st
     found = family_of(shapes, metadata)
     if found is None or found.fits(architecture):
         return None
-    return found if isinstance(found, Stated) or found.count * 2 > found.total else None
+    if isinstance(found, Stated):
+        return found
+    return found if family_label(architecture) in SIGNED and found.count * 2 > found.total else None
 
 
 def family_of(shapes: Shapes, metadata: Mapping[str, str]) -> Stated | Guess | None:

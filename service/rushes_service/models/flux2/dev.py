@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from diffusers import Flux2Pipeline
 
-from rushes.families.flux2 import FLUX2_DEV
+from rushes.families.flux import FLUX2_DEV
 from rushes.families.parameters import SampleParameters
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions

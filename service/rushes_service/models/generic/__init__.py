@@ -1,0 +1,4 @@
+"""Any pipeline of diffusers: its sampler, names, files and tiny models. `room` lists them.
+
+Nothing outside this room imports it except by name, through `models.rooms`.
+"""

@@ -1,0 +1,131 @@
+"""A pipeline's directory or repository: which class samples it, and what its parts are made of."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from rushes._paths import expanded
+from rushes.errors import ModelError, first_line
+from rushes.families.spec import ArchitectureSpec
+from rushes.wire.jobs import ModelSpec
+from rushes_service.models.loading.errors import loading
+from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.from_files import given_files
+from rushes_service.models.loading.from_repo import HUB_ID, INDEX, ModelSource, download
+
+ENCODERS = ("text_encoder", "image_encoder")
+"""What the names of parts begin with that are loaded only while a text is new."""
+
+CALLBACKS = ("callback_on_step_end", "callback")
+"""Arguments of pipelines that are called after each step; the second is diffusers' older one."""
+
+
+@dataclass(frozen=True)
+class PipelineFiles:
+    """Where a pipeline's parts are, and which classes they and the pipeline have.
+
+    `parts` holds library and class of each part, by its name in `model_index.json`.
+    """
+
+    source: ModelSource
+    kind: Any
+    parts: Mapping[str, tuple[str, str]]
+
+    @property
+    def signature(self) -> Mapping[str, inspect.Parameter]:
+        """Arguments of the pipeline's `__call__`."""
+        return inspect.signature(self.kind.__call__).parameters
+
+    def modules(self, *, encoders: bool) -> dict[str, Any]:
+        """Classes of the parts with weights, by name: the encoders, or all others."""
+        found = {name: part_class(*part) for name, part in self.parts.items() if name.startswith(ENCODERS) is encoders}
+        return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
+
+    def load(self, names: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+        """Parts on the CPU, by name; raises `ModelError`."""
+        return {name: self.source.load(name, kind, dtype).eval() for name, kind in names.items()}
+
+    def texts_fingerprint(self) -> str:
+        """Hex digest of all that embeddings depend on in the files."""
+        names = [name for name in self.parts if name.startswith((*ENCODERS, "tokenizer", "feature_extractor"))]
+        return self.source.fingerprint(names)
+
+
+def find_pipeline(model: ModelSpec, spec: ArchitectureSpec, file_hashes: FileHashCache) -> PipelineFiles:
+    """The pipeline that `model` names; of a repository all but the encoders' weights is fetched.
+
+    Raises:
+        ModelError: it is not there, is none that this diffusers has, or cannot be followed step by step.
+    """
+    given_files(model, spec)  # a file for another family is an error
+    name = model.model or spec.hub_id
+    path = expanded(name)
+    if path.is_dir():
+        source = ModelSource(path, None, file_hashes)
+    elif HUB_ID.fullmatch(name):
+        source = ModelSource(download(name, [INDEX]), name)
+    else:
+        raise ModelError(f"{name}: there is no such directory, and it is no hub id either (owner/name)")
+    try:
+        index = dict(source.index())
+        parts = {part: (str(of[0]), str(of[1])) for part, of in index.items() if isinstance(of, list) and all(of)}
+        kind = getattr(diffusers, str(index["_class_name"]), None)
+    except (ModelError, KeyError, IndexError, ValueError) as error:
+        raise ModelError(f"{path} is no diffusers model: {INDEX} cannot be read ({first_line(error)})") from error
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise ModelError(f"{path} holds a {index['_class_name']}, which diffusers {diffusers.__version__} has not")
+    if source.repo is not None:
+        download(name, [part for part in parts if not part.startswith(ENCODERS)])
+    found = PipelineFiles(source, kind, parts)
+    check(found)
+    return found
+
+
+def check(files: PipelineFiles) -> None:
+    """Raise `ModelError` for a pipeline that cannot be sampled here."""
+    name = files.kind.__name__
+    if "prompt" not in files.signature or not hasattr(files.kind, "encode_prompt"):
+        raise ModelError(f"{name} takes no prompt that is encoded by itself: it cannot be sampled")
+    if not any(callback in files.signature for callback in CALLBACKS):
+        raise ModelError(f"{name} says nothing after its steps (it has no callback_on_step_end): it cannot be sampled")
+    if "num_frames" in files.signature:
+        raise ModelError(f"{name} makes clips; only pipelines that make pictures are sampled so far")
+    transformers = [part for part in files.parts if part.startswith(("transformer", "unet", "prior"))]
+    if len(transformers) != 1 or transformers[0] not in ("transformer", "unet") or "vae" not in files.parts:
+        found = " and ".join(transformers) or "neither"
+        raise ModelError(f"{name} must have one transformer or unet and a vae to be sampled; it has {found}")
+
+
+def part_class(library: str, name: str) -> Any:
+    """The class of a part; None for one of a pipeline's own code, which is not a module of weights here.
+
+    Raises:
+        ModelError: it is of a library that is not diffusers or transformers, whose code is not run.
+    """
+    if library not in ("diffusers", "transformers"):
+        if hasattr(diffusers.pipelines, library):
+            return getattr(getattr(diffusers.pipelines, library), name, None)
+        raise ModelError(f"a part of the model is a {name} of {library}: only diffusers and transformers are known")
+    with loading(Path(INDEX)):
+        return getattr(importlib.import_module(library), name)
+
+
+def default_size(pipe: Any) -> int | None:
+    """Pixels per side of a picture without `--w` and `--h`; None where the pipeline does not tell."""
+    size = getattr(pipe, "default_sample_size", None) or getattr(backbone(pipe).config, "sample_size", None)
+    ratio = getattr(pipe, "vae_scale_factor", None)
+    return size * ratio if isinstance(size, int) and isinstance(ratio, int) else None
+
+
+def backbone(pipe: Any) -> Any:
+    """The transformer, or the UNet."""
+    return pipe.transformer if "transformer" in pipe.components else pipe.unet
