@@ -63,7 +63,9 @@ class Stage:
         module, inputs, options = self.calls[0]
         found = module(*inputs, **options)
         found = getattr(found, "sample", found)
-        return (found[0] if isinstance(found, tuple) else found).clone()
+        while isinstance(found, (tuple, list)):  # Z-Image answers with a list of pictures
+            found = found[0]
+        return found.clone()
 
     def is_base(self) -> bool:
         return all(torch.equal(tensor, self.base[name]) for name, tensor in self.model.state_dict().items())

@@ -45,8 +45,9 @@ def hunyuan_family(args: argparse.Namespace) -> str:
 def wan_family(args: argparse.Namespace) -> str | None:
     """Wan by its task; None for those that are not served. `--one_frame` makes it another, as FramePack's."""
     family = WAN_TASKS.get(args.task)
-    served = not given(args, "--one_frame") or family in ("wan2.1-i2v", "wan2.1-flf2v")
-    return family if served else None
+    if family is None or not given(args, "--one_frame"):
+        return family
+    return family if any(flag == "one_frame" for flag, _ in ARCHITECTURES[family].variants) else None
 
 
 FAMILIES: Mapping[str, Callable[[argparse.Namespace], str | None]] = {

@@ -59,7 +59,8 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(^|\.)blocks\.\d+\.(attn[12]|ffn)", (WAN,)),
     (r"individual_token_refiner|(img|txt)_mod[._]linear|(img|txt)_mlp[._]fc[12]|modulation[._]linear", (HUNYUAN,)),
     (r"double_blocks\.\d+\.(img|txt)_attn_(qkv|proj|q_norm|k_norm)", (HUNYUAN,)),
-    (r"double_blocks_\d+_(img|txt)_(mod_lin(_|\.|$)|mlp_[02])", (FLUX,)),
+    (r"double_blocks_\d+_(img|txt)_mod_lin(_|\.|$)", (FLUX,)),
+    (r"double_blocks_\d+_(img|txt)_mlp_[02]", (FLUX, FLUX2)),
     (r"single_blocks_\d+_(modulation_lin(_|\.|$)|norm_)", (FLUX,)),
     (r"(double|single)_stream_modulation|ff(_context)?[._]linear_(in|out)|to_qkv_mlp_proj", (FLUX2,)),
     (r"(double|single)_blocks[._]\d+", (FLUX, FLUX2, HUNYUAN)),  # ComfyUI has FLUX's inner names for both
