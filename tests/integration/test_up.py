@@ -19,6 +19,7 @@ import pytest
 from rushes.client.client import Client
 from rushes.errors import ConfigError
 from rushes_service.cli import up
+from rushes_service.cli.up import devices_of
 from rushes_service.settings import load_settings, xdg
 from support import alive, wait_until
 
@@ -177,3 +178,13 @@ def run_up(flags: list[str], state_dir: Path) -> int:
     parser = argparse.ArgumentParser()
     up.add_arguments(parser)
     return up.run(parser.parse_args([*flags, "--state-dir", str(state_dir)]))
+
+
+def test_gpus_that_cannot_be_asked_are_an_error_and_no_worker_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('the driver is too old')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with pytest.raises(ConfigError, match=r"cannot be asked: .*the driver is too old.*--devices cpu"):
+        devices_of("auto")
+    assert devices_of("cpu") == ["cpu"]

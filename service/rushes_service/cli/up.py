@@ -60,11 +60,16 @@ def devices_of(asked: str) -> list[str]:
     """Device names out of `--devices`.
 
     Raises:
-        ConfigError: a name that is no device, or named twice.
+        ConfigError: a name that is no device, or named twice; or the GPUs cannot be asked.
     """
     devices = [part.strip() for part in asked.split(",") if part.strip()]
     if devices == ["auto"]:
-        return [gpu.device for gpu in gpus.ask().gpus] or ["cpu"]
+        report = gpus.ask()
+        if report.error:  # not the CPU without a word: samples would take days
+            raise ConfigError(
+                f"the GPUs cannot be asked: {report.error}. Say which to use (--devices cuda:0), or --devices cpu"
+            )
+        return [gpu.device for gpu in report.gpus] or ["cpu"]
     wrong = [device for device in devices if not DEVICE.fullmatch(device)]
     if wrong or not devices:
         named = ", ".join(wrong) or "nothing"
