@@ -42,14 +42,15 @@ class Adapter:
 def linears(model: nn.Module, names: NameTable, *, original: bool) -> list[FileModule]:
     """Linear modules of first blocks, each weight once, by their original or by their diffusers names."""
     renamed = {target.module for name, targets in names.dotted.items() if not own(name, targets) for target in targets}
-    found = []
+    found, seen = [], set()
     for name, targets in names.dotted.items():
         module = model.get_submodule(targets[0].module)
-        if not isinstance(module, nn.Linear) or ".0." not in name:
+        if not isinstance(module, nn.Linear) or ".0." not in name or targets[0].module in seen:
             continue
         if own(name, targets) == (not original or targets[0].module not in renamed):
             rows = max(target.rows[1] for target in targets) if targets[0].rows else module.out_features
             found.append(FileModule(name, (rows, module.in_features), targets))
+            seen.update(target.module for target in targets)
     return found
 
 

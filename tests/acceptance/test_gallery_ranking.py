@@ -48,7 +48,7 @@ class Voter:
     def vote(self, key: str | None = None) -> None:
         """Press a key for the pair that is shown, and wait until it counts."""
         before = self.votes()
-        self.page.wait_for_function("document.querySelectorAll('#pair [data-sample]').length === 2")
+        self.page.wait_for_function("() => document.querySelectorAll('#pair [data-sample]').length === 2")
         sides = self.page.locator("#pair .side").evaluate_all("(found) => found.map((side) => side.dataset.sample)")
         steps = [self.api.http.get(f"/v1/samples/{sample}").json()["job"].get("step", 0) for sample in sides]
         self.page.keyboard.press(key or ("ArrowLeft" if steps[0] > steps[1] else "ArrowRight"))
@@ -106,7 +106,7 @@ def test_a_second_voter_and_an_emptied_redis(run: Api, browser: Browser) -> None
 def test_on_a_phone_the_pictures_are_one_above_the_other_and_a_touch_is_a_vote(run: Api, browser: Browser) -> None:
     found = visit(browser, f"{run.url}/rank#run=cut", viewport={"width": 390, "height": 844}, has_touch=True)
     ada = Voter(run, found, "ada")
-    found.page.wait_for_function("document.querySelectorAll('#pair .side').length === 2")
+    found.page.wait_for_function("() => document.querySelectorAll('#pair .side').length === 2")
 
     boxes = [found.page.locator(f"#pair .{side}").bounding_box() for side in ("left", "right")]
     assert boxes[0] and boxes[1]

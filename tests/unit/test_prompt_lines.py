@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -269,7 +270,7 @@ negatives = texts.filter(lambda text: text.strip() != "")
 paths = (
     st.text("abc /.ü-", min_size=1, max_size=20)
     .map(lambda text: f"/{text.strip()}")
-    .filter(lambda text: not OPTION.search(text) and str(Path(text)) == text)
+    .filter(lambda text: not OPTION.search(text) and os.path.normpath(text) == text)  # `..` is taken out
 )
 decimals = st.decimals(0, 1000, places=3).map(float)
 prompts = st.builds(

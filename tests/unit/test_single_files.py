@@ -252,7 +252,7 @@ def full_size_header(kind: str, config: Config, path: Path) -> Header:
     for parameter, tensor in model.state_dict().items():
         key, part = next(iter(spellings(parameter, rule)))
         rows = shapes.get(key, (0,))[0] if part.isdigit() else 0
-        shapes[key] = (rows + tensor.shape[0], *tensor.shape[1:])
+        shapes[key] = (rows + tensor.shape[0], *tensor.shape[1:]) if tensor.dim() else ()
     return Header(path, (path,), {key: Entry("BF16", shape, path) for key, shape in shapes.items()})
 
 
