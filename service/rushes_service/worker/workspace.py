@@ -93,7 +93,7 @@ def open_workspace(
         urls[local] = path
         return local
 
-    with staged.open_workspace(job.id) as directory:
+    with staged.work_directory(job.id) as directory:
         local = job_with(local_job.model_copy(update={"output_dir": str(directory)}), fetch)
         yield Workspace(local, paths, urls, job.output_dir, retry)
 
