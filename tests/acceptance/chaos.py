@@ -28,6 +28,7 @@ from rushes.wire import keys
 from rushes.wire.jobs import JobRecord, JobState
 from rushes_service.media.temporary import clear
 from rushes_service.processes.embedded_redis import EmbeddedRedis
+from rushes_service.worker.drift import BASE_DIR
 from support import wait_until
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -232,7 +233,9 @@ class Chaos:
         self.expect(
             found == wanted, f"{run}: files too many {sorted(found - wanted)[:3]}, missing {sorted(wanted - found)[:3]}"
         )
-        left = {path for path in (self.outputs[run] / ".rushes").rglob("*") if path.is_file()}
+        # What drift is measured against stays, by intent: one small file for each sample of the base model.
+        kept = self.outputs[run] / BASE_DIR
+        left = {path for path in (self.outputs[run] / ".rushes").rglob("*") if path.is_file() and path.parent != kept}
         # A worker that is killed between its last word and the removal leaves that to the trainer, which is gone here.
         snapshots = client.unneeded([path for path in left if path.parent == self.outputs[run] / SNAPSHOT_DIR])
         self.report.unremoved += len(snapshots)
