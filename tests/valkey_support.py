@@ -80,7 +80,7 @@ def watched_pair(directory: Path) -> Iterator[tuple[Server, Server, Server]]:
         replica_of = f"replicaof {LOCALHOST} {primary.port}\nrepl-diskless-sync-delay 0\n"
         watching = (
             f"sentinel monitor {PRIMARY} {LOCALHOST} {primary.port} 1\n"
-            f"sentinel down-after-milliseconds {PRIMARY} 500\n"
+            f"sentinel down-after-milliseconds {PRIMARY} 5000\n"
             f"sentinel failover-timeout {PRIMARY} 3000\n"
         )
         with (
