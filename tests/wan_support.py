@@ -17,7 +17,7 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
-from rushes.families.wan import WAN_NEGATIVE_PROMPT
+from rushes.families.rows.wan import WAN_NEGATIVE_PROMPT
 from rushes.wire.jobs import ModelSpec, Prompt
 from rushes_service.engine.engine import Engine
 from rushes_service.models.registry import find

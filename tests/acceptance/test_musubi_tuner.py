@@ -19,7 +19,7 @@ from processes import PROGRAMS, workers
 from safetensors.torch import save_file
 
 from rushes.client.client import Client
-from rushes.families.wan import WAN21_T2V
+from rushes.families.rows.wan import WAN21_T2V
 from rushes.wire.jobs import JobRecord, JobState
 from single_files_support import original_files
 

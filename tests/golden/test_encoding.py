@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from golden_support import GOLDEN, distance
 from rushes.families.parameters import resolve
-from rushes.families.wan import WAN21_T2V
+from rushes.families.rows.wan import WAN21_T2V
 from rushes.prompts.files import load_prompts
 from rushes.wire.jobs import Prompt
 from rushes_service.models.encoders.llama_clip import HunyuanText

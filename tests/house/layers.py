@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service.models.conditioning",),
     ("rushes_service.models.encoders", "rushes_service.models.llm", "rushes_service.models.vae"),
     ("rushes_service.models.base",),
+    ("rushes_service.models.pictures",),
     (
         "rushes_service.models.wan",
         "rushes_service.models.hunyuan",

@@ -11,9 +11,9 @@ from family_support import required
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.parameters import SampleParameters, resolve
 from rushes.families.prompt_options import OPTION_OF_FIELD
+from rushes.families.rows.wan import WAN21_T2V, WAN_NEGATIVE_PROMPT
 from rushes.families.spec import IMAGE_INPUTS, ArchitectureSpec
 from rushes.families.table import ARCHITECTURES, architecture
-from rushes.families.wan import WAN21_T2V, WAN_NEGATIVE_PROMPT
 from rushes.wire.jobs import Prompt
 
 

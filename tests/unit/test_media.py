@@ -18,7 +18,7 @@ from PIL import Image
 
 from rushes.errors import ConfigError, LeaseLost, NonFiniteLatents, OutputError
 from rushes.families.parameters import resolve
-from rushes.families.wan import WAN21_T2V
+from rushes.families.rows.wan import WAN21_T2V
 from rushes.submission.build import Run, build_job
 from rushes.wire.jobs import ModelSpec, Prompt, SampleJob
 from rushes_service.media.naming import sample_path

@@ -8,10 +8,10 @@ import re
 import pytest
 
 from rushes.errors import ArchitectureError, PromptError
-from rushes.families.framepack import FRAMEPACK, FRAMEPACK_ONE_FRAME
 from rushes.families.one_frame import OneFrame, Places, parse_one_frame, place_frames
 from rushes.families.parameters import resolve
-from rushes.families.wan import WAN_ONE_FRAME
+from rushes.families.rows.framepack import FRAMEPACK, FRAMEPACK_ONE_FRAME
+from rushes.families.rows.wan import WAN_ONE_FRAME
 from rushes.training.flags import add_sampling_arguments, model_from_args, vae_from_args
 from rushes.wire.jobs import ModelSpec, Prompt
 

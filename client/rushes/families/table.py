@@ -1,11 +1,11 @@
-"""All families by name. A new family is a module beside this one with its `FAMILIES`, listed in `MODULES`."""
+"""All families by name. A new family is a module of `rows` with its `FAMILIES`, listed in `MODULES`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from rushes.errors import ArchitectureError
-from rushes.families import flux, framepack, generic, hunyuan, hunyuan15, qwen, wan, zimage
+from rushes.families.rows import flux, framepack, generic, hunyuan, hunyuan15, qwen, wan, zimage
 from rushes.families.spec import ArchitectureSpec
 
 MODULES = (hunyuan, hunyuan15, framepack, wan, flux, qwen, zimage, generic)

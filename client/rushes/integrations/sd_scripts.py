@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rushes.errors import ArchitectureError
-from rushes.families.flux import FLUX1_KONTEXT
+from rushes.families.rows.flux import FLUX1_KONTEXT
 from rushes.integrations.kohya import Sidecar
 from rushes.integrations.launching import PREFIX, Trainer, add_flags, launch
 from rushes.training.cadence import Cadence

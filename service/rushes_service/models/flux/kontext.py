@@ -14,26 +14,21 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
-from torch import nn
 
 from rushes.errors import PromptError
-from rushes.families.flux import FLUX1_KONTEXT
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.flux import FLUX1_KONTEXT
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, VaeOptions
-from rushes_service.lora.targets import NameTable, name_table, renamed
-from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes.wire.jobs import VaeOptions
+from rushes_service.models.base import Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.t5_clip import COMPONENTS, TextEncoders
 from rushes_service.models.euler import ReferenceEuler, timed_by
 from rushes_service.models.flux.names import ORIGINAL_NAMES
 from rushes_service.models.inputs.images import open_image, to_signed
-from rushes_service.models.loading.files.hashes import FileHashCache
-from rushes_service.models.loading.from_files import find_source
-from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
-from rushes_service.models.vae.kl import decode_kl, plan_kl_tiles
+from rushes_service.models.pictures import PictureArchitecture, picture, step_callback
+from rushes_service.models.vae.kl import decode_kl
 from rushes_service.runtime.compat_diffusers_models import KEEP_SIZE
-from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import precision
 
 PATCH = 16
@@ -46,65 +41,29 @@ SHIFT_AT_256_TOKENS, SHIFT_AT_4096_TOKENS = 0.5, 1.15
 """`mu` of the shift that grows with the picture, linear in its number of tokens."""
 
 
-class FluxKontext(Architecture):
+class FluxKontext(PictureArchitecture):
     """flux1-kontext."""
 
     spec: ClassVar[ArchitectureSpec] = FLUX1_KONTEXT
 
-    vae_dtype: ClassVar[torch.dtype] = torch.float32
-    """As in the reference, whatever the transformer's precision."""
-
-    def __init__(
-        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
-    ) -> None:
-        super().__init__(model, device, dtype, file_hashes)
-        pipelines, components = ("FluxKontextPipeline",), ("transformer", "vae")
-        self.source: Source = find_source(model, self.spec, pipelines, components, self.file_hashes)
-        self._text_files: str | None = None
-        self._pipe: Any = None
+    called = "FLUX"
+    pipelines = ("FluxKontextPipeline",)
+    transformer_class, vae_class = FluxTransformer2DModel, AutoencoderKL
+    original_names = ORIGINAL_NAMES
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:
         for path in parameters.control_image_path:
             control_pixels(path)
 
-    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
-        warnings = []
-        if vae.chunk_size is not None:
-            warnings.append("--vae_chunk_size changes nothing for FLUX: its VAE has no time to split")
-        if tiles := plan_kl_tiles(vae, parameters.width, parameters.height):
-            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
-        return tuple(warnings)
-
-    def load(self) -> None:
-        quiet_loading_bars()
-        model = self.source.load("transformer", FluxTransformer2DModel, self.dtype)
-        coder = self.source.load("vae", AutoencoderKL, self.vae_dtype)
-        for part in (model, coder):
-            part.requires_grad_(False).to(self.device).eval()
+    def pipeline(self, **parts: Any) -> Any:
         encoders = dict.fromkeys(COMPONENTS)
-        scheduler = FlowMatchEulerDiscreteScheduler()
-        self._pipe = FluxKontextPipeline(transformer=model, vae=coder, scheduler=scheduler, **encoders)
-        self._pipe.set_progress_bar_config(disable=True)
-
-    @property
-    def transformer(self) -> nn.Module:
-        return self._pipe.transformer  # type: ignore[no-any-return]
-
-    @property
-    def vae(self) -> AutoencoderKL:
-        """The loaded VAE."""
-        return self._pipe.vae
-
-    def lora_names(self) -> NameTable:
-        return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
+        return FluxKontextPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **parts, **encoders)
 
     def text_key(self, text: str) -> dict[str, Any]:
         """Cache key of a text's embeddings, see `TextEncoders.encode`."""
-        if self._text_files is None:
-            self._text_files = self.source.fingerprint(COMPONENTS)
         dtype = precision(self.dtype, float8=self.model.fp8_t5)
-        return {"kind": "t5+clip", "files": self._text_files, "dtype": dtype, "text": text}
+        return {"kind": "t5+clip", "files": self.text_files(COMPONENTS), "dtype": dtype, "text": text}
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         encoders = TextEncoders(self.source, self.device, self.dtype, float8=self.model.fp8_t5)
@@ -131,10 +90,6 @@ class FluxKontext(Architecture):
         sigmas = schedule(parameters)
         total = parameters.sample_steps
 
-        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-            on_step(index + 1, total, tensors["latents"])
-            return {}
-
         with timed_by(self.transformer, scheduler):
             packed = self._pipe(
                 **conditioning,
@@ -148,16 +103,14 @@ class FluxKontext(Architecture):
                 guidance_scale=parameters.guidance_scale,
                 output_type="latent",
                 return_dict=False,
-                callback_on_step_end=step_ended,
+                callback_on_step_end=step_callback(on_step, total),
             )[0]
-        facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
-        return Denoised(unpacked(packed, parameters), facts)
+        return Denoised(unpacked(packed, parameters), self.facts(sigmas))
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         model = self.vae
         latents = latents.to(model.device, model.dtype) / model.config.scaling_factor + model.config.shift_factor
-        pixels = decode_kl(model, latents, vae).float()
-        yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)
+        yield picture(decode_kl(model, latents, vae))
 
 
 def control_pixels(path: str) -> torch.Tensor:

@@ -14,24 +14,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
+from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
 from torch import nn
 
 from rushes.errors import ModelError, PromptError
 from rushes.families.parameters import SampleParameters
-from rushes.wire.jobs import ModelSpec, VaeOptions
-from rushes_service.lora.targets import NameTable, name_table, renamed
-from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes.families.spec import ArchitectureSpec
+from rushes.wire.jobs import VaeOptions
+from rushes_service.models.base import Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.euler import ReferenceEuler, timed_by
 from rushes_service.models.flux2.control import CONTROL, control_pixels, control_tokens, encode_control, statistics
 from rushes_service.models.flux2.names import ORIGINAL_NAMES
 from rushes_service.models.inputs.images import to_signed
-from rushes_service.models.loading.files.hashes import FileHashCache
-from rushes_service.models.loading.from_files import find_source
-from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
-from rushes_service.models.vae.kl import decode_kl, plan_kl_tiles
-from rushes_service.runtime.devices import name_of
+from rushes_service.models.pictures import PictureArchitecture, picture, step_callback
+from rushes_service.models.vae.kl import decode_kl
 
 PATCH = 16
 """Pixels per side of one token: eight in the VAE, two in the packing."""
@@ -40,31 +37,21 @@ CHANNELS = 128
 """Of a token: 32 latent channels of 2 x 2."""
 
 
-class Flux2(Architecture):
+class Flux2(PictureArchitecture):
     """FLUX.2 of any kind; a subclass says which pipeline samples it and how text is encoded."""
 
-    pipelines: ClassVar[tuple[str, ...]]
+    called = "FLUX.2"
+    transformer_class, vae_class = Flux2Transformer2DModel, AutoencoderKLFlux2
+    original_names = ORIGINAL_NAMES
+
     hub_ids: ClassVar[dict[str, str]]
     """Repositories by version."""
 
     guidance_embeds: ClassVar[bool]
     """True if the transformer takes `--g` as an input."""
 
-    vae_dtype: ClassVar[torch.dtype] = torch.float32
-
-    def __init__(
-        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
-    ) -> None:
-        super().__init__(model, device, dtype, file_hashes)
-        spec = replace(self.spec, hub_id=self.hub_ids[self.version])
-        self.source: Source = find_source(model, spec, self.pipelines, ("transformer", "vae"), self.file_hashes)
-        self._text_files: str | None = None
-        self._pipe: Any = None
-
-    @property
-    def version(self) -> str:
-        """Which of the published models it is."""
-        return self.model.model_version or self.spec.versions[0]
+    def published_as(self) -> ArchitectureSpec:
+        return replace(self.spec, hub_id=self.hub_ids[self.version])
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:
@@ -78,41 +65,10 @@ class Flux2(Architecture):
         for path in parameters.control_image_path:
             control_pixels(path, several=several)
 
-    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
-        warnings = []
-        if vae.chunk_size is not None:
-            warnings.append("--vae_chunk_size changes nothing for FLUX.2: its VAE has no time to split")
-        if tiles := plan_kl_tiles(vae, parameters.width, parameters.height):
-            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
-        return tuple(warnings)
-
-    def load(self) -> None:
-        quiet_loading_bars()
-        model = self.source.load("transformer", Flux2Transformer2DModel, self.dtype)
-        if model.config.guidance_embeds != self.guidance_embeds:
-            kind, other = ("dev", "flux2-dev") if model.config.guidance_embeds else ("klein", "flux2-klein")
+    def check_config(self, config: Any) -> None:
+        if config.guidance_embeds != self.guidance_embeds:
+            kind, other = ("dev", "flux2-dev") if config.guidance_embeds else ("klein", "flux2-klein")
             raise ModelError(f"{self.source.place('transformer')} is FLUX.2 {kind}: say --architecture {other}")
-        coder = self.source.load("vae", AutoencoderKLFlux2, self.vae_dtype)
-        for part in (model, coder):
-            part.requires_grad_(False).to(self.device).eval()
-        self._pipe = self.pipeline(transformer=model, vae=coder, scheduler=FlowMatchEulerDiscreteScheduler())
-        self._pipe.set_progress_bar_config(disable=True)
-
-    def pipeline(self, **parts: Any) -> Any:
-        """The pipeline around loaded parts, without text encoder."""
-        raise NotImplementedError
-
-    @property
-    def transformer(self) -> nn.Module:
-        return self._pipe.transformer  # type: ignore[no-any-return]
-
-    @property
-    def vae(self) -> AutoencoderKLFlux2:
-        """The loaded VAE."""
-        return self._pipe.vae
-
-    def lora_names(self) -> NameTable:
-        return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
 
     @torch.no_grad()
     def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:
@@ -128,10 +84,9 @@ class Flux2(Architecture):
         total = parameters.sample_steps
         last: list[torch.Tensor] = []
 
-        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-            last[:] = [tensors["latents"]]
-            on_step(index + 1, total, tensors["latents"])
-            return {}
+        def step_ended(done: int, of: int, latents: torch.Tensor) -> None:
+            last[:] = [latents]
+            on_step(done, of, latents)
 
         texts = {name: tensor for name, tensor in conditioning.items() if not name.startswith(CONTROL.format(""))}
         with self.shown(conditioning), timed_by(self.transformer, scheduler):
@@ -144,14 +99,9 @@ class Flux2(Architecture):
                 num_inference_steps=total,
                 guidance_scale=1.0 if parameters.guidance_scale is None else parameters.guidance_scale,
                 output_type="latent",
-                callback_on_step_end=step_ended,
+                callback_on_step_end=step_callback(step_ended, total),
             )
-        facts = {
-            "scheduler": "Euler (flow)",
-            "sigmas": scheduler.sigmas.tolist(),
-            "vae_dtype": name_of(self.vae_dtype),
-        }
-        return Denoised(unpacked(last[0], parameters), facts)
+        return Denoised(unpacked(last[0], parameters), self.facts(scheduler.sigmas))
 
     @contextlib.contextmanager
     def shown(self, conditioning: Conditioning) -> Iterator[None]:
@@ -180,8 +130,7 @@ class Flux2(Architecture):
         mean, deviation = statistics(model)
         patches = latents.to(model.device, model.dtype) * deviation + mean
         unscaled = nn.functional.pixel_shuffle(patches, 2)
-        pixels = decode_kl(model, unscaled, vae).float()
-        yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)
+        yield picture(decode_kl(model, unscaled, vae))
 
 
 def schedule(parameters: SampleParameters) -> ReferenceEuler:

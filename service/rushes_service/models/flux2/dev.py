@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from diffusers import Flux2Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Pipeline
 
-from rushes.families.flux import FLUX2_DEV
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.flux import FLUX2_DEV
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
-from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.flux2.base import Flux2
 from rushes_service.models.llm.mistral import Flux2DevText
-from rushes_service.runtime.float8 import precision
 
 
 class Flux2Dev(Flux2):
@@ -22,6 +20,7 @@ class Flux2Dev(Flux2):
     spec: ClassVar[ArchitectureSpec] = FLUX2_DEV
     pipelines = ("Flux2Pipeline",)
     guidance_embeds = True
+    text_class, text_kind = Flux2DevText, "flux2-dev"
     hub_ids: ClassVar[dict[str, str]] = {"dev": "black-forest-labs/FLUX.2-dev"}
 
     def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
@@ -31,20 +30,4 @@ class Flux2Dev(Flux2):
         return warnings
 
     def pipeline(self, **parts: Any) -> Any:
-        return Flux2Pipeline(tokenizer=None, text_encoder=None, **parts)
-
-    def text_key(self, text: str) -> dict[str, Any]:
-        """Cache key of a text's embedding, see `Flux2DevText.encode`."""
-        if self._text_files is None:
-            self._text_files = self.source.fingerprint(Flux2DevText.parts)
-        dtype = precision(self.dtype, float8=False)
-        return {"kind": "flux2-dev", "files": self._text_files, "dtype": dtype, "text": text}
-
-    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
-        text = parameters.prompt
-        encoder = Flux2DevText(self.source, self.device, self.dtype)
-        try:
-            found = cache.get(self.text_key(text), lambda: encoder.encode(text))["embeds"]
-        finally:
-            encoder.free()
-        return {"prompt_embeds": found.to(self.device, self.dtype)}
+        return Flux2Pipeline(tokenizer=None, text_encoder=None, scheduler=FlowMatchEulerDiscreteScheduler(), **parts)

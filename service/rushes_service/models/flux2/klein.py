@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from diffusers import Flux2KleinPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
 
-from rushes.families.flux import FLUX2_KLEIN
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.flux import FLUX2_KLEIN
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
-from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.flux2.base import Flux2
 from rushes_service.models.llm.qwen3 import KleinText
-from rushes_service.runtime.float8 import precision
 
 DISTILLED_STEPS = 4
 
@@ -33,6 +31,7 @@ class Flux2Klein(Flux2):
     spec: ClassVar[ArchitectureSpec] = FLUX2_KLEIN
     pipelines = ("Flux2KleinPipeline",)
     guidance_embeds = False
+    text_class, text_kind, text_float8 = KleinText, "flux2-klein", "fp8_text_encoder"
     hub_ids: ClassVar[dict[str, str]] = {
         "klein-base-4b": "black-forest-labs/FLUX.2-klein-base-4B",
         "klein-4b": "black-forest-labs/FLUX.2-klein-4B",
@@ -53,25 +52,7 @@ class Flux2Klein(Flux2):
         return warnings
 
     def pipeline(self, **parts: Any) -> Any:
-        return ReferencePipeline(tokenizer=None, text_encoder=None, is_distilled=self.distilled, **parts)
-
-    def text_key(self, text: str) -> dict[str, Any]:
-        """Cache key of a text's embedding, see `KleinText.encode`."""
-        if self._text_files is None:
-            self._text_files = self.source.fingerprint(KleinText.parts)
-        dtype = precision(self.dtype, float8=self.model.fp8_text_encoder)
-        return {"kind": "flux2-klein", "files": self._text_files, "dtype": dtype, "text": text}
-
-    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
-        texts = {"prompt_embeds": parameters.prompt}
-        if parameters.negative_prompt is not None:
-            texts["negative_prompt_embeds"] = parameters.negative_prompt
-        encoder = KleinText(self.source, self.device, self.dtype, float8=self.model.fp8_text_encoder)
-        try:
-            found = {
-                name: cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"]
-                for name, text in texts.items()
-            }
-        finally:
-            encoder.free()
-        return {name: tensor.to(self.device, self.dtype) for name, tensor in found.items()}
+        scheduler = FlowMatchEulerDiscreteScheduler()
+        return ReferencePipeline(
+            tokenizer=None, text_encoder=None, is_distilled=self.distilled, scheduler=scheduler, **parts
+        )

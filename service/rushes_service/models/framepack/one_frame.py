@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rushes.families.framepack import FRAMEPACK_ONE_FRAME
 from rushes.families.one_frame import OneFrame, parse_one_frame
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.framepack import FRAMEPACK_ONE_FRAME
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.base import Denoised, OnStep

@@ -17,8 +17,8 @@ from diffusers import AutoencoderKLHunyuanVideo
 from PIL import Image
 from torch import nn
 
-from rushes.families.framepack import FRAMEPACK
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.framepack import FRAMEPACK
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.lora.targets import NameTable, name_table, renamed

@@ -19,9 +19,9 @@ from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from rushes.errors import PromptError, first_line
-from rushes.families.generic import DIFFUSERS
 from rushes.families.parameters import SampleParameters
 from rushes.families.prompt_options import OPTION_OF_FIELD
+from rushes.families.rows.generic import DIFFUSERS
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.lora.targets import NameTable, name_table

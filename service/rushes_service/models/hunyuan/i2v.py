@@ -19,8 +19,8 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPTextModel, Llava
 
 from rushes._paths import absolute
 from rushes.errors import ModelError, PromptError
-from rushes.families.hunyuan import HUNYUAN_VIDEO_I2V
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.hunyuan import HUNYUAN_VIDEO_I2V
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.base import Denoised, OnStep

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rushes.families.hunyuan import SKYREELS_V1_I2V
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.hunyuan import SKYREELS_V1_I2V
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.conditioning import Conditioning

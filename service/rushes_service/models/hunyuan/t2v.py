@@ -16,8 +16,8 @@ from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
 from torch import nn
 
 from rushes.errors import ModelError, PromptError
-from rushes.families.hunyuan import HUNYUAN_VIDEO, SKYREELS_V1_T2V
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.hunyuan import HUNYUAN_VIDEO, SKYREELS_V1_T2V
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.lora.targets import NameTable, name_table, renamed

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from rushes.families.hunyuan15 import HUNYUAN_VIDEO_15_I2V
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.hunyuan15 import HUNYUAN_VIDEO_15_I2V
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.conditioning import Conditioning, ConditioningCache

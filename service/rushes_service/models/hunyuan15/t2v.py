@@ -16,8 +16,8 @@ from diffusers import AutoencoderKLHunyuanVideo15
 from torch import nn
 
 from rushes.errors import PromptError
-from rushes.families.hunyuan15 import HUNYUAN_VIDEO_15_T2V
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.hunyuan15 import HUNYUAN_VIDEO_15_T2V
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.lora.targets import NameTable

@@ -16,22 +16,17 @@ from diffusers import AutoencoderKLQwenImage, Krea2Pipeline, Krea2Transformer2DM
 from torch import nn
 
 from rushes.families.parameters import SampleParameters
-from rushes.families.qwen import KREA2
+from rushes.families.rows.qwen import KREA2
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, VaeOptions
-from rushes_service.lora.targets import NameTable, name_table, renamed
-from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes.wire.jobs import VaeOptions
+from rushes_service.models.base import Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.euler import ReferenceEuler, timed_by
 from rushes_service.models.krea2.names import ORIGINAL_NAMES
 from rushes_service.models.llm.qwen3_vl import Krea2Text
-from rushes_service.models.loading.files.hashes import FileHashCache
-from rushes_service.models.loading.from_files import find_source
-from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.pictures import PictureArchitecture, picture, step_callback
 from rushes_service.models.vae.qwen import LATENT_CHANNELS, SPATIAL_RATIO, decode_qwen
-from rushes_service.models.vae.tiles import plan_tiles
-from rushes_service.runtime.devices import name_of
-from rushes_service.runtime.float8 import precision
+from rushes_service.models.vae.tiles import TilePlan, plan_tiles
 
 PATCH = 16
 """Pixels per side of one token: eight in the VAE, two in the packing."""
@@ -41,25 +36,21 @@ TURBO_STEPS = 8
 HUB_IDS = {"raw": "krea/Krea-2-Raw", TURBO: "krea/Krea-2-Turbo"}
 
 
-class Krea2(Architecture):
+class Krea2(PictureArchitecture):
     """krea2."""
 
     spec: ClassVar[ArchitectureSpec] = KREA2
 
+    called = "Krea 2"
+    pipelines = ("Krea2Pipeline",)
+    transformer_class, vae_class = Krea2Transformer2DModel, AutoencoderKLQwenImage
+    original_names = ORIGINAL_NAMES
+    text_class, text_kind, text_float8 = Krea2Text, "krea2", "fp8_vl"
+
     blocks = ("transformer_blocks",)
 
-    vae_dtype: ClassVar[torch.dtype] = torch.float32
-    """bfloat16, as the reference decodes it, shows in flat areas."""
-
-    def __init__(
-        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
-    ) -> None:
-        super().__init__(model, device, dtype, file_hashes)
-        spec = replace(self.spec, hub_id=HUB_IDS[model.model_version or self.spec.versions[0]])
-        parts = ("transformer", "vae")
-        self.source: Source = find_source(model, spec, ("Krea2Pipeline",), parts, self.file_hashes)
-        self._text_files: str | None = None
-        self._pipe: Any = None
+    def published_as(self) -> ArchitectureSpec:
+        return replace(self.spec, hub_id=HUB_IDS[self.version])
 
     @property
     def turbo(self) -> bool:
@@ -68,11 +59,7 @@ class Krea2(Architecture):
         return self.model.model_version == TURBO or bool(told)
 
     def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
-        warnings = []
-        if vae.chunk_size is not None:
-            warnings.append("--vae_chunk_size changes nothing for Krea 2: its pictures have no time to split")
-        if tiles := plan_tiles(vae, parameters.width, parameters.height):
-            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
+        warnings = list(super().warnings(parameters, vae))
         if not self.turbo and not parameters.use_cfg:
             warnings.append(
                 "sampled without classifier-free guidance; Krea 2 Raw is made for it: "
@@ -83,56 +70,18 @@ class Krea2(Architecture):
             warnings.append(f"--l 1 --s {TURBO_STEPS} is how Krea 2 Turbo is meant to be sampled, not {asked}")
         return tuple(warnings)
 
-    def load(self) -> None:
-        quiet_loading_bars()
-        model = self.source.load("transformer", Krea2Transformer2DModel, self.dtype)
-        coder = self.source.load("vae", AutoencoderKLQwenImage, self.vae_dtype)
-        for part in (model, coder):
-            part.requires_grad_(False).to(self.device).eval()
-        parts = {"transformer": model, "vae": coder, "scheduler": schedule()}
-        self._pipe = Krea2Pipeline(tokenizer=None, text_encoder=None, is_distilled=self.turbo, **parts)
-        self._pipe.set_progress_bar_config(disable=True)
+    def plan_tiles(self, vae: VaeOptions, width: int, height: int) -> TilePlan | None:
+        return plan_tiles(vae, width, height)
 
-    @property
-    def transformer(self) -> nn.Module:
-        return self._pipe.transformer  # type: ignore[no-any-return]
-
-    @property
-    def vae(self) -> AutoencoderKLQwenImage:
-        """The loaded VAE."""
-        return self._pipe.vae
-
-    def lora_names(self) -> NameTable:
-        return name_table(self.transformer, lambda name: renamed(name, ORIGINAL_NAMES))
-
-    def text_key(self, text: str) -> dict[str, Any]:
-        """Cache key of a text's embedding, see `Krea2Text.encode`."""
-        if self._text_files is None:
-            self._text_files = self.source.fingerprint(Krea2Text.parts)
-        dtype = precision(self.dtype, float8=self.model.fp8_vl)
-        return {"kind": "krea2", "files": self._text_files, "dtype": dtype, "text": text}
+    def pipeline(self, **parts: Any) -> Any:
+        return Krea2Pipeline(tokenizer=None, text_encoder=None, is_distilled=self.turbo, scheduler=schedule(), **parts)
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
-        texts = {"prompt_embeds": parameters.prompt}
-        if parameters.negative_prompt is not None:
-            texts["negative_prompt_embeds"] = parameters.negative_prompt
-        encoder = Krea2Text(self.source, self.device, self.dtype, float8=self.model.fp8_vl)
-        try:
-            found = {
-                name: cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"]
-                for name, text in texts.items()
-            }
-        finally:
-            encoder.free()
-        return {name: tensor[None].to(self.device, self.dtype) for name, tensor in found.items()}
+        return {name: tensor[None] for name, tensor in super().encode(parameters, cache).items()}
 
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         scheduler = self._pipe.scheduler = schedule()
         total = parameters.sample_steps
-
-        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-            on_step(index + 1, total, tensors["latents"])
-            return {}
 
         with timed_by(self.transformer, scheduler), unpadded(self.transformer):
             tokens = self._pipe(
@@ -146,19 +95,13 @@ class Krea2(Architecture):
                 guidance_scale=parameters.cfg_scale - 1 if parameters.use_cfg else 0.0,
                 output_type="latent",
                 return_dict=False,
-                callback_on_step_end=step_ended,
+                callback_on_step_end=step_callback(on_step, total),
             )[0]
-        facts = {
-            "scheduler": "Euler (flow)",
-            "sigmas": scheduler.sigmas.tolist(),
-            "vae_dtype": name_of(self.vae_dtype),
-        }
-        return Denoised(unpacked(tokens, parameters), facts)
+        return Denoised(unpacked(tokens, parameters), self.facts(scheduler.sigmas))
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         height, width = (SPATIAL_RATIO * size for size in latents.shape[-2:])
-        pixels = decode_qwen(self.vae, latents, plan_tiles(vae, width, height)).float()
-        yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)
+        yield picture(decode_qwen(self.vae, latents, plan_tiles(vae, width, height)))
 
 
 def schedule() -> ReferenceEuler:

@@ -13,21 +13,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import QwenImagePipeline
 
 from rushes.errors import ModelError, PromptError
 from rushes.families.parameters import SampleParameters
-from rushes.families.qwen import QWEN_IMAGE_EDIT
+from rushes.families.rows.qwen import QWEN_IMAGE_EDIT
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes.wire.jobs import VaeOptions
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.inputs.buckets import bucket
 from rushes_service.models.inputs.images import fit, open_image, to_signed
 from rushes_service.models.llm.qwen_edit import QwenEditText
+from rushes_service.models.pictures import texts
 from rushes_service.models.qwen.conditioned import CONTROL
 from rushes_service.models.qwen.t2i import QwenImage
 from rushes_service.models.vae.qwen import encode_qwen
-from rushes_service.runtime.float8 import precision
 
 VAE_AREA, TEXT_AREA = 1024 * 1024, 384 * 384
 """Pixels of a control image, as the VAE and as the text encoder see it."""
@@ -44,16 +43,11 @@ FIELD = "control_image_path"
 
 
 class QwenImageEdit(QwenImage):
-    """qwen-image-edit."""
+    """qwen-image-edit. The pipeline is that of words alone: diffusers' own for editing would resize pictures anew."""
 
     spec: ClassVar[ArchitectureSpec] = QWEN_IMAGE_EDIT
     pipelines = ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")
-    text_parts = QwenEditText.parts
-
-    @property
-    def version(self) -> str:
-        """Which of the published models it is."""
-        return self.model.model_version or self.spec.versions[0]
+    text_class = QwenEditText
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:
@@ -67,8 +61,8 @@ class QwenImageEdit(QwenImage):
             warnings = (*warnings, "--ci: the text encoder of this version reads the first control image alone")
         return warnings
 
-    def published_as(self, model: ModelSpec) -> ArchitectureSpec:
-        return replace(self.spec, hub_id=HUB_IDS[model.model_version or self.spec.versions[0]])
+    def published_as(self) -> ArchitectureSpec:
+        return replace(self.spec, hub_id=HUB_IDS[self.version])
 
     def transformer_options(self) -> dict[str, Any]:
         return {"zero_cond_t": self.version == ZERO_TIME}
@@ -90,27 +84,17 @@ class QwenImageEdit(QwenImage):
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         pictures = [control_pixels(path, TEXT_AREA) for path in parameters.control_image_path]
-        texts = {"prompt_embeds": parameters.prompt}
-        if parameters.negative_prompt is not None:
-            texts["negative_prompt_embeds"] = parameters.negative_prompt
         encoder = QwenEditText(self.source, self.device, self.dtype, float8=self.model.fp8_vl)
         numbered = self.version != self.spec.versions[0]
         found = {}
         try:
-            for name, text in texts.items():
+            for name, text in texts(parameters).items():
                 key = self.image_key(text, pictures) if pictures else self.text_key(text)
                 made = cache.get(key, lambda text=text: encoder.encode(text, pictures, numbered=numbered))
                 found[name] = made["embeds"].to(self.device, self.dtype)
         finally:
             encoder.free()
         return found
-
-    def text_key(self, text: str) -> dict[str, Any]:
-        """Cache key of a text's embedding where there is no picture."""
-        if self._text_files is None:
-            self._text_files = self.source.fingerprint(QwenEditText.parts)
-        dtype = precision(self.dtype, float8=self.model.fp8_vl)
-        return {"kind": "qwen-image", "files": self._text_files, "dtype": dtype, "text": text}
 
     @torch.no_grad()
     def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:
@@ -119,10 +103,6 @@ class QwenImageEdit(QwenImage):
             pixels = to_signed(control_pixels(path, VAE_AREA))[None]
             found[CONTROL.format(index)] = encode_qwen(self.vae, pixels)
         return found
-
-    def pipeline(self, **parts: Any) -> QwenImagePipeline:
-        """That of words alone: `conditioned.shown` adds the pictures. diffusers' own for editing resize them anew."""
-        return QwenImagePipeline(tokenizer=None, text_encoder=None, **parts)
 
 
 def control_pixels(path: str, area: int) -> np.ndarray:

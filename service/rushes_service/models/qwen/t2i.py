@@ -19,25 +19,19 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from torch import nn
 
 from rushes.errors import ModelError, PromptError
 from rushes.families.parameters import SampleParameters
-from rushes.families.qwen import QWEN_IMAGE
+from rushes.families.rows.qwen import QWEN_IMAGE
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, VaeOptions
-from rushes_service.lora.targets import NameTable, name_table
-from rushes_service.models.base import Architecture, Denoised, OnStep
-from rushes_service.models.conditioning import Conditioning, ConditioningCache
+from rushes.wire.jobs import VaeOptions
+from rushes_service.models.base import Denoised, OnStep
+from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.llm.qwen_vl import QwenImageText
-from rushes_service.models.loading.files.hashes import FileHashCache
-from rushes_service.models.loading.from_files import find_source
-from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.pictures import PictureArchitecture, picture, step_callback
 from rushes_service.models.qwen.conditioned import Grid, control_latents, packed, shown, without_controls
 from rushes_service.models.vae.qwen import LATENT_CHANNELS, SPATIAL_RATIO, decode_qwen
-from rushes_service.models.vae.tiles import plan_tiles
-from rushes_service.runtime.devices import name_of
-from rushes_service.runtime.float8 import precision
+from rushes_service.models.vae.tiles import TilePlan, plan_tiles
 
 PATCH = 16
 """Pixels per side of one token: eight in the VAE, two in the packing."""
@@ -49,34 +43,14 @@ SHIFT_AT_256_TOKENS, SHIFT_AT_8192_TOKENS = 0.5, 0.9
 """`mu` of the shift that grows with the picture, linear in its number of tokens and not clamped."""
 
 
-class QwenImage(Architecture):
+class QwenImage(PictureArchitecture):
     """What all of Qwen-Image share; a subclass says what its pipeline is called and what else conditions it."""
 
-    pipelines: ClassVar[tuple[str, ...]]
-    """Classes that `model_index.json` may name."""
+    called = "Qwen-Image"
+    transformer_class, vae_class = QwenImageTransformer2DModel, AutoencoderKLQwenImage
+    text_class, text_kind, text_float8 = QwenImageText, "qwen-image", "fp8_vl"
 
     blocks = ("transformer_blocks",)
-
-    vae_dtype: ClassVar[torch.dtype] = torch.float32
-    """bfloat16, as the file is stored in and the reference decodes it, shows in flat areas."""
-
-    def __init__(
-        self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
-    ) -> None:
-        super().__init__(model, device, dtype, file_hashes)
-        components = ("transformer", "vae")
-        spec = self.published_as(model)
-        self.source: Source = find_source(model, spec, self.pipelines, components, self.file_hashes)
-        self._text_files: str | None = None
-        self._pipe: Any = None
-
-    def published_as(self, model: ModelSpec) -> ArchitectureSpec:
-        """The family, with the repository that this version of it is published in."""
-        return self.spec
-
-    def transformer_options(self) -> dict[str, Any]:
-        """What the family knows of its transformer and single files do not tell."""
-        return {}
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:
@@ -93,27 +67,10 @@ class QwenImage(Architecture):
                 key="sample_steps",
             )
 
-    def warnings(self, parameters: SampleParameters, vae: VaeOptions) -> tuple[str, ...]:
-        warnings = []
-        if vae.chunk_size is not None:
-            warnings.append("--vae_chunk_size changes nothing for Qwen-Image: its pictures have no time to split")
-        if tiles := plan_tiles(vae, parameters.width, parameters.height):
-            warnings.append(f"decoded in tiles of {tiles.size} pixels: approximate at their seams")
-        return tuple(warnings)
-
-    def load(self) -> None:
-        quiet_loading_bars()
-        given = self.transformer_options()
-        model = self.source.load("transformer", QwenImageTransformer2DModel, self.dtype, **given)
-        self.check_config(model.config)
-        coder = self.source.load("vae", AutoencoderKLQwenImage, self.vae_dtype)
-        for part in (model, coder):
-            part.requires_grad_(False).to(self.device).eval()
-        self._pipe = self.pipeline(transformer=model, vae=coder, scheduler=FlowMatchEulerDiscreteScheduler())
-        self._pipe.set_progress_bar_config(disable=True)
+    def plan_tiles(self, vae: VaeOptions, width: int, height: int) -> TilePlan | None:
+        return plan_tiles(vae, width, height)
 
     def check_config(self, config: Any) -> None:
-        """Raise `ModelError` unless a transformer of this configuration is of this family."""
         if config.use_layer3d_rope or config.use_additional_t_cond:
             raise ModelError(
                 f"{self.source.place('transformer')} is Qwen-Image-Layered, which Rushes cannot sample yet"
@@ -125,49 +82,13 @@ class QwenImage(Architecture):
             )
 
     def pipeline(self, **parts: Any) -> Any:
-        """The pipeline around loaded parts, without text encoder."""
-        return QwenImagePipeline(tokenizer=None, text_encoder=None, **parts)
-
-    @property
-    def transformer(self) -> nn.Module:
-        return self._pipe.transformer  # type: ignore[no-any-return]
-
-    @property
-    def vae(self) -> AutoencoderKLQwenImage:
-        """The loaded VAE."""
-        return self._pipe.vae
-
-    def lora_names(self) -> NameTable:
-        return name_table(self.transformer, lambda name: name)
-
-    def text_key(self, text: str) -> dict[str, Any]:
-        """Cache key of a text's embedding, see `QwenImageText.encode`."""
-        if self._text_files is None:
-            self._text_files = self.source.fingerprint(QwenImageText.parts)
-        dtype = precision(self.dtype, float8=self.model.fp8_vl)
-        return {"kind": "qwen-image", "files": self._text_files, "dtype": dtype, "text": text}
-
-    def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
-        texts = {"prompt_embeds": parameters.prompt}
-        if parameters.negative_prompt is not None:
-            texts["negative_prompt_embeds"] = parameters.negative_prompt
-        encoder = QwenImageText(self.source, self.device, self.dtype, float8=self.model.fp8_vl)
-        try:
-            found = {
-                name: cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"]
-                for name, text in texts.items()
-            }
-        finally:
-            encoder.free()
-        return {name: tensor.to(self.device, self.dtype) for name, tensor in found.items()}
+        return QwenImagePipeline(
+            tokenizer=None, text_encoder=None, scheduler=FlowMatchEulerDiscreteScheduler(), **parts
+        )
 
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         scheduler = self._pipe.scheduler = schedule(parameters)
         total = parameters.sample_steps
-
-        def step_ended(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-            on_step(index + 1, total, tensors["latents"])
-            return {}
 
         texts = without_controls(conditioning)
         with self.shown(parameters, conditioning):
@@ -182,9 +103,9 @@ class QwenImage(Architecture):
                 true_cfg_scale=parameters.cfg_scale,
                 output_type="latent",
                 return_dict=False,
-                callback_on_step_end=step_ended,
+                callback_on_step_end=step_callback(on_step, total),
             )[0]
-        return Denoised(unpacked(tokens, parameters), self.facts(scheduler))
+        return Denoised(unpacked(tokens, parameters), self.facts(scheduler.sigmas))
 
     def noise(self, parameters: SampleParameters) -> torch.Tensor:
         """What denoising starts from, as tokens."""
@@ -194,18 +115,9 @@ class QwenImage(Architecture):
         """Inside, the transformer sees the control images."""
         return shown(self.transformer, [grid(parameters)], control_latents(conditioning))
 
-    def facts(self, scheduler: FlowMatchEulerDiscreteScheduler) -> dict[str, Any]:
-        """What the receipt says about the sampler."""
-        return {
-            "scheduler": "Euler (flow)",
-            "sigmas": scheduler.sigmas.tolist(),
-            "vae_dtype": name_of(self.vae_dtype),
-        }
-
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         height, width = (SPATIAL_RATIO * size for size in latents.shape[-2:])
-        pixels = decode_qwen(self.vae, latents, plan_tiles(vae, width, height)).float()
-        yield (pixels[0, :, None] / 2 + 0.5).clamp(0, 1)
+        yield picture(decode_qwen(self.vae, latents, plan_tiles(vae, width, height)))
 
 
 class QwenTextToImage(QwenImage):

@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.wan import WAN21_FLF2V
 from rushes.families.spec import ArchitectureSpec
-from rushes.families.wan import WAN21_FLF2V
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.wan.i2v import END_FIELD, FIELD, WanWithImageTokens, first_frame_mask
 from rushes_service.models.wan.inputs import IMAGE_TOKENS, LATENTS

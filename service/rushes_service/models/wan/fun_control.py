@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.wan import WAN21_FUN_CONTROL
 from rushes.families.spec import ArchitectureSpec
-from rushes.families.wan import WAN21_FUN_CONTROL
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.inputs.control import control_files, control_frames
 from rushes_service.models.inputs.images import picture_fingerprint, to_signed

@@ -13,8 +13,8 @@ import torch
 
 from rushes.errors import ModelError
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.wan import WAN21_I2V
 from rushes.families.spec import ArchitectureSpec
-from rushes.families.wan import WAN21_I2V
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.clip_vision import COMPONENT, image_tokens
 from rushes_service.models.inputs.images import check_images, fit, open_image, picture_fingerprint, to_signed

@@ -16,8 +16,8 @@ import torch
 from rushes.errors import PromptError
 from rushes.families.one_frame import Places, place_frames
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.wan import WAN_ONE_FRAME
 from rushes.families.spec import ArchitectureSpec
-from rushes.families.wan import WAN_ONE_FRAME
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.base import Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache

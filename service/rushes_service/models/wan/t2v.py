@@ -19,8 +19,8 @@ from torch import nn
 
 from rushes.errors import ModelError, PromptError
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.wan import WAN21_T2V
 from rushes.families.spec import ArchitectureSpec
-from rushes.families.wan import WAN21_T2V
 from rushes.wire.jobs import ModelSpec, VaeOptions
 from rushes_service.lora.targets import NameTable
 from rushes_service.models.base import Architecture, Denoised, OnStep

@@ -13,8 +13,8 @@ import torch
 
 from rushes.errors import ModelError
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.wan import WAN22_I2V_A14B
 from rushes.families.spec import ArchitectureSpec
-from rushes.families.wan import WAN22_I2V_A14B
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.wan.i2v import WanWithStartImage, first_frame_mask
 from rushes_service.models.wan.inputs import LATENTS

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.wan import WAN22_T2V_A14B
 from rushes.families.spec import ArchitectureSpec
-from rushes.families.wan import WAN22_T2V_A14B
 from rushes.wire.jobs import VaeOptions
 from rushes_service.lora.targets import LoraTarget, NameTable
 from rushes_service.models.conditioning import Conditioning

@@ -17,8 +17,8 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 from torch import nn
 
 from rushes.families.parameters import SampleParameters
+from rushes.families.rows.wan import WAN22_TI2V_5B
 from rushes.families.spec import ArchitectureSpec
-from rushes.families.wan import WAN22_TI2V_5B
 from rushes_service.models.base import Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.wan.i2v import FIELD, WanWithStartImage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rushes.families.hunyuan import LLAMA_AND_CLIP
+from rushes.families.rows.hunyuan import LLAMA_AND_CLIP
 from rushes.families.spec import ArchitectureSpec, ModelFile
 
 FRAMEPACK_FILES = (
