@@ -249,6 +249,7 @@ class Engine:
                 allow_partial=context.job.allow_partial_lora,
                 allow_other_family=context.job.allow_other_family,
             )
+            loaded.base.text_loras = loaded.loras.texts
 
     def _encode(self, loaded: LoadedModel, context: SampleContext, fallback: Fallback) -> Conditioning:
         """Text and pictures, as the model takes them."""

@@ -87,7 +87,7 @@ def inspect_file(place: Path) -> Inspection:
         unknown=[key for key, parts in keys.items() if not parts.part] if styles else [],
         text_encoder=sum(bool(TEXT_ENCODER.match(key)) for key in keys),
         metadata=dict(file.metadata),
-        experts=dict(Counter(str(key.expert) for key in keys.values() if key.expert)),
+        experts=dict(Counter(str(key.expert) for key in keys.values() if key.expert and not key.text)),
     )
     try:
         check_readable(place, file.tensors, file.metadata, file.statements)
@@ -193,7 +193,7 @@ def lines(found: Inspection) -> Iterator[str]:
         yield f"  matched  {found.matched} of {found.modules} modules"
         yield from (f"           not: {name}" for name in (found.unmatched or [])[:10])
     if found.text_encoder:
-        yield f"  note     {found.text_encoder} keys train a text encoder; they are not merged"
+        yield f"  note     {found.text_encoder} keys train a text encoder; only `--architecture diffusers` merges them"
     if found.unknown:
         yield f"  unknown  {len(found.unknown)} keys: {', '.join(found.unknown[:3])}"
     if found.refused:

@@ -16,6 +16,7 @@ from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, facts_of, read_lora
 from rushes_service.lora.reading.files import locate
 from rushes_service.lora.targets import NameTable
+from rushes_service.lora.text_encoders import TextLoras, encoders_in, without_texts
 from rushes_service.runtime.devices import CPU
 
 LoraKey = tuple[str, Expert | None, bool, bool]
@@ -90,7 +91,12 @@ class LoraManager:
             if key not in self._read:
                 self._read[key] = self._load(file, allow_partial, allow_other_family)
         self._applied = tuple((file, self._read[key]) for key, file in zip(keys, files, strict=True))
-        return self.merger.merge([(lora, file.strength) for file, lora in self._applied])
+        return self.merger.merge([(without_texts(lora), file.strength) for file, lora in self._applied])
+
+    @property
+    def texts(self) -> TextLoras:
+        """What is to be merged into the text encoders."""
+        return TextLoras(tuple((lora, file.strength) for file, lora in self._applied))
 
     def leave_device(self) -> None:
         """Move what is kept of the base weights to host memory."""
@@ -125,10 +131,12 @@ class LoraManager:
 
     def _entry(self, file: RequestedLora, lora: Lora) -> dict[str, Any]:
         idle = file.strength == 0
+        texts = encoders_in(lora)
         merged = "none (strength 0 is the base model)" if idle else self.merger.mode
         return {
             **facts_of(lora, file.strength),
             "fingerprint": file.fingerprint,
             "merge": merged,
             "merge_precision": None if idle else self.merger.precision,
+            **({"text_encoders": texts} if texts else {}),
         }

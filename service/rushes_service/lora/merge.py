@@ -17,7 +17,7 @@ from torch import nn
 
 from rushes.errors import LoraValue
 from rushes_service.lora.changes import LowRank, Weighted, as_matrix, changed_weight, uploaded
-from rushes_service.lora.pristine import PristineCopies
+from rushes_service.lora.pristine import NoCopies, PristineCopies
 from rushes_service.lora.reading import Lora
 from rushes_service.lora.targets import plain_name
 from rushes_service.lora.unmerged import LoraHooks, why_unmerged
@@ -45,15 +45,16 @@ class LoraMerger:
     Args:
         device: where weights are merged that lie on the CPU. The blocks of an offloaded model do: merged on its GPU,
             they get the bits that they would have without offloading.
+        keep: copy weights before they are first changed. Without, they cannot be brought back, and are merged once.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device = CPU) -> None:
+    def __init__(self, model: nn.Module, device: torch.device = CPU, *, keep: bool = True) -> None:
         self._device = device
         self._parameters: Mapping[str, torch.Tensor] = {
             plain_name(name): parameter for name, parameter in model.named_parameters()
         }
         self._modules = {plain_name(name): module for name, module in model.named_modules()}
-        self._pristine = PristineCopies()
+        self._pristine = PristineCopies() if keep else NoCopies()
         self._states: dict[str, State] = {}
         self._hooks = LoraHooks()
 

@@ -61,3 +61,13 @@ class PristineCopies:
         copies = [self._copies[name] for name in names if name in self._copies]
         places = {"pinned memory" if copy.is_pinned() else str(copy.device) for copy in copies}
         return f"{', '.join(sorted(places))}{self._reason}" if places else ""
+
+
+class NoCopies(PristineCopies):
+    """The weights themselves, for a model that is thrown away with its LoRAs."""
+
+    def add(self, weights: Mapping[str, torch.Tensor]) -> None:
+        self._copies.update({name: weight.detach() for name, weight in weights.items() if name not in self._copies})
+
+    def leave_device(self) -> None:
+        """Nothing: there is no second copy anywhere."""

@@ -14,7 +14,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from rushes.wire.jobs import Expert
@@ -43,6 +45,16 @@ class LoraTarget:
     into: tuple[int, int] | None = None
 
 
+class TextTable(NamedTuple):
+    """What modules of a text encoder are called in files, and the shapes of its parameters.
+
+    Modules and parameters have the encoder's name before their own (see `in_encoder`).
+    """
+
+    names: NameTable
+    shapes: Mapping[str, torch.Size]
+
+
 @dataclass(frozen=True)
 class NameTable:
     """Module names as files write them, and the live modules they mean.
@@ -50,7 +62,8 @@ class NameTable:
     `dotted` holds original and diffusers names, `flat` the same with underscores for dots, as musubi-tuner and
     kohya write them. `parameters` holds parameters that no module wraps (Wan's `modulation`), by the same names.
     `aliases` are other tools' names (see `spellings`). `experts` are the tables of the transformers of a model that has
-    several, for files that are for one of them.
+    several, for files that are for one of them. `texts` gives those of the text encoders, by the name that keys have
+    for each; it is asked only for files with such keys, and None for models whose text encoders stay as they are.
     """
 
     dotted: Mapping[str, tuple[LoraTarget, ...]]
@@ -58,6 +71,7 @@ class NameTable:
     parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     experts: Mapping[Expert, NameTable] = field(default_factory=dict)
     aliases: Mapping[str, tuple[LoraTarget, ...]] = field(default_factory=dict)
+    texts: Callable[[], Mapping[str, TextTable]] | None = None
 
     def bare(self, name: str, part: str) -> tuple[str, ...]:
         """Parameters without a module that a difference is for; Wan's `modulation` goes by its block's name, too."""

@@ -14,6 +14,7 @@ from rushes.families.parameters import SampleParameters
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec, NoiseSource, VaeOptions
 from rushes_service.lora.targets import NameTable
+from rushes_service.lora.text_encoders import TextLoras
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.runtime.devices import CPU
@@ -50,6 +51,9 @@ class Architecture(ABC):
 
     vae: Any
     """The loaded VAE, a module that remembers its device."""
+
+    text_loras: TextLoras = TextLoras()
+    """LoRAs of the text encoders for the next sample; set by the engine. Embeddings depend on them."""
 
     noise_source: NoiseSource = "device"
     """Which device's numbers the noise of the next sample is made of; set by the engine."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from rushes_service.lora.reading.keys import REMEMBERED, split
+from rushes_service.lora.reading.keys import REMEMBERED, TEXT_ENCODER, split
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -211,6 +211,7 @@ def guess_family(shapes: Shapes) -> Guess | None:
     Args:
         shapes: shape of each tensor, by key.
     """
+    shapes = {key: shape for key, shape in shapes.items() if not TEXT_ENCODER.match(key)}
     sole: Counter[str] = Counter()
     votes: Counter[str] = Counter()
     gates = has_gates(shapes)

@@ -20,7 +20,7 @@ class Module:
 
     name: str
     targets: tuple[LoraTarget, ...] = ()
-    expert: Expert | None = None
+    expert: str | None = None
     parts: dict[str, torch.Tensor] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
 
@@ -37,7 +37,7 @@ class Grouped:
     `idle` are those of an expert that this model does not use.
     """
 
-    modules: dict[tuple[str, Expert | None], Module] = field(default_factory=dict)
+    modules: dict[tuple[str, str | None], Module] = field(default_factory=dict)
     bare: dict[str, tuple[str, ...]] = field(default_factory=dict)
     styles: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
@@ -67,12 +67,12 @@ def keys_of(file: WeightsFile) -> dict[str, Key]:
     return found
 
 
-def grouped(file: WeightsFile, keys: Mapping[str, Key], tables: Mapping[Expert | None, NameTable]) -> Grouped:
+def grouped(file: WeightsFile, keys: Mapping[str, Key], tables: Mapping[str | None, NameTable]) -> Grouped:
     """Tensors by module.
 
     Args:
-        tables: which module each name means, by the expert that the key names; keys of an expert without a table are
-            idle.
+        tables: which module each name means, by the part of the model that the key names. Keys of an expert without
+            a table are idle; those of a text encoder without one mean nothing.
 
     Raises:
         LoraValue: two keys mean the same part of a module.
@@ -81,7 +81,7 @@ def grouped(file: WeightsFile, keys: Mapping[str, Key], tables: Mapping[Expert |
     for key, parts in keys.items():
         expert = parts.expert
         if expert is not None and expert not in tables:
-            found.idle.append(key)
+            (found.unmatched if parts.text else found.idle).append(key)
             continue
         name, targets, parameters = place_of(key, parts, tables[expert])
         if targets:
@@ -98,7 +98,7 @@ def grouped(file: WeightsFile, keys: Mapping[str, Key], tables: Mapping[Expert |
 
 def place_of(key: str, parts: Key, names: NameTable) -> tuple[str, tuple[LoraTarget, ...], tuple[str, ...]]:
     """What the model calls a key's module: the name that fits, its modules, or its parameters without a module."""
-    if parts.part and not TEXT_ENCODER.match(key):
+    if parts.part and (parts.text or not TEXT_ENCODER.match(key)):
         for name in parts.names:
             if targets := names.find(name, flat=parts.flat):
                 return name, targets, ()
@@ -113,7 +113,7 @@ def by_module(file: WeightsFile, keys: Mapping[str, Key]) -> list[Module]:
     Raises:
         LoraValue: two keys mean the same part of a module.
     """
-    found: dict[tuple[str, Expert | None], Module] = {}
+    found: dict[tuple[str, str | None], Module] = {}
     for key, parts in keys.items():
         if parts.part:
             module = found.setdefault((parts.name, parts.expert), Module(parts.name, expert=parts.expert))

@@ -94,12 +94,24 @@ TEXT_ENCODER = re.compile(
 """How keys of a text encoder's LoRA begin."""
 
 
+TEXT = "text_encoder"
+"""The first text encoder; others have a number behind it."""
+
+TEXT_BEGINNINGS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"lora_te([1-9]?)_"), "musubi"),
+    (re.compile(r"(?:base_model\.model\.)?text_encoder(?:_([2-9]))?\."), "diffusers"),
+)
+"""Beginnings of keys that say which text encoder is meant, by its number, and the format's name."""
+
 REMEMBERED = 1 << 15
 """Keys of which the meaning is remembered: the next checkpoint of a run has the same ones."""
 
 
 class Key(NamedTuple):
-    """A key taken apart. `part` is "" for a key that is no adapter's; `expert` is None where it names none.
+    """A key taken apart. `part` is "" for a key that is no adapter's.
+
+    `expert` is the part of the model that the key names, None where it names none: a transformer of Wan2.2, or a text
+    encoder (`text_encoder_2`).
 
     `longer` are names with more of the beginning, shortest first: `transformer.blocks.0` is `blocks.0` with a prefix,
     or what a converter made of `transformer_blocks.0`.
@@ -108,13 +120,18 @@ class Key(NamedTuple):
     name: str
     part: str
     style: str
-    expert: Expert | None = None
+    expert: str | None = None
     longer: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every name that the module may have."""
         return (self.name, *self.longer)
+
+    @property
+    def text(self) -> bool:
+        """True for a module of a text encoder that the key names."""
+        return self.expert is not None and self.expert.startswith(TEXT)
 
     @property
     def flat(self) -> bool:
@@ -131,6 +148,11 @@ def split(key: str) -> Key:
         if match := pattern.fullmatch(key):
             name, part = match[1], kind or match[2]
             break
+    for beginning, style in TEXT_BEGINNINGS:
+        if match := beginning.match(name):
+            number = match[1] or "1"
+            encoder = TEXT if number == "1" else f"{TEXT}_{number}"
+            return Key(name[match.end() :], part, style, encoder)
     rest, outer = without_expert(name, ".")
     for beginning, style in FLAT_BEGINNINGS:
         if match := beginning.match(rest):

@@ -24,7 +24,8 @@ def mismatch(file: WeightsFile, unmatched: list[str], family: str, names: NameTa
     message = f"{file.path}: {len(unmatched)} of {total} keys match no module of {family}: {quoted(unmatched)}"
     text = [key for key in unmatched if TEXT_ENCODER.match(key)]
     if text:
-        message += f". {len(text)} of them train a text encoder, which is not merged"
+        unread = "which is not merged" if names.texts is None else "which this model has not, or not with such modules"
+        message += f". {len(text)} of them train a text encoder, {unread}"
     other = family_hint(file, family)
     if len(text) < len(unmatched):
         message += other or prefix_hint(unmatched, names)

@@ -165,7 +165,12 @@ def adapter(
     expert: Expert | None,
 ) -> Contents:
     """LoRA and its relatives."""
-    found = grouped(file, keys, tables_for(file, names, expert))
+    tables: dict[str | None, NameTable] = {**tables_for(file, names, expert)}
+    if names.texts is not None and any(key.text for key in keys.values()):
+        texts = names.texts()
+        tables |= {encoder: table.names for encoder, table in texts.items()}
+        shapes = {**shapes, **{name: shape for table in texts.values() for name, shape in table.shapes.items()}}
+    found = grouped(file, keys, tables)
     scales = Scales(file.path, file.statements, file.metadata, file.tensors)
     wrapped = (patch for module in found.modules.values() for patch in patches_of(file, module, scales, shapes))
     patches = (*wrapped, *bare_patches(file, found.bare, shapes))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rushes.errors import LoraValue
+from rushes_service.lora.reading.keys import TEXT
 from rushes_service.lora.reading.statements import Statement, truth
 
 NO_ALPHA = "1, since nothing states an alpha"
@@ -186,8 +187,13 @@ class Scales:
         return bool(self._sources[NO_ALPHA])
 
     def _merge(self, expert: str | None) -> Statement:
-        """One statement out of those that are for an expert."""
-        own = [statement for statement in self._statements if statement.expert in (None, expert)]
+        """One statement out of those that are for an expert, or for a text encoder."""
+        text = expert is not None and expert.startswith(TEXT)
+        own = [
+            statement
+            for statement in self._statements
+            if statement.expert in (None, expert) and not (text and statement.denoiser)
+        ]
         special = [statement for statement in own if statement.expert is not None]
         own = special or own
         patterns = [self._one("the patterns", own, lambda s, key=key: getattr(s, key) or None) for key in PATTERNS]

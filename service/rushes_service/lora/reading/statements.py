@@ -33,8 +33,12 @@ PATTERNS = ("rank_pattern", "alpha_pattern")
 NO_CONFIGURATION = re.compile(r"ss_|sshs_|modelspec\.|workflow$|prompt$|training_info$|software$")
 """Entries of a header whose JSON is about other things: a dataset's tags may well be called alpha."""
 
-OTHER_MODEL = re.compile(r"text_encoder|text_model|vae|unet_2|te\d?$")
+OTHER_MODEL = re.compile(r"text_encoder(?!(_\d)?$)|text_model|vae|unet_2|te\d?$")
 """Configurations of models that nothing is merged into."""
+
+TEXT_ENCODER = re.compile(r"text_encoder(_\d)?")
+DENOISER = re.compile(r"(unet|transformer|denoiser|dit|diffusion_model)(_\d)?")
+"""Configurations of a text encoder, and of what denoises, which say nothing of each other."""
 
 ADAPTERS_OWN = re.compile(r"lora|adapter|network|peft|lycoris")
 """Where a configuration has such a name, a bare `alpha` in it is that of the adapter."""
@@ -47,7 +51,8 @@ DEPTH = 3
 class Statement:
     """What one place says. `alpha_pattern` and `rank_pattern` are PEFT's: regular expressions of module names.
 
-    `config` is the whole configuration, for a place that has one; `expert` the transformer it is for, None for all.
+    `config` is the whole configuration, for a place that has one; `expert` the transformer or the text encoder it is
+    for, None for all. `denoiser` is True for what is said of transformers alone.
     """
 
     place: str
@@ -58,6 +63,7 @@ class Statement:
     rank_pattern: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     expert: str | None = None
+    denoiser: bool = False
 
     def alpha_of(self, name: str) -> float | None:
         """Alpha of the module `name`."""
@@ -128,8 +134,12 @@ def in_configuration(
     two = any(name in below for name in FIRST_OF_TWO)
     for inner, values in below.items():
         if depth > 1 and not OTHER_MODEL.search(inner):
-            there = EXPERTS.get(inner, "high" if two else expert)
-            yield from in_configuration(path, f"{place} ({inner})", values, f"{name}.{inner}", depth - 1, there)
+            text = TEXT_ENCODER.fullmatch(inner) is not None
+            there = inner if text else EXPERTS.get(inner, "high" if two else expert)
+            found = in_configuration(path, f"{place} ({inner})", values, f"{name}.{inner}", depth - 1, there)
+            if DENOISER.fullmatch(inner):
+                found = (replace(statement, denoiser=True) for statement in found)
+            yield from found
 
 
 def unpacked(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers
+from transformers import CLIPTextModel
 
 from rushes_service.lora.targets import renamed
 from rushes_service.models.flux.names import ORIGINAL_NAMES
@@ -39,6 +40,12 @@ def original_names(model: Any) -> Callable[[str], str]:
     if isinstance(model, diffusers.UNet2DConditionModel):
         return lambda name: unet_name(name, model)
     return lambda name: name
+
+
+def text_names(model: Any) -> Callable[[str], str]:
+    """The rule for a text encoder. CLIP has a `text_model` around it in files of all but the newest transformers."""
+    wrapped = hasattr(model, "text_model") or not isinstance(model, CLIPTextModel)
+    return lambda name: name if wrapped else f"text_model.{name}"
 
 
 RESNET = {

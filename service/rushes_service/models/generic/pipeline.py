@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import json
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import diffusers
@@ -129,7 +130,7 @@ class AnyPipeline(Architecture):
         return family_of(self.files.kind.__name__)
 
     def lora_names(self) -> NameTable:
-        return name_table(self.transformer, original_names(self.transformer))
+        return replace(name_table(self.transformer, original_names(self.transformer)), texts=self.files.text_tables)
 
     def completed(self, parameters: SampleParameters) -> SampleParameters:
         own: dict[str, Any] = {}
@@ -163,7 +164,13 @@ class AnyPipeline(Architecture):
             text = json.dumps(said, sort_keys=True)
         except TypeError:
             return None
-        about = {"files": self._text_files, "dtype": name_of(self.dtype), "diffusers": diffusers.__version__}
+        about: dict[str, Any] = {
+            "files": self._text_files,
+            "dtype": name_of(self.dtype),
+            "diffusers": diffusers.__version__,
+        }
+        if loras := self.text_loras.key(tuple(self.files.modules(encoders=True))):
+            about["loras"] = loras
         return {"kind": self.files.kind.__name__, **about, "arguments": text}
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
@@ -201,7 +208,9 @@ class AnyPipeline(Architecture):
             name: kind for name, kind in self.files.modules(encoders=True).items() if getattr(self._pipe, name) is None
         }
         for name, part in self.files.load(missing, self.dtype).items():
-            setattr(self._pipe, name, part.requires_grad_(False).to(self.device))
+            part.requires_grad_(False).to(self.device)
+            self.text_loras.merge_into(name, part)
+            setattr(self._pipe, name, part)
 
     def _free_encoders(self) -> None:
         """Give the encoders' memory back."""

@@ -12,18 +12,27 @@ from typing import Any
 import diffusers
 import torch
 from torch import nn
+from transformers import T5EncoderModel
 
 from rushes._paths import expanded
 from rushes.errors import ModelError, first_line
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import ModelSpec
+from rushes_service.lora.reading.keys import TEXT
+from rushes_service.lora.targets import TextTable
+from rushes_service.lora.text_encoders import text_table
+from rushes_service.models.generic.names import text_names
+from rushes_service.models.loading.building import empty
 from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import given_files
 from rushes_service.models.loading.from_repo import HUB_ID, INDEX, ModelSource, download
 
-ENCODERS = ("text_encoder", "image_encoder")
-"""What the names of parts begin with that are loaded only while a text is new."""
+ENCODERS = ("text_encoder",)
+"""What the names of parts begin with that are loaded only while a text is new. Encoders of pictures stay: pipelines ask
+them in every call."""
+
+T5_NAME = f"{TEXT}_3"
 
 CALLBACKS = ("callback_on_step_end", "callback")
 """Arguments of pipelines that are called after each step; the second is diffusers' older one."""
@@ -54,9 +63,25 @@ class PipelineFiles:
         """Parts on the CPU, by name; raises `ModelError`."""
         return {name: self.source.load(name, kind, dtype).eval() for name, kind in names.items()}
 
+    def text_tables(self) -> dict[str, TextTable]:
+        """What modules of the text encoders are called in LoRA files, by the name that keys have for each encoder.
+
+        Raises:
+            ModelError: an encoder's configuration is not there, or cannot be read.
+        """
+        found: dict[str, TextTable] = {}
+        for name, kind in self.modules(encoders=True).items():
+            with torch.device("meta"), loading(Path(name)):
+                model = empty(kind, self.source.config(name, kind))
+            found[name] = text_table(name, model, text_names(model))
+            # kohya's trainers call T5 the third encoder, however many there are.
+            if issubclass(kind, T5EncoderModel):
+                found.setdefault(T5_NAME, found[name])
+        return found
+
     def texts_fingerprint(self) -> str:
         """Hex digest of all that embeddings depend on in the files."""
-        names = [name for name in self.parts if name.startswith((*ENCODERS, "tokenizer", "feature_extractor"))]
+        names = [name for name in self.parts if name.startswith((*ENCODERS, "tokenizer"))]
         return self.source.fingerprint(names)
 
 
