@@ -267,9 +267,10 @@ class Engine:
                 stack.enter_context(
                     self.conditioning.before_computing(lambda: make_room.enter_context(loaded.transformer_on_cpu()))
                 )
-            if fallback.encoders_on_cpu:
+            place = CPU if fallback.encoders_on_cpu else self.device
+            if place.type == "cpu":  # which rounds otherwise, also in a CPU worker that shares the cache of a card's
                 stack.enter_context(self.conditioning.variant("encoded on the CPU"))
-            with working_on(base, CPU if fallback.encoders_on_cpu else self.device):
+            with working_on(base, place):
                 encoded = base.encode(parameters, self.conditioning)
             conditioning = {name: tensor.to(self.device) for name, tensor in encoded.items()}
             return base.encode_images(parameters, conditioning, context.job.vae)

@@ -21,6 +21,7 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuanvideo15 import HunyuanV
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.modeling_utils import get_parameter_dtype as computing_dtype
 from diffusers.models.transformers import transformer_z_image
 from diffusers.models.transformers.transformer_hunyuan_video15 import (
     HunyuanVideo15ByT5TextProjection as GlyphProjection,
@@ -40,6 +41,7 @@ __all__ = [
     "WanCausalConv3d",
     "WanTimeTextImageEmbedding",
     "apply_rotary_emb",
+    "computing_dtype",
 ]
 
 KEEP_SIZE: Mapping[str, Any] = {"_auto_resize": False}

@@ -70,19 +70,28 @@ def test_a_card_makes_what_the_cpu_makes(benches: Any, family: str) -> None:
 def test_a_second_sample_is_the_same_waits_little_and_moves_no_model(
     benches: Any, gpu: Any, family: str, precision: str
 ) -> None:
-    bench, waits = benches.get(family, precision), list[int]()
+    bench, waits, encoded, uploads = benches.get(family, precision), list[int](), list[bool](), list[tuple[str, int]]()
 
     class Counting(Watch):
+        def stage(self, name: str, total: int = 0) -> None:
+            uploads.append((name, gpu.counts().get("bytes to the card", 0)))
+            super().stage(name, total)
+
         def step(self, done: int, total: int) -> None:
             if self.stages[-1] == "denoise":
                 waits.append(gpu.waits())
 
     gpu.forget()
-    again = sample(bench.engine, benches.workplace.job(family, model=PRECISIONS[precision]), Counting())
+    with bench.engine.conditioning.before_computing(lambda: encoded.append(True)):
+        again = sample(bench.engine, benches.workplace.job(family, model=PRECISIONS[precision]), Counting())
     assert again.same_as(bench.base)
-    model = sum(value.numel() for value in bench.weights.values())
+    assert not encoded
     moved = gpu.counts()
-    assert moved.get("bytes to the card", 0) + moved.get("bytes to the host", 0) < model / 4 + again.pixels.nbytes * 2
+    after = [count for _, count in uploads[1:]] + [moved.get("bytes to the card", 0)]
+    # What comes to the card while encoding is the prompt: its embeddings, and a megapixel of each picture.
+    uploaded = sum(end - begin for (name, begin), end in zip(uploads, after, strict=True) if name != "encode")
+    model = sum(value.numel() for value in bench.weights.values())
+    assert uploaded + moved.get("bytes to the host", 0) < model / 4 + again.pixels.nbytes * 2
     limit = next((count for name, count in WAITS_A_STEP.items() if family.startswith(name)), FEW_WAITS)
     assert max(after - before for before, after in pairwise(waits)) <= limit
     assert places_of(bench.engine) == {"cuda:0"}

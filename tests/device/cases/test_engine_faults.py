@@ -64,6 +64,17 @@ def test_a_card_that_the_text_encoder_does_not_fit_makes_every_sample(
         assert made.pixels.shape == wanted.pixels.shape
 
 
+def test_a_card_does_not_take_what_a_cpu_worker_has_encoded(workplace: Workplace) -> None:
+    """They share a cache, and round otherwise."""
+    family = "wan2.2-ti2v-5b"  # whose picture has latents in float32 everywhere
+    job = workplace.job(family, model=MODEL)
+    wanted = sample(workplace.engine(fresh=True), job)
+    on_the_cpu, on_the_card = workplace.engine("cpu", fresh=True), workplace.engine(fresh=True)
+    on_the_card.conditioning = on_the_cpu.conditioning
+    sample(on_the_cpu, job)
+    assert sample(on_the_card, job).same_as(wanted)
+
+
 def test_a_transformer_that_cannot_come_back_is_loaded_anew(benches: Any, workplace: Workplace, gpu: Any) -> None:
     """A neighbour takes the room while it is on the CPU, for the rest of the sample."""
     job = workplace.job(WAN, benches.adapter(WAN, "LoRA"), model=MODEL, width=160, height=144)

@@ -14,7 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from rushes_service.runtime.compat_diffusers_models import Attention, GlyphProjection, apply_rotary_emb
+from rushes_service.runtime.compat_diffusers_models import Attention, GlyphProjection, apply_rotary_emb, computing_dtype
 
 GLYPH_HIDDEN_DIM = 2048
 """Width inside the projection of glyph embeddings, which diffusers takes for granted; tiny models have less."""
@@ -58,9 +58,12 @@ class HunyuanVideo15Transformer(HunyuanVideo15Transformer3DModel):
 
 
 def in_own_precision(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Hook of an embedding of timesteps, which are not rounded before: their waves in the precision of its biases."""
+    """Hook of an embedding of timesteps, which are not rounded before: their waves in its precision.
+
+    That is the one it computes in: its weights may be kept in float8.
+    """
     waves, *others = args
-    return (waves.to(module.linear_1.bias.dtype), *others)
+    return (waves.to(computing_dtype(module)), *others)
 
 
 class UnmaskedAttention:
