@@ -66,15 +66,42 @@ class Accelerator:
         return model.module
 
 
-class NetworkTrainer:
-    """The calls that musubi-tuner 0.3 makes around a sample, in their order."""
-
-    architecture = "wan"
+class TrainerParts:
+    """What Rushes meets of a trainer, apart from its loop."""
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:
         self.accelerator = accelerator or Accelerator()
         self.network = Network()
         self.sampled_by_itself = False
+        self.exchanges = 0
+        """How often the trainer was to put other weights into its models."""
+
+    def process_sample_prompts(self, *_: Any) -> Any:
+        raise AssertionError("the trainer has loaded text encoders")
+
+    def load_vae(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("the trainer has loaded a VAE")
+
+    def resume_from_local_or_hf_if_specified(self, *_: Any) -> bool:
+        return False
+
+    def on_before_sample_images(self, *_: Any) -> None:
+        self.exchanges += 1
+
+    def on_after_sample_images(self, *_: Any) -> None:
+        self.exchanges += 1
+
+    def sample_images(self, *_: Any) -> None:
+        self.sampled_by_itself = True
+
+    def generate_step_logs(self, *_: Any, **__: Any) -> dict[str, float]:
+        return {"loss": 0.0}
+
+
+class NetworkTrainer(TrainerParts):
+    """The calls that musubi-tuner 0.3 makes around a sample, in their order."""
+
+    architecture = "wan"
 
     def train(self, args: argparse.Namespace) -> str:
         accelerator, vae = self.accelerator, None
@@ -85,31 +112,22 @@ class NetworkTrainer:
             vae.requires_grad_(False)
             vae.eval()
         accelerator._models.append(SimpleNamespace(module=self.network))
-        self.on_train_start(args, accelerator, self.network, None, None)
-        self.sample_images(accelerator, args, 0, 0, vae, None, parameters, None)
+        self.resume_from_local_or_hf_if_specified(accelerator, args)
+        self.sample(args, 0, 0, vae, parameters)
         for step in range(1, args.max_train_steps + 1):
             self.network.down.data += 1
-            self.sample_images(accelerator, args, None, step, vae, None, parameters, None)
+            self.sample(args, None, step, vae, parameters)
             if accelerator.trackers:
                 self.generate_step_logs(args, 0.0)
             if step % STEPS_PER_EPOCH == 0:
-                self.sample_images(accelerator, args, step // STEPS_PER_EPOCH, step, vae, None, parameters, None)
+                self.sample(args, step // STEPS_PER_EPOCH, step, vae, parameters)
         return "trained"
 
-    def process_sample_prompts(self, *_: Any) -> Any:
-        raise AssertionError("the trainer has loaded text encoders")
-
-    def load_vae(self, *_: Any, **__: Any) -> Any:
-        raise AssertionError("the trainer has loaded a VAE")
-
-    def on_train_start(self, *_: Any) -> None:
-        pass
-
-    def sample_images(self, *_: Any) -> None:
-        self.sampled_by_itself = True
-
-    def generate_step_logs(self, *_: Any, **__: Any) -> dict[str, float]:
-        return {"loss": 0.0}
+    def sample(self, args: argparse.Namespace, epoch: int | None, step: int, vae: Any, parameters: Any) -> None:
+        models = (vae, None, self.network, parameters, None)
+        self.on_before_sample_images(self.accelerator, args, epoch, step, *models)
+        self.sample_images(self.accelerator, args, epoch, step, vae, None, parameters, None)
+        self.on_after_sample_images(self.accelerator, args, epoch, step, *models)
 
 
 def arguments(directory: Path, redis_url: str, **given: Any) -> argparse.Namespace:

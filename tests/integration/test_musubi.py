@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.errors import ArchitectureError, ConfigError, PromptError
 from rushes.integrations.kohya import NotLoaded, save_network
-from rushes.integrations.musubi import MUSUBI_TUNER, WAN_TASKS, RushesSampling, family_of
+from rushes.integrations.musubi import RushesSampling
+from rushes.integrations.musubi.families import WAN_TASKS, family_of
+from rushes.integrations.musubi.launcher import MUSUBI_TUNER
 from rushes.training.flags import model_from_args
 from trainer_support import Accelerator, Network, NetworkTrainer, arguments, records, steps
 
@@ -172,7 +175,7 @@ def installed(tmp_path: Path) -> Path:
 
 def launched(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The launcher as its user calls it."""
-    paths = f"{directory}:{Path(__file__).parents[1]}"
+    paths = os.pathsep.join([str(directory), *sys.path])
     return subprocess.run(
         [sys.executable, "-m", "rushes.integrations.musubi", *arguments],
         cwd=directory,
@@ -214,7 +217,13 @@ def test_turbos_weights_stand_in_for_those_that_are_trained(tmp_path: Path) -> N
     args = arguments(tmp_path, "", dit="raw.safetensors", turbo_dit=str(turbo))
     model = model_from_args(vars(args), family_of("kr2", args), None)
     assert (model.dit, model.model_version) == (str(turbo), "turbo")
+    trainer = Trainer()
+    trainer.on_before_sample_images(trainer.accelerator, args)
+    trainer.on_after_sample_images(trainer.accelerator, args)
+    assert trainer.exchanges == 0  # the worker has them: here they would be loaded for nothing
     args.turbo_dit = None
+    trainer.on_before_sample_images(trainer.accelerator, args)
+    assert trainer.exchanges == 1  # averaged weights, say
     model = model_from_args(vars(args), family_of("kr2", args), None)
     assert (model.dit, model.model_version) == ("raw.safetensors", None)
 

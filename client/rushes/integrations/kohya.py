@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,22 @@ class Sidecar:
                 self._before = steps_done(accelerator, resume)
                 logger.info("rushes: resumed; samples are counted from step %d on", self._before)
 
-    def sample(self, accelerator: Any, args: argparse.Namespace, *, step: int, epoch: int | None) -> None:
-        """Hand over the network as it is now, if it is due by the trainer's own count.
+    def sample(
+        self,
+        accelerator: Any,
+        args: argparse.Namespace,
+        *,
+        step: int,
+        epoch: int | None,
+        save: Callable[[int, str], None] | None = None,
+    ) -> None:
+        """Hand over what is trained as it is now, if it is due by the trainer's own count.
 
         Args:
             step: optimizer steps that this process has done.
             epoch: epochs it has done, at the end of one; else None.
+            save: writes it to a path, given the steps of all processes before this one as well; else the LoRA network
+                that accelerate has prepared is saved.
         """
         with log_exceptions(f"step {step} is not sampled"):
             total = self._before + step
@@ -86,12 +97,11 @@ class Sidecar:
             if total in self._steps or not self.sampler.due(step=step, epoch=epoch):
                 return
             self._steps[total] = step
+            if save is None:
+                save = functools.partial(save_network, trained_network(accelerator) if total else None, args)
             # The epochs of the sessions before are not known: such samples are named by their step.
-            self.sampler.submit(
-                step=total,
-                epoch=None if self._before else epoch,
-                weights=functools.partial(save_network, trained_network(accelerator), args, total) if total else None,
-            )
+            epoch = None if self._before else epoch
+            self.sampler.submit(step=total, epoch=epoch, weights=functools.partial(save, total) if total else None)
             logger.info("rushes: step %d is handed over", total)
         self.report(accelerator)
 

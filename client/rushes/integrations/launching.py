@@ -9,8 +9,9 @@ import importlib.util
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from rushes.errors import ConfigError, RushesError
@@ -50,7 +51,7 @@ class Trainer:
     """A trainer that can be launched.
 
     `base` is the class in `module` whose subclasses train; `needs` are its methods that `mixin` takes the place of or
-    relies on.
+    relies on. `fine_tuners` are classes by name that bring a training loop of their own, and the mixin for each.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Trainer:
     needs: tuple[str, ...]
     tried: str
     mixin: type
+    scripts: str
+    fine_tuners: Mapping[str, type] = field(default_factory=dict[str, type])
 
     def base_class(self) -> type:
         """The trainer's own base class.
@@ -96,9 +99,12 @@ def launch(trainer: Trainer, argv: Sequence[str]) -> int:
         sys.argv = [str(script), *theirs]
         sys.path.insert(0, str(script.parent))  # as `python script.py` does
         base = trainer.base_class()
-        check_script(trainer, script, base)
-        exchange(base, trainer.mixin, vars(own))
-        runpy.run_path(str(script), run_name="__main__")
+        names = defined_by(script)
+        if loops := own_loops(trainer, script, names, base):
+            fine_tune(trainer, script, loops, str(names["__name__"]), vars(own))
+        else:
+            exchange(base, trainer.mixin, vars(own))
+            runpy.run_path(str(script), run_name="__main__")
     except RushesError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -135,26 +141,54 @@ def find_script(name: str) -> Path:
     return Path(spec.origin)
 
 
-def check_script(trainer: Trainer, script: Path, base: type) -> None:
-    """See that a script trains with a subclass of `base`: else it would sample by itself, unnoticed.
+def defined_by(script: Path) -> dict[str, Any]:
+    """What a script defines, or the module that it takes its `main` from: some scripts only import one."""
+    names: dict[str, Any] = runpy.run_path(str(script), run_name=PEEK)
+    return main.__globals__ if callable(main := names.get("main")) else names
+
+
+def own_loops(trainer: Trainer, script: Path, names: Mapping[str, Any], base: type) -> list[str]:
+    """Classes of a script that train with a loop of their own; none for a script whose trainer uses its base's.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it trains with nothing that is known. It would sample by itself, unnoticed.
     """
-    names: dict[str, Any] = runpy.run_path(str(script), run_name=PEEK)
-    if callable(main := names.get("main")):  # some scripts only import it
-        names = main.__globals__
-    trainers = [
-        value
-        for value in names.values()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ == names["__name__"]
-    ]
-    # One that brings a loop of its own would never come by where we step in.
-    if not trainers or any(vars(kind).get("train") for kind in trainers if kind is not base):
-        raise ConfigError(
-            f"{script.name} does not train with {trainer.name}'s {trainer.base}; its LoRA training scripts do "
-            "(their names end in train_network.py)"
-        )
+    here = [value for value in names.values() if isinstance(value, type) and value.__module__ == names["__name__"]]
+    known = trainer.fine_tuners
+    trainers = [kind for kind in here if issubclass(kind, base) or kind.__name__ in known]
+    loops = [kind.__name__ for kind in trainers if "train" in vars(kind) and kind is not base]
+    if not trainers or not all(name in known for name in loops):
+        raise ConfigError(f"{script.name} does not train with {trainer.name}'s {trainer.base}; {trainer.scripts}")
+    return loops
+
+
+def fine_tune(trainer: Trainer, script: Path, loops: Sequence[str], home: str, flags: Mapping[str, Any]) -> None:
+    """Run a script whose trainer has a loop of its own.
+
+    Such a class is made anew whenever its script is run. So the script is imported instead, under the name of its
+    file, and its `main` called.
+
+    Args:
+        loops: names of the classes.
+        home: module that they are defined in; `PEEK` is the script itself.
+        flags: ours, from the command line.
+    """
+    module = imported(script) if home == PEEK else importlib.import_module(home)
+    for name in loops:
+        exchange(getattr(module, name), trainer.fine_tuners[name], flags)
+    module.main()
+
+
+def imported(script: Path) -> ModuleType:
+    """A script as a module, which processes that load data can import as well.
+
+    Raises:
+        ConfigError: another module has its name.
+    """
+    module = importlib.import_module(script.stem)
+    if module.__file__ is None or Path(module.__file__).resolve() != script.resolve():
+        raise ConfigError(f"{script}: another module is called {script.stem} ({module.__file__}); rename one of them")
+    return module
 
 
 def exchange(base: type, mixin: type, flags: Mapping[str, Any]) -> None:

@@ -1,26 +1,45 @@
 """sd-scripts (kohya-ss), with sampling moved to Rushes.
 
+    python -m rushes.integrations.sd_scripts sdxl_train_network.py --rushes_model DIRECTORY_OR_HUB_ID ...
     python -m rushes.integrations.sd_scripts flux_train_network.py --rushes_architecture flux1-kontext ...
 
-Of the families that sd-scripts trains, Rushes samples FLUX.1 Kontext alone, which flux_train_network.py trains as it
-does FLUX.1 dev; the file does not tell which of the two it is, so its user does.
+What sd-scripts trains is sampled by the pipeline of diffusers that a model's directory or hub id names, and FLUX.1
+Kontext as musubi-tuner samples it. flux_train_network.py trains both, and the file does not tell which: its user does.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rushes.errors import ArchitectureError
-from rushes.families.rows.flux import FLUX1_KONTEXT
+from rushes.errors import ArchitectureError, ConfigError
+from rushes.families.table import ARCHITECTURES
 from rushes.integrations.kohya import Sidecar
 from rushes.integrations.launching import PREFIX, Trainer, add_flags, launch
 from rushes.training.cadence import Cadence
 
-SERVED = {"FluxNetworkTrainer": (FLUX1_KONTEXT.name,)}
-"""Trainer's class -> families whose LoRAs it trains and Rushes samples."""
+logger = logging.getLogger("rushes")
+
+ANY_PIPELINE = "diffusers"
+"""The family whose `--rushes_model` says what it is."""
+
+KONTEXT = "flux1-kontext"
+
+SERVED: Mapping[str, tuple[str, ...]] = {
+    "SdxlNetworkTrainer": (ANY_PIPELINE,),
+    "Sd3NetworkTrainer": (ANY_PIPELINE,),
+    "FluxNetworkTrainer": (KONTEXT, ANY_PIPELINE),
+    "LuminaNetworkTrainer": (),
+    "HunyuanImageNetworkTrainer": (),
+    "AnimaNetworkTrainer": (),
+    "NetworkTrainer": (ANY_PIPELINE,),
+}
+"""Trainer's class -> families that it trains and Rushes is known to sample; of several its user names one. The last,
+of train_network.py, is the base of them all: Stable Diffusion 1 and 2."""
 
 FLAGS = {"dit": "pretrained_model_name_or_path", "vae": "ae", "text_encoder1": "t5xxl", "text_encoder2": "clip_l"}
 """Our name of a part of FLUX -> theirs."""
@@ -36,18 +55,21 @@ def family_of(trainer: type, named: str | None) -> str:
     Raises:
         ArchitectureError: Rushes does not serve what is trained, or does not know what it is.
     """
-    served = {family for kind in trainer.__mro__ for family in SERVED.get(kind.__name__, ())}
-    if named in served:
+    served = next((SERVED[kind.__name__] for kind in trainer.__mro__ if kind.__name__ in SERVED), ())
+    if named in (*served, ANY_PIPELINE):
         return str(named)
+    if named is None and len(served) == 1:
+        return served[0]
+    name = trainer.__name__.removeprefix(PREFIX)
     if not served:
-        name = trainer.__name__.removeprefix(PREFIX)
         raise ArchitectureError(
-            f"Rushes cannot sample what sd-scripts' {name} trains; of sd-scripts it serves flux_train_network.py with "
-            f"a FLUX.1 Kontext model ({FLUX1_KONTEXT.name})"
+            f"{named or 'the model'}: Rushes does not know how to sample what sd-scripts' {name} trains; "
+            f"--rushes_architecture {ANY_PIPELINE} with --rushes_model, a diffusers directory or hub id, may do it"
         )
+    choices = " or ".join(f"--rushes_architecture {family}" for family in served)
     raise ArchitectureError(
-        f"{named or 'the model'}: of what this script trains Rushes samples {', '.join(sorted(served))}, and not yet "
-        "FLUX.1 dev, schnell or Chroma; if the model is FLUX.1 Kontext, say --rushes_architecture flux1-kontext"
+        f"{named or 'the model'}: what {name} trains is sampled with {choices}"
+        + ("; FLUX.1 Kontext is the first, dev, schnell and Chroma are the second" if KONTEXT in served else "")
     )
 
 
@@ -75,7 +97,6 @@ class RushesSampling(NetworkTrainer):
 
     _sidecar: Sidecar | None = None
     _accelerator: Any = None
-    _wanted: argparse.Namespace | None = None
 
     def train(self, args: argparse.Namespace) -> Any:
         """As the trainer's own; it is not told of the prompt file, whose texts it would encode.
@@ -85,9 +106,8 @@ class RushesSampling(NetworkTrainer):
         """
         add_flags(args, self.rushes_flags)
         if args.sample_prompts:
-            self._wanted = translated(args)
             family = family_of(type(self), getattr(args, "rushes_architecture", None))
-            self._sidecar = Sidecar.open(self._wanted, family, cadence_of(args))
+            self._sidecar = Sidecar.open(translated(args, family), family, cadence_of(args))
             args.sample_prompts = None
         done = False
         try:
@@ -126,13 +146,35 @@ def cadence_of(args: argparse.Namespace) -> Cadence:
     return Cadence(by_steps, by_epochs, bool(args.sample_at_first))
 
 
-def translated(args: argparse.Namespace) -> argparse.Namespace:
-    """This trainer's flags under the names that they have with us. Its `--fp8_base` counts; its VAE has no tiles."""
+def translated(args: argparse.Namespace, family: str) -> argparse.Namespace:
+    """This trainer's flags under the names that they have with us. Its `--fp8_base` counts; its VAE has no tiles.
+
+    Raises:
+        ConfigError: the model is to be sampled by its pipeline, and nothing says which that is.
+    """
     flags = argparse.Namespace(**vars(args))
     for ours, theirs in FLAGS.items():
         setattr(flags, ours, getattr(args, theirs, None))
     flags.fp8_base = bool(args.fp8_base or getattr(args, "fp8_base_unet", False))
+    if not ARCHITECTURES[family].files:
+        flags.rushes_model = getattr(args, "rushes_model", None) or pipeline_in(args.pretrained_model_name_or_path)
+        if getattr(args, "vae", None):
+            logger.warning("rushes: --vae does not count for samples; %s has its own", flags.rushes_model)
     return flags
+
+
+def pipeline_in(trained: str) -> str:
+    """The model that is trained, if a pipeline can be made of it: a directory of diffusers, or a hub id.
+
+    Raises:
+        ConfigError: it is a single file.
+    """
+    if Path(trained).is_file() or Path(trained).suffix in {".safetensors", ".ckpt"}:
+        raise ConfigError(
+            f"--pretrained_model_name_or_path {trained} is a single file; say with --rushes_model where the same model "
+            "lies as a diffusers directory, or its hub id"
+        )
+    return trained
 
 
 SD_SCRIPTS = Trainer(
@@ -142,6 +184,7 @@ SD_SCRIPTS = Trainer(
     needs=("train", "sample_images", "generate_step_logs"),
     tried="its version of 2026-02 (commit 48d368fa)",
     mixin=RushesSampling,
+    scripts="its LoRA training scripts do (their names end in train_network.py)",
 )
 
 
