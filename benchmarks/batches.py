@@ -20,7 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from rushes import Client
 from rushes.checkpoints.safetensors import fingerprint
-from rushes.wire.jobs import Checkpoint, JobRecord, JobState, ModelSpec, Prompt, SampleJob
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobRecord, JobState
 from rushes_service.engine.engine import Engine
 from rushes_service.media.receipts import read_receipt
 from rushes_service.media.writing import write_media

@@ -17,7 +17,9 @@ from PIL import Image
 
 from rushes.client.client import Client
 from rushes.wire import keys
-from rushes.wire.jobs import JobState, ModelSpec, Prompt, SampleJob, SampleResult
+from rushes.wire.jobs import Prompt, SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState, SampleResult
 from rushes_service.api import create_app
 from rushes_service.api.app import ApiServer
 from rushes_service.settings import Settings

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from golden_support import Case
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.registry import find
 

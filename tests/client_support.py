@@ -12,7 +12,7 @@ from queue_support import MODEL, empty_safetensors
 from rushes import Cadence, Run, SampleResult, TrainingSampler
 from rushes._paths import SNAPSHOT_DIR, SPOOL_DIR
 from rushes.submission.spool import Spool
-from rushes.wire.jobs import JobError, JobState
+from rushes.wire.results import JobError, JobState
 from rushes_service.queue import Queue
 
 AWAY = "redis://127.0.0.1:1/0"

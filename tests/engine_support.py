@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rushes.checkpoints.safetensors import fingerprint
-from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob
+from rushes.wire.models import ModelSpec
 
 torch.set_num_threads(1)
 

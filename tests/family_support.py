@@ -10,7 +10,7 @@ from PIL import Image
 
 from rushes.families.spec import ArchitectureSpec
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.models.tiny import build_tiny
 
 FAMILIES = [name for name, spec in ARCHITECTURES.items() if spec.sampled]

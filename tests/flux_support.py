@@ -10,7 +10,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.lora.targets import name_table, renamed
 from rushes_service.models.encoders.t5_clip import COMPONENTS

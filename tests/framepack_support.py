@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
 from hunyuan_support import recorded_vae
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.framepack.video import FramePackModel
 from rushes_service.models.inputs.images import fit, open_image

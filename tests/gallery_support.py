@@ -14,7 +14,10 @@ from api_support import announce, ended
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.client.client import Client
 from rushes.wire import keys
-from rushes.wire.jobs import Checkpoint, Drift, JobError, JobState, ModelSpec, Prompt, SampleJob, digest
+from rushes.wire.base import digest
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import Drift, JobError, JobState
 from rushes_service.media.writing import write_media
 
 MODEL = ModelSpec(architecture="wan2.1-t2v", model="/models/wan2.1-t2v-1.3b")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from golden_support import SHARED, Case, without_prefix
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.registry import find
 from rushes_service.runtime.devices import resolve_dtype

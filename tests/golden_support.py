@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from engine_support import Recorder
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.prompts.files import load_prompts
-from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob, VaeOptions
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import DenoisedSample, Engine
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -15,7 +15,7 @@ from diffusers.loaders.single_file_utils import convert_hunyuan_video_transforme
 from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.registry import find
 

@@ -10,7 +10,8 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
 from golden_support import sample
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.engine.sample import DenoisedSample
 from rushes_service.models.generic.names import unet_name

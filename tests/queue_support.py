@@ -7,7 +7,8 @@ import struct
 from pathlib import Path
 
 from rushes.submission.build import Run, build_job
-from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob
+from rushes.wire.models import ModelSpec
 
 MODEL = ModelSpec(architecture="wan2.1-t2v", model="/models/tiny")
 

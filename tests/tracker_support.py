@@ -10,7 +10,7 @@ from PIL import Image
 
 from queue_support import make_job
 from rushes import SampleResult
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 
 SIDE = 16
 

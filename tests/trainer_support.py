@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from rushes.client.client import Client
-from rushes.wire.jobs import JobRecord
+from rushes.wire.results import JobRecord
 from support import wait_until
 
 STEPS_PER_EPOCH = 3

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from golden_support import SHARED, Case
 from rushes.families.rows.wan import WAN_NEGATIVE_PROMPT
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.registry import find
 from rushes_service.models.wan.inputs import IMAGE_TOKENS

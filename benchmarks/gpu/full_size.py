@@ -34,7 +34,8 @@ from kit import (
     timed,
 )
 from rushes.checkpoints.safetensors import fingerprint
-from rushes.wire.jobs import ModelSpec, SampleJob, VaeOptions
+from rushes.wire.jobs import SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.lora.manager import RequestedLora
 from rushes_service.models.registry import find
 from samples import base_of, make_engine, make_job

@@ -14,7 +14,9 @@ from rushes.submission.build import Run, build_jobs
 from rushes.training.cadence import Cadence
 from rushes.training.flags import add_sampling_arguments
 from rushes.training.sampler import TrainingSampler
-from rushes.wire.jobs import Checkpoint, JobRecord, JobState, ModelSpec, Prompt, SampleJob, SampleResult, VaeOptions
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobRecord, JobState, SampleResult
 
 __version__ = "0.1.0"
 

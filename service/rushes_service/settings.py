@@ -15,7 +15,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rushes.client.client import DEFAULT_URL
 from rushes.errors import ConfigError
-from rushes.wire.jobs import Dtype, summary
+from rushes.wire.base import summary
+from rushes.wire.models import Dtype
 
 GIB = 1 << 30
 

@@ -25,7 +25,7 @@ from rushes._paths import SNAPSHOT_DIR
 from rushes.client.client import Client
 from rushes.errors import QueueUnavailable
 from rushes.wire import keys
-from rushes.wire.jobs import JobRecord, JobState
+from rushes.wire.results import JobRecord, JobState
 from rushes_service.media.temporary import clear
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 from rushes_service.worker.drift import BASE_DIR

@@ -12,7 +12,7 @@ from processes import Workers, workers
 
 from queue_support import make_job
 from rushes.client.client import Client
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from support import wait_until
 
 START_S = 60.0

@@ -13,7 +13,8 @@ from family_support import CLIP_FRAMES, FAMILIES, makes_clips, makes_pictures, t
 from queue_support import make_job
 from rushes.client.client import Client
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import JobState, SampleJob, SampleResult
+from rushes.wire.jobs import SampleJob
+from rushes.wire.results import JobState, SampleResult
 from rushes_service.media.receipts import read_receipt
 from rushes_service.models.registry import SAMPLERS
 from rushes_service.models.tiny import BUILDERS

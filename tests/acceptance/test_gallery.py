@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from api_support import Api, serving
 from gallery_support import PROMPTS, Scene, drift_of, finish, jobs_of, paint_run, tell_done, tell_progress
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.api.routes.runs import MAX_RUNS
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 from rushes_service.queue import Queue

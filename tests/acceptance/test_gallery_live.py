@@ -13,7 +13,8 @@ from processes import workers
 from api_support import serving
 from engine_support import write_lora
 from rushes.submission.build import Run, build_jobs, checkpoint_at
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 
 START_MS = 120_000
 """A worker imports torch and diffusers first; the machine may be busy."""

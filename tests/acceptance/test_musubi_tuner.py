@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from rushes.client.client import Client
 from rushes.families.rows.wan import WAN21_T2V
-from rushes.wire.jobs import JobRecord, JobState
+from rushes.wire.results import JobRecord, JobState
 from single_files_support import original_files
 
 PATH = os.environ.get("RUSHES_MUSUBI_TUNER")

@@ -16,7 +16,7 @@ from queue_support import MODEL, make_job
 from rushes import Client
 from rushes.errors import QueueUnavailable
 from rushes.wire import keys
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.queue import Queue
 from support import wait_until
 from valkey_support import LOCALHOST, PRIMARY, Server, server, watched_pair

@@ -10,7 +10,8 @@ from processes import Workers, workers
 
 from queue_support import make_job
 from rushes.client.client import Client
-from rushes.wire.jobs import JobState, ModelSpec
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState
 from support import wait_until
 
 START_S = 120.0

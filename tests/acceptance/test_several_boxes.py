@@ -12,7 +12,7 @@ from processes import Workers, workers
 from client_support import snapshots
 from engine_support import write_lora
 from rushes import Cadence, Client, ModelSpec, Run, TrainingSampler
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.models.wan.tiny import build_tiny_wan
 from support import wait_until
 

@@ -16,7 +16,7 @@ from proxy_support import Proxy
 from queue_support import MODEL
 from rushes import Cadence, Client, Run, TrainingSampler
 from rushes.checkpoints.store import store_of
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from s3_support import BUCKET, S3, s3_server, variables
 from support import wait_until
 from valkey_support import free_port

@@ -17,7 +17,9 @@ from queue_support import make_job
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.client.client import Client
 from rushes.client.control import order
-from rushes.wire.jobs import Checkpoint, JobState, ModelSpec, SampleJob, SampleResult
+from rushes.wire.jobs import Checkpoint, SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState, SampleResult
 from support import wait_until
 
 START_S = 90.0

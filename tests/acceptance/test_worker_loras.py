@@ -16,7 +16,9 @@ from queue_support import make_job
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.client.client import Client
 from rushes.submission.build import extra_loras
-from rushes.wire.jobs import Checkpoint, JobState, ModelSpec, SampleJob, SampleResult
+from rushes.wire.jobs import Checkpoint, SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState, SampleResult
 
 ALL_S = 120.0
 """For a worker to start and make or refuse them all; the machine may be busy."""

@@ -17,7 +17,8 @@ from engine_support import Recorder
 from family_support import tiny_model_spec, tiny_options
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt, SampleJob, VaeOptions
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 
 FRAMES = 5

@@ -15,7 +15,8 @@ import framepack_support
 import wan_support
 from bfloat16_support import FedScheduler, Recording, in_bfloat16, mean_difference, recording
 from golden_support import Case, sample
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.flux import kontext as flux
 from rushes_service.models.framepack import video as framepack

@@ -9,7 +9,7 @@ import torch
 
 from golden_files_support import expected, recorded_engine, recorded_model, recorded_runs, sigmas_of
 from golden_support import Case, distance, sample, video
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.flux2.base import initial_noise
 

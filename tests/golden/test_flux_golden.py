@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 
 from flux_support import recorded_engine, recorded_model, recorded_vae
 from golden_support import Case, distance, sample, video
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.flux.kontext import control_pixels, initial_noise
 

@@ -9,7 +9,8 @@ import torch
 
 from framepack_support import recorded_engine, recorded_model
 from golden_support import Case, distance, sample, video
-from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes.wire.jobs import VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.base import Architecture
 from rushes_service.models.framepack import video as framepack

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from golden_support import SHARED, Case, distance, sample, video
-from rushes.wire.jobs import ModelSpec, Prompt, VaeOptions
+from rushes.wire.jobs import Prompt, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.hunyuan15.i2v import start_image
 from rushes_service.models.registry import find

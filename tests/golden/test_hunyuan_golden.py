@@ -10,7 +10,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from golden_support import Case, distance, sample, video
 from hunyuan_support import recorded_engine, recorded_model
-from rushes.wire.jobs import ModelSpec, Prompt, VaeOptions
+from rushes.wire.jobs import Prompt, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.hunyuan.t2v import initial_noise
 

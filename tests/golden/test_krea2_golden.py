@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from golden_files_support import expected, recorded_engine, recorded_model, recorded_runs, sigmas_of
 from golden_support import Case, distance, sample, video
 from rushes.training.flags import model_from_args
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.krea2.t2i import initial_noise, unpacked
 

@@ -10,7 +10,8 @@ import torch
 from golden_files_support import expected, recorded_engine, recorded_model, recorded_runs, sigmas_of
 from golden_support import Case, distance, sample, video
 from rushes.families.parameters import resolve
-from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes.wire.jobs import VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.qwen.conditioned import control_latents
 from rushes_service.models.qwen.edit import TEXT_AREA, control_pixels

@@ -16,7 +16,7 @@ import framepack_support
 import hunyuan_support
 import wan_support
 from golden_support import Case, distance, sample, video
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from single_files_support import CASES, align, recorded_files
 
 LATENTS_TOLERANCE = 1e-4

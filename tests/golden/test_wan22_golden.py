@@ -7,7 +7,7 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
 from golden_support import Case, distance, sample, video
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from wan_support import recorded_engine, recorded_transformer, recorded_vae
 

@@ -7,7 +7,7 @@ import torch
 
 from golden_support import Case, distance, sample, video
 from rushes.errors import PromptError
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.wan.t2v import initial_noise
 from wan_support import recorded_engine, recorded_model, recorded_transformer

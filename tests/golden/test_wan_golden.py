@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from golden_support import Case, distance, sample, video
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.wan.t2v import initial_noise
 from wan_support import recorded_engine, recorded_model

@@ -10,7 +10,7 @@ import torch
 
 from golden_support import Case, distance, sample, video
 from rushes.errors import ArchitectureError, PromptError
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.registry import find
 from rushes_service.models.wan.inputs import IMAGE_TOKENS

@@ -8,6 +8,7 @@ still read what the version before wrote (`test_older_versions.py`), and is what
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -19,18 +20,9 @@ from pydantic import BaseModel
 from rushes.submission.build import Refused
 from rushes.submission.spool import Submission
 from rushes.training.handoffs import Note
-from rushes.wire.jobs import (
-    Checkpoint,
-    ExtraLora,
-    JobError,
-    JobRecord,
-    JobState,
-    ModelSpec,
-    Prompt,
-    SampleJob,
-    SampleResult,
-    VaeOptions,
-)
+from rushes.wire.jobs import Checkpoint, ExtraLora, Prompt, SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobError, JobRecord, JobState, SampleResult
 
 SNAPSHOT = Path(__file__).parents[1] / "data" / "wire.json"
 
@@ -108,8 +100,8 @@ def snapshot(url: str) -> str:
 def described(kind: type[BaseModel]) -> dict[str, str]:
     """Every field of a wire type: what it may be, and its default."""
     return {
-        name: f"{str(field.annotation).replace('rushes.wire.jobs.', '')}"
-        f"{'' if field.is_required() else f' = {field.default!r}'}"
+        name: re.sub(r"rushes\.wire\.\w+\.", "", f"{field.annotation}")
+        + f"{'' if field.is_required() else f' = {field.default!r}'}"
         f"{f' ({field.metadata})' if field.metadata else ''}"
         for name, field in kind.model_fields.items()
     }

@@ -10,7 +10,8 @@ import pytest
 
 from api_support import Api, job
 from gallery_support import jobs_of, paint_run, small_lora
-from rushes.wire.jobs import Checkpoint, JobState, SampleJob
+from rushes.wire.jobs import Checkpoint, SampleJob
+from rushes.wire.results import JobState
 
 STEPS = (0, 100, 200)
 PROMPTS = ("a boat", "a balloon")

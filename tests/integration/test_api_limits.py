@@ -13,7 +13,7 @@ import pytest
 
 from api_support import Api, announce, ended, job, picture, serving
 from rushes.wire import keys
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.api.http import security
 from rushes_service.api.http.limits import RateLimit
 from rushes_service.api.http.security import MAX_UPLOAD_BYTES

@@ -15,7 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from api_support import Api, done, ended, job, picture, serving
-from rushes.wire.jobs import Checkpoint, JobError, JobState
+from rushes.wire.jobs import Checkpoint
+from rushes.wire.results import JobError, JobState
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 

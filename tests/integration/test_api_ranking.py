@@ -208,7 +208,7 @@ def test_a_run_with_one_checkpoint_has_nothing_to_rank(api: Api) -> None:
 def test_checkpoints_outside_the_roots_are_not_sent(run: Api, tmp_path_factory: pytest.TempPathFactory) -> None:
     from api_support import ended
     from gallery_support import jobs_of
-    from rushes.wire.jobs import JobState
+    from rushes.wire.results import JobState
 
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     sample = next(jobs_of("far", elsewhere, (10,), PROMPTS[:1], (32, 32), 1))

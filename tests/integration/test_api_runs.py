@@ -13,7 +13,8 @@ from PIL import Image
 from api_support import Api, announce, ended, job, picture, serving
 from gallery_support import paint_run
 from rushes.wire import keys
-from rushes.wire.jobs import JobState, Prompt, SampleJob
+from rushes.wire.jobs import Prompt, SampleJob
+from rushes.wire.results import JobState
 from rushes_service.api.background.metrics import MEMORY
 from rushes_service.api.services.uploads import UPLOAD_DIR, prune
 from rushes_service.queue import Queue

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from api_support import Api, ended, job, serving
-from rushes.wire.jobs import JobError, JobState
+from rushes.wire.results import JobError, JobState
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 

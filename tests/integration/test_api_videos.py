@@ -8,7 +8,7 @@ import pytest
 
 from api_support import Api, picture
 from gallery_support import MODEL, Scene, finish, paint_run, tell_progress
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 
 
 def test_a_clip_is_asked_for_followed_downloaded_and_remixed(api: Api) -> None:

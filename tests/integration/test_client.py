@@ -16,7 +16,8 @@ from rushes.errors import InputError, JobNotFound, QueueUnavailable, SampleFaile
 from rushes.submission.build import Refused
 from rushes.submission.spool import Submission
 from rushes.wire import keys
-from rushes.wire.jobs import Checkpoint, JobError, JobRecord, JobState
+from rushes.wire.jobs import Checkpoint
+from rushes.wire.results import JobError, JobRecord, JobState
 
 LANE = keys.lane(MODEL.fingerprint, "training")
 MISSPELT = JobError(code="prompt", message="misspelt")

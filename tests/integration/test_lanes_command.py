@@ -12,7 +12,8 @@ from rushes.cli.main import main
 from rushes.client.client import Client
 from rushes.client.lanes import lanes
 from rushes.wire import keys
-from rushes.wire.jobs import JobState, ModelSpec
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState
 from rushes_service.queue import Queue
 
 OTHER = ModelSpec(architecture="flux1-kontext", model="/models/flux")

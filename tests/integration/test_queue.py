@@ -18,7 +18,9 @@ from rushes.client.control import cancel_all, order, purge
 from rushes.errors import LeaseLost, QueueError, QueueUnavailable
 from rushes.wire import keys
 from rushes.wire.connection import connect
-from rushes.wire.jobs import Checkpoint, JobError, JobState, ModelSpec, SampleResult
+from rushes.wire.jobs import Checkpoint
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobError, JobState, SampleResult
 from rushes_service.queue import Queue, Reservation
 from support import wait_until
 

@@ -16,7 +16,8 @@ from gallery_support import paint_run
 from rushes.cli import main as cli
 from rushes.client.client import Client
 from rushes.wire import keys
-from rushes.wire.jobs import Drift, JobState, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.results import Drift, JobState
 from rushes_service.catalogue import grid_of
 from rushes_service.catalogue.about import mark
 from rushes_service.processes.embedded_redis import EmbeddedRedis

@@ -17,7 +17,8 @@ from rushes.prompts.files import read_prompts
 from rushes.submission.build import Run
 from rushes.submission.spool import Spool, Submission
 from rushes.training import outbox
-from rushes.wire.jobs import Checkpoint, ModelSpec
+from rushes.wire.jobs import Checkpoint
+from rushes.wire.models import ModelSpec
 from support import wait_until
 
 

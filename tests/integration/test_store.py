@@ -16,7 +16,7 @@ from rushes import Cadence, Client, Run, TrainingSampler
 from rushes.checkpoints.staging import snapshots_of
 from rushes.checkpoints.store import store_of
 from rushes.errors import ConfigError, StagingError, StoreUnavailable
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.storage.staged import StagedFiles
 from s3_support import s3_server
 from support import wait_until

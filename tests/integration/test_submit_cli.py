@@ -13,7 +13,7 @@ import pytest
 from client_support import lora, work
 from rushes import Client
 from rushes.cli import main as cli
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from support import wait_until
 
 Run = Callable[..., tuple[int, str, str]]

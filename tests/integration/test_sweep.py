@@ -11,7 +11,7 @@ from gallery_support import PROMPTS, paint_run
 from rushes.cli import main as cli
 from rushes.errors import ConfigError
 from rushes.submission.sweeps import parse_strengths
-from rushes.wire.jobs import JobRecord
+from rushes.wire.results import JobRecord
 
 
 @pytest.fixture

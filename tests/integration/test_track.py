@@ -13,7 +13,7 @@ from rushes import Client, SampleResult
 from rushes.cli import main as cli
 from rushes.errors import OutputError
 from rushes.trackers.following import Destination
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.queue import Queue
 from tracker_support import picture
 

@@ -19,7 +19,9 @@ from client_support import MakeSampler, logged, lora, snapshots, spooled, traini
 from rushes import Cadence, Client, Run, SampleResult, TrainingSampler, add_sampling_arguments
 from rushes.checkpoints.safetensors import read_header
 from rushes.errors import ArchitectureError, ConfigError, PromptError
-from rushes.wire.jobs import ExtraLora, JobRecord, JobState, ModelSpec, VaeOptions
+from rushes.wire.jobs import ExtraLora, VaeOptions
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobRecord, JobState
 from support import wait_until
 
 

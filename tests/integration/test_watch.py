@@ -19,7 +19,9 @@ from rushes.checkpoints.safetensors import read_header
 from rushes.checkpoints.store import store_of
 from rushes.cli import main as cli
 from rushes.watch import CheckpointWatcher, Search
-from rushes.wire.jobs import JobState, ModelSpec, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState
 from support import wait_until
 
 WRITER = Path(__file__).parents[1] / "acceptance" / "programs" / "slow_writer.py"

@@ -18,7 +18,9 @@ from queue_support import MODEL, make_job
 from rushes.client.client import Client
 from rushes.errors import LeaseLost, QueueUnavailable
 from rushes.wire import keys
-from rushes.wire.jobs import JobState, ModelSpec, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
 from rushes_service.worker.dry_run import DryRunEngine, PaintedSample

@@ -17,7 +17,7 @@ from clip_support import tiny_clip
 from queue_support import make_job
 from rushes.client.client import Client
 from rushes.wire import keys
-from rushes.wire.jobs import JobState, SampleResult
+from rushes.wire.results import JobState, SampleResult
 from rushes_service.queue import Queue
 from rushes_service.scores.registry import Score
 from rushes_service.settings import Settings

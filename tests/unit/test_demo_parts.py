@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rushes.wire.jobs import JobError, JobState, Prompt, SampleResult
+from rushes.wire.jobs import Prompt
+from rushes.wire.results import JobError, JobState, SampleResult
 from rushes_service.demo.checker import read_clip
 from rushes_service.demo.clips import CONCEPT, make_clips
 from rushes_service.demo.options import PROMPTS, SHOWN, Options

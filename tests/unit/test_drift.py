@@ -11,7 +11,10 @@ import pytest
 from rushes.families.parameters import resolve
 from rushes.families.table import architecture
 from rushes.trackers.base import numbers_of
-from rushes.wire.jobs import Checkpoint, Drift, JobState, ModelSpec, Prompt, SampleJob, SampleResult, job_id
+from rushes.wire.ids import job_id
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import Drift, JobState, SampleResult
 from rushes_service.storage.path_map import PathMap
 from rushes_service.worker.drift import BASE_DIR, DriftMeter, base_key, latent_drift, pixel_drift
 from rushes_service.worker.workspace import Workspace

@@ -29,7 +29,8 @@ from rushes.errors import (
     SampleCancelled,
     WorkerUnfit,
 )
-from rushes.wire.jobs import Checkpoint, ModelSpec, SampleJob, VaeOptions
+from rushes.wire.jobs import Checkpoint, SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.wan.tiny import build_tiny_wan
 from rushes_service.runtime.device_errors import device_errors

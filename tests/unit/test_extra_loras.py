@@ -13,7 +13,9 @@ from safetensors.numpy import save_file
 from rushes.errors import CheckpointMissing, ConfigError
 from rushes.submission.build import Run, build_jobs, extra_loras
 from rushes.training.flags import add_sampling_arguments, loras_from_args
-from rushes.wire.jobs import ExtraLora, ModelSpec, Prompt, SampleJob, job_id
+from rushes.wire.ids import job_id
+from rushes.wire.jobs import ExtraLora, Prompt, SampleJob
+from rushes.wire.models import ModelSpec
 
 ASKED: dict[str, Any] = {
     "run": "r",

@@ -15,7 +15,7 @@ from queue_support import make_job
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.prompt_options import OPTION_OF_FIELD, PATH_FIELDS
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.media.writing import write_media
 

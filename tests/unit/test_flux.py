@@ -16,7 +16,8 @@ from family_support import picture, tiny_model_spec
 from golden_support import distance
 from queue_support import make_job
 from rushes.errors import ModelError, PromptError
-from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes.wire.jobs import VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.models.encoders.t5_clip import TextEncoders
 from rushes_service.models.flux.kontext import control_pixels

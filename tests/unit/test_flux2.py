@@ -10,7 +10,8 @@ from PIL import Image
 from rushes.errors import PromptError
 from rushes.families.parameters import resolve
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.models.flux2.base import Flux2
 from rushes_service.models.flux2.control import control_pixels
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from engine_support import Recorder
 from rushes.errors import ArchitectureError, ModelError, PromptError, SampleCancelled
-from rushes.wire.jobs import ModelSpec, Prompt, SampleJob
+from rushes.wire.jobs import Prompt, SampleJob
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.media.naming import sample_path
 from rushes_service.media.writing import write_media

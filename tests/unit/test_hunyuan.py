@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from engine_support import Recorder, tiny_prompt
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.errors import ArchitectureError, LoraValue, ModelError, PromptError
-from rushes.wire.jobs import Checkpoint, ModelSpec, SampleJob, VaeOptions
+from rushes.wire.jobs import Checkpoint, SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.media.writing import write_media
 from rushes_service.models.hunyuan.tiny import build_tiny_hunyuan_i2v_33

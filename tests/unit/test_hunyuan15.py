@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from engine_support import Recorder, make_job
 from family_support import picture
 from rushes.errors import ModelError, PromptError
-from rushes.wire.jobs import ModelSpec, SampleJob, VaeOptions
+from rushes.wire.jobs import SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.hunyuan15.files import BUILD_PLANS
 from rushes_service.models.hunyuan15.names import COMFYUI_NAMES, hunyuan15_names

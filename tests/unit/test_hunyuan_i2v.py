@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from engine_support import Recorder, tiny_prompt
 from rushes.errors import ModelError
-from rushes.wire.jobs import ModelSpec, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.models.encoders.tiny_llama import llama_tokenizer
 from rushes_service.models.hunyuan.i2v import HunyuanVideoImageToVideo

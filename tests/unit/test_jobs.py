@@ -11,17 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rushes.errors import InputError, WireError
-from rushes.wire.jobs import (
-    Checkpoint,
-    JobError,
-    JobState,
-    ModelSpec,
-    Prompt,
-    SampleJob,
-    SampleResult,
-    VaeOptions,
-    job_id,
-)
+from rushes.wire.ids import job_id
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobError, JobState, SampleResult
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 positive = st.integers(1, 4000)

@@ -16,7 +16,8 @@ from golden_support import sample
 from rushes.errors import ModelError, PromptError
 from rushes.families.parameters import resolve
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.models.llm.qwen3_vl import Krea2Text
 from rushes_service.models.llm.tiny import QWEN3_VL_WIDTH

@@ -16,7 +16,8 @@ from rushes import ExpertPair
 from rushes.checkpoints.weights import secure
 from rushes.errors import ConfigError, LoraError, LoraMismatch
 from rushes.submission.build import checkpoint_at, extra_loras
-from rushes.wire.jobs import Checkpoint, ModelSpec, SampleJob
+from rushes.wire.jobs import Checkpoint, SampleJob
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.tiny import build_tiny
 

@@ -20,7 +20,8 @@ from rushes.errors import ConfigError, LeaseLost, NonFiniteLatents, OutputError
 from rushes.families.parameters import resolve
 from rushes.families.rows.wan import WAN21_T2V
 from rushes.submission.build import Run, build_job
-from rushes.wire.jobs import ModelSpec, Prompt, SampleJob
+from rushes.wire.jobs import Prompt, SampleJob
+from rushes.wire.models import ModelSpec
 from rushes_service.media.naming import sample_path
 from rushes_service.media.receipts import noise_origin, read_receipt
 from rushes_service.media.temporary import private_prefix, this_host

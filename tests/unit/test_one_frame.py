@@ -13,7 +13,8 @@ from rushes.families.parameters import resolve
 from rushes.families.rows.framepack import FRAMEPACK, FRAMEPACK_ONE_FRAME
 from rushes.families.rows.wan import WAN_ONE_FRAME
 from rushes.training.flags import add_sampling_arguments, model_from_args, vae_from_args
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 
 
 @pytest.mark.parametrize(

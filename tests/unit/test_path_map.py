@@ -9,7 +9,8 @@ import pytest
 from queue_support import make_job
 from rushes.errors import ConfigError, InputError
 from rushes.wire.job_files import PROMPT_FIELDS
-from rushes.wire.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt
+from rushes.wire.jobs import Checkpoint, ExtraLora, Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.settings import load_settings
 from rushes_service.storage import path_map
 from rushes_service.storage.path_map import PathMap

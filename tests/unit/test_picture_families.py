@@ -16,7 +16,8 @@ from rushes.errors import ArchitectureError, ModelError, PromptError
 from rushes.families.parameters import resolve
 from rushes.families.table import ARCHITECTURES
 from rushes.prompts.files import load_prompts
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.llm.qwen3 import ZImageText
 from rushes_service.models.llm.qwen_vl import QwenImageText

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from golden_support import Case
 from rushes.errors import ModelError
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.doctor.files import check_component
 from rushes_service.doctor.fit import check_files
 from rushes_service.models.loading.building import build

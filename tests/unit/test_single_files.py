@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from golden_support import SHARED, Case
 from rushes.errors import ModelError
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.models.loading.build_plans import build_plans, plan
 from rushes_service.models.loading.building import build, empty
 from rushes_service.models.loading.configs import variants

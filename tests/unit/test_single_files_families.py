@@ -13,7 +13,8 @@ from family_support import CLIP_FRAMES, FAMILIES, tiny_model_spec, tiny_options
 from golden_support import sample
 from rushes.errors import ModelError
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import ModelSpec, Prompt
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from single_files_support import align, original_files
 

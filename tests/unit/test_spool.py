@@ -10,7 +10,7 @@ from queue_support import make_job
 from rushes.errors import WireError
 from rushes.submission.build import Refused
 from rushes.submission.spool import Spool, Submission
-from rushes.wire.jobs import JobError
+from rushes.wire.results import JobError
 
 PARCEL = Submission(
     [make_job(index=0), make_job("ein Bär 🐻", index=1)], [Refused(make_job(index=2), JobError(code="c", message="m"))]

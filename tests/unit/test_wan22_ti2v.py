@@ -13,7 +13,8 @@ from PIL import Image
 from engine_support import Recorder, make_job
 from family_support import picture
 from rushes.errors import ModelError
-from rushes.wire.jobs import ModelSpec, SampleJob, VaeOptions
+from rushes.wire.jobs import SampleJob, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.models.loading.build_plans import build_plans
 from rushes_service.models.loading.building import build

@@ -23,7 +23,8 @@ from rushes.errors import ArchitectureError, ModelError, PromptError
 from rushes.families.parameters import resolve
 from rushes.families.table import architecture
 from rushes.training.flags import add_sampling_arguments, model_from_args
-from rushes.wire.jobs import ModelSpec, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.models.encoders.clip_vision import image_tokens, prepared
 from rushes_service.models.inputs.control import control_frames

@@ -13,7 +13,8 @@ from PIL import Image
 from engine_support import Recorder, make_job
 from family_support import picture
 from rushes.errors import ArchitectureError, ModelError, PromptError
-from rushes.wire.jobs import ModelSpec, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.encoders.clip_vision import image_tokens
 from rushes_service.models.loading.from_repo import ModelSource

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 
 from rushes.checkpoints.adapters import CONFIG_KEY, packed_header
 from rushes.checkpoints.safetensors import HASH_BLOCK, METADATA, header_of
-from rushes.wire.jobs import Expert
+from rushes.wire.models import Expert
 
 EXPERTS_KEY = "experts"
 """In the metadata of the file that two become: the metadata of each, as JSON."""

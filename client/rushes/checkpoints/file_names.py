@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rushes.wire.jobs import Expert
+from rushes.wire.models import Expert
 
 EXPERT = re.compile(
     r"(?:(?:^|[-_. ])(?P<word>high|low|HIGH|LOW|High|Low)|(?<=[a-z0-9])(?P<camel>High|Low))"

@@ -19,7 +19,9 @@ from rushes.checkpoints.file_names import expert_in_name
 from rushes.checkpoints.safetensors import fingerprint, unreadable
 from rushes.checkpoints.snapshots import adopt, pending_name, snapshot
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointMissing, ConfigError
-from rushes.wire.jobs import Checkpoint, Expert, unicode_text
+from rushes.wire.base import unicode_text
+from rushes.wire.jobs import Checkpoint
+from rushes.wire.models import Expert
 
 
 @dataclass(frozen=True)

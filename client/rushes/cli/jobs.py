@@ -20,7 +20,7 @@ from rushes.cli.main import redis_argument
 from rushes.client.client import Client
 from rushes.client.control import cancel_all, purge
 from rushes.errors import ConfigError, InputError, JobNotFound
-from rushes.wire.jobs import JobRecord, JobState
+from rushes.wire.results import JobRecord, JobState
 
 DAY_S = 24 * 3600.0
 SHOWN_ID = 10

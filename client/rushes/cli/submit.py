@@ -23,7 +23,7 @@ from rushes.prompts.files import read_prompts
 from rushes.submission.build import build_jobs, check_prompts, checkpoint_at
 from rushes.training.flags import add_sampling_arguments, run_from_args
 from rushes.training.sampler import whole_number
-from rushes.wire.jobs import JobRecord, JobState
+from rushes.wire.results import JobRecord, JobState
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,9 @@ from rushes.submission.build import Refused
 from rushes.submission.spool import Submission
 from rushes.wire import keys
 from rushes.wire.connection import BLOCK_MS, DEFAULT_URL, URL_VARIABLE, connect, reachable
-from rushes.wire.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
+from rushes.wire.jobs import SampleJob
 from rushes.wire.records import cancelled, finished, read_record, submit_arguments
+from rushes.wire.results import JobError, JobRecord, JobState, SampleResult
 from rushes.wire.scripts import script
 
 __all__ = ["DEFAULT_URL", "URL_VARIABLE", "Client", "WorkerInfo"]

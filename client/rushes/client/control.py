@@ -9,7 +9,7 @@ from rushes.client.client import Client
 from rushes.errors import QueueError
 from rushes.wire import keys
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 
 Order = Literal["pause", "resume", "drain"]
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rushes.client.client import Client
 from rushes.wire import keys
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from rushes.families.one_frame import parse_one_frame, place_frames
 from rushes.families.prompt_options import OPTION_OF_FIELD
 from rushes.families.spec import DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, OWN, ArchitectureSpec
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import FrozenModel, ModelSpec, Prompt
+from rushes.wire.base import FrozenModel
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
 
 
 class SampleParameters(FrozenModel):

@@ -11,7 +11,7 @@ from rushes.integrations.adapter_files import save_adapter
 from rushes.integrations.result_logger import log_exceptions
 from rushes.trackers import Tracker
 from rushes.training.sampler import TrainingSampler
-from rushes.wire.jobs import SampleResult
+from rushes.wire.results import SampleResult
 
 logger = logging.getLogger("rushes")
 

@@ -20,7 +20,7 @@ from rushes.integrations.result_logger import ResultLogger, log_exceptions
 from rushes.training.cadence import Cadence
 from rushes.training.flags import run_from_args
 from rushes.training.sampler import TrainingSampler
-from rushes.wire.jobs import JobState, SampleResult
+from rushes.wire.results import JobState, SampleResult
 
 logger = logging.getLogger("rushes")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rushes.errors import RushesError
 from rushes.trackers import TensorBoardTracker, Tracker, WandbTracker
-from rushes.wire.jobs import SampleResult
+from rushes.wire.results import SampleResult
 
 logger = logging.getLogger("rushes")
 

@@ -19,22 +19,21 @@ from rushes.families.parameters import resolve
 from rushes.families.spec import ArchitectureSpec
 from rushes.families.table import architecture
 from rushes.prompts.files import PromptLine, warning_lines
+from rushes.wire.base import digest, unicode_text
+from rushes.wire.ids import job_id
 from rushes.wire.jobs import (
     BASE_MODEL,
     Checkpoint,
     ExtraLora,
-    JobError,
     Keep,
-    ModelSpec,
     NoiseSource,
     Priority,
     Prompt,
     SampleJob,
     VaeOptions,
-    digest,
-    job_id,
-    unicode_text,
 )
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobError
 
 logger = logging.getLogger("rushes")
 

@@ -19,7 +19,8 @@ from typing import Any
 from rushes._files import write_whole
 from rushes.errors import WireError
 from rushes.submission.build import Refused
-from rushes.wire.jobs import JobError, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.results import JobError
 
 _serial = itertools.count()
 

@@ -15,7 +15,10 @@ from rushes.errors import CheckpointError, PromptError, RushesError
 from rushes.prompts.files import PromptLine
 from rushes.submission.build import Refused, Run, build_from_lines, two_experts
 from rushes.submission.spool import Submission
-from rushes.wire.jobs import Checkpoint, Expert, JobError, unicode_text
+from rushes.wire.base import unicode_text
+from rushes.wire.jobs import Checkpoint
+from rushes.wire.models import Expert
+from rushes.wire.results import JobError
 
 LOST = "lost"
 """Checkpoint fingerprint of weights that could not be had: such samples are not those of the base model."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rushes.errors import ConfigError
-from rushes.wire.jobs import SampleResult
+from rushes.wire.results import SampleResult
 
 logger = logging.getLogger("rushes")
 

@@ -12,7 +12,8 @@ from rushes._platform import WINDOWS
 from rushes.client.client import Client
 from rushes.errors import QueueUnavailable
 from rushes.trackers.base import Tracker
-from rushes.wire.jobs import JobState, SampleResult, digest
+from rushes.wire.base import digest
+from rushes.wire.results import JobState, SampleResult
 
 Say = Callable[[str], None]
 

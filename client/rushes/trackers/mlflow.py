@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rushes.trackers.base import VIDEO, key_of, media_of, needed, numbers_of
-from rushes.wire.jobs import SampleResult
+from rushes.wire.results import SampleResult
 
 RUN_TAG = "rushes.run"
 """Marks the MLflow run that holds the samples of a training run."""

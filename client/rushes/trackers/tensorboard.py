@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 from rushes._platform import lock
 from rushes.errors import ConfigError
 from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed, numbers_of
-from rushes.wire.jobs import SampleResult
+from rushes.wire.results import SampleResult
 
 SUFFIX = ".rushes"
 INSTALL = "'rushes[trackers]'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed, numbers_of
-from rushes.wire.jobs import SampleResult
+from rushes.wire.results import SampleResult
 
 NO_METRICS = {"auto_log_gpu": False, "auto_log_cpu": False}
 """Of this machine: they are not those of the training."""

@@ -11,7 +11,8 @@ from collections import OrderedDict
 from typing import Any
 
 from rushes.trackers.base import VIDEO, caption_of, key_of, media_of, needed, numbers_of
-from rushes.wire.jobs import SampleResult, digest
+from rushes.wire.base import digest
+from rushes.wire.results import SampleResult
 
 STEP = "rushes/step"
 

@@ -14,7 +14,9 @@ from rushes._paths import absolute
 from rushes.errors import ConfigError
 from rushes.families.table import ARCHITECTURES
 from rushes.submission.build import DEFAULT_VAE, Run, extra_loras, run_name
-from rushes.wire.jobs import ExtraLora, FrozenModel, Keep, ModelSpec, VaeOptions, summary
+from rushes.wire.base import FrozenModel, summary
+from rushes.wire.jobs import ExtraLora, Keep, VaeOptions
+from rushes.wire.models import ModelSpec
 
 MODEL_FLAGS = (
     "dit",

@@ -35,7 +35,7 @@ from rushes.submission.build import Run
 from rushes.submission.spool import Spool, Submission
 from rushes.submission.submission_builder import SubmissionBuilder
 from rushes.training.handoffs import HandoffJournal
-from rushes.wire.jobs import JobState, SampleResult
+from rushes.wire.results import JobState, SampleResult
 
 logger = logging.getLogger("rushes")
 

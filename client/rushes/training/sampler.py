@@ -21,7 +21,8 @@ from rushes.submission.build import Run, check_prompts
 from rushes.training.cadence import Cadence
 from rushes.training.flags import run_from_args
 from rushes.training.outbox import HandOff, Outbox
-from rushes.wire.jobs import LABEL, Keep, SampleResult
+from rushes.wire.jobs import LABEL, Keep
+from rushes.wire.results import SampleResult
 
 logger = logging.getLogger("rushes")
 

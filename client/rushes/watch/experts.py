@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rushes.checkpoints.file_names import without_expert
 from rushes.submission.build import Run, two_experts
-from rushes.wire.jobs import Expert
+from rushes.wire.models import Expert
 
 NOISE = {"high": "much", "low": "little"}
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from rushes.checkpoints.file_names import without_expert
-from rushes.wire.jobs import Expert
+from rushes.wire.models import Expert
 
 
 @dataclass(frozen=True)

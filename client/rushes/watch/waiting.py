@@ -12,7 +12,7 @@ from rushes.checkpoints.adapters import adapter_files
 from rushes.checkpoints.safetensors import METADATA, read_header
 from rushes.errors import CheckpointError, CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.watch.finding import Found, Identity
-from rushes.wire.jobs import unicode_text
+from rushes.wire.base import unicode_text
 
 STUCK_S = 120.0
 """How long an incomplete file may stay as it is before somebody should hear of it."""

@@ -33,7 +33,7 @@ from rushes.watch.journal import SAMPLED, SKIPPED, Journal
 from rushes.watch.names import step_of
 from rushes.watch.pairs import Ready, paired
 from rushes.watch.waiting import Waiting, metadata_of
-from rushes.wire.jobs import digest
+from rushes.wire.base import digest
 
 SETTLE_S = 2.0
 """How long a complete file must stay as it is. Some tools give a file its full size before they fill it."""

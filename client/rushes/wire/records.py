@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from rushes.errors import SampleFailed, WireError
 from rushes.wire import keys
-from rushes.wire.jobs import JobError, JobRecord, JobState, SampleJob, SampleResult
+from rushes.wire.jobs import SampleJob
+from rushes.wire.results import JobError, JobRecord, JobState, SampleResult
 
 
 def submit_arguments(job: SampleJob, result: SampleResult | None = None) -> list[str]:

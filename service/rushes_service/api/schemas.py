@@ -9,7 +9,10 @@ from pydantic_core import PydanticSerializationError
 from typing_extensions import Self
 
 from rushes.submission.sweeps import MAX_VALUES
-from rushes.wire.jobs import FrozenModel, JobRecord, ModelSpec, NoiseSource, Prompt, VaeOptions
+from rushes.wire.base import FrozenModel
+from rushes.wire.jobs import NoiseSource, Prompt, VaeOptions
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobRecord
 
 M = TypeVar("M", bound=BaseModel)
 

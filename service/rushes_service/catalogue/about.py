@@ -7,8 +7,8 @@ from typing import Any
 
 from rushes.client.client import Client
 from rushes.wire import keys
+from rushes.wire.base import FrozenModel
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import FrozenModel
 
 ARCHIVED = "archived"
 

@@ -14,17 +14,11 @@ from rushes.client.client import Client
 from rushes.errors import InputError, OutputError
 from rushes.submission.build import run_name
 from rushes.wire import keys
+from rushes.wire.base import digest, summary
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import (
-    Checkpoint,
-    JobState,
-    ModelSpec,
-    Prompt,
-    SampleJob,
-    SampleResult,
-    digest,
-    summary,
-)
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState, SampleResult
 from rushes.wire.scripts import script
 from rushes_service.catalogue.entries import Entry
 from rushes_service.media.naming import MEDIA_TYPES, SAMPLE_DIR

@@ -13,7 +13,7 @@ from rushes.checkpoints.safetensors import METADATA
 from rushes.client.client import Client
 from rushes.errors import CheckpointError
 from rushes.watch.names import epoch_of_metadata, place_of_directory, place_of_file, step_of
-from rushes.wire.jobs import FrozenModel
+from rushes.wire.base import FrozenModel
 from rushes_service.catalogue.entries import Entry
 from rushes_service.catalogue.reading import read_entries
 

@@ -7,7 +7,7 @@ from itertools import count
 
 from rushes.client.client import Client
 from rushes.wire import keys
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.catalogue.scripts import call
 
 PIECE = 5000

@@ -12,7 +12,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from rushes.wire.jobs import BASE_MODEL, FrozenModel, JobState, digest
+from rushes.wire.base import FrozenModel, digest
+from rushes.wire.jobs import BASE_MODEL
+from rushes.wire.results import JobState
 from rushes_service.catalogue.entries import Entry
 
 BASE = "base"

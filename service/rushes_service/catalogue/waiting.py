@@ -8,8 +8,10 @@ from pydantic import ConfigDict, ValidationError
 
 from rushes.client.client import Client
 from rushes.wire import keys
+from rushes.wire.base import FrozenModel
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import FrozenModel, JobState, ModelSpec
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState
 from rushes_service.catalogue.entries import Entry
 from rushes_service.catalogue.reading import entries_of
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rushes.errors import ConfigError, WorkerUnfit
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.queue import Queue
 from rushes_service.runtime.allocator import use_growing_segments
 from rushes_service.scores.registry import make_scores

@@ -12,7 +12,8 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from rushes.wire.jobs import JobState, Prompt, SampleResult
+from rushes.wire.jobs import Prompt
+from rushes.wire.results import JobState, SampleResult
 from rushes_service.demo.verify import read_frames
 from rushes_service.sheets.contact_sheet import Column, Row, contact_sheet
 from rushes_service.sheets.report import Table as ReportTable

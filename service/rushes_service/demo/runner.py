@@ -22,7 +22,7 @@ from rich.console import Console
 
 from rushes.client.client import Client
 from rushes.errors import ConfigError, WaitTimeout
-from rushes.wire.jobs import JobRecord, JobState, SampleResult
+from rushes.wire.results import JobRecord, JobState, SampleResult
 from rushes_service.demo.display import Display
 from rushes_service.demo.options import PROMPTS, Options
 from rushes_service.demo.processes import Process, Processes

@@ -11,7 +11,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from rushes.wire.jobs import JobState, SampleResult
+from rushes.wire.results import JobState, SampleResult
 from rushes_service.demo.checker import Reading, read_clip
 from rushes_service.demo.options import SHOWN, Shown
 from rushes_service.demo.verify import read_frames

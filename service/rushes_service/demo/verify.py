@@ -11,7 +11,7 @@ from PIL import Image
 
 from rushes.families.parameters import resolve
 from rushes.families.table import architecture
-from rushes.wire.jobs import JobState, SampleResult
+from rushes.wire.results import JobState, SampleResult
 
 
 def read_frames(path: Path) -> list[np.ndarray]:

@@ -19,7 +19,8 @@ import torch
 from rushes.errors import OutOfMemory
 from rushes.families.parameters import resolve
 from rushes.families.table import architecture
-from rushes.wire.jobs import Dtype, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.models import Dtype
 from rushes_service.engine.context import SampleContext
 from rushes_service.engine.fallback_memory import FallbackMemory, StageAttempt
 from rushes_service.engine.fallbacks import DENOISE, ENCODE, LOAD, LORA, Fallback, decode_fallbacks

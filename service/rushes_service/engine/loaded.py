@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine import placement
 from rushes_service.engine.fallback_memory import StageAttempt
 from rushes_service.engine.offload import BlockOffloader

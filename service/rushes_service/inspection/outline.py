@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.lora.reading.files import open_file
 from rushes_service.lora.reading.grouping import keys_of
 from rushes_service.lora.reading.read import other_family

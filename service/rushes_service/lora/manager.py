@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rushes.wire.jobs import Checkpoint, Expert, SampleJob
+from rushes.wire.jobs import Checkpoint, SampleJob
+from rushes.wire.models import Expert
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, facts_of, read_lora
 from rushes_service.lora.reading.files import locate

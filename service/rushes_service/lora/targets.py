@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from rushes.wire.jobs import Expert
+from rushes.wire.models import Expert
 from rushes_service.lora.spellings import comfyui_name, fused_names
 
 PART = "#"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rushes._platform import process_is_dead
-from rushes.wire.jobs import digest
+from rushes.wire.base import digest
 
 ABANDONED_S = 24 * 3600
 """Age from which another machine's file counts as abandoned: longer than any is written for, or clocks differ."""

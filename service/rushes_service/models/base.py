@@ -12,7 +12,8 @@ from torch import nn
 
 from rushes.families.parameters import SampleParameters
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, NoiseSource, VaeOptions
+from rushes.wire.jobs import NoiseSource, VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable
 from rushes_service.lora.text_encoders import TextLoras
 from rushes_service.models.conditioning import Conditioning, ConditioningCache

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rushes._files import replacing
-from rushes.wire.jobs import digest
+from rushes.wire.base import digest
 from rushes_service.storage.disk_cache import KEY_FIELD, DiskCache
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,9 @@ from rushes.checkpoints.snapshots import release
 from rushes.errors import LeaseLost, WireError
 from rushes.wire import keys
 from rushes.wire.connection import connect, reachable
-from rushes.wire.jobs import JobError, JobState, ModelSpec, SampleJob, SampleResult
+from rushes.wire.jobs import SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobError, JobState, SampleResult
 from rushes.wire.scripts import script
 
 PACKAGE = "rushes_service.queue"

@@ -10,7 +10,7 @@ from typing import Any
 from rushes.checkpoints.store import is_url
 from rushes.client.client import Client
 from rushes.errors import JobNotFound
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.catalogue import Column, Grid, arrange, read_entries
 from rushes_service.catalogue.checkpoints import existing
 from rushes_service.catalogue.entries import Entry

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import ConfigDict, Field
 
-from rushes.wire.jobs import FrozenModel
+from rushes.wire.base import FrozenModel
 from rushes_service.ranking.contenders import Contender
 from rushes_service.ranking.estimate import Estimate, Outcome, estimate
 from rushes_service.ranking.pairing import pairs_needed

@@ -23,8 +23,8 @@ from pydantic import Field, ValidationError
 from rushes.client.client import Client
 from rushes.errors import OutputError
 from rushes.wire import keys
+from rushes.wire.base import FrozenModel
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import FrozenModel
 
 log = logging.getLogger(__name__)
 

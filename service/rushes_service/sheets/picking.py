@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rushes.client.client import Client
 from rushes.errors import InputError
-from rushes.wire.jobs import JobState, SampleResult
+from rushes.wire.results import JobState, SampleResult
 from rushes_service.catalogue import Cell, Column, Row, grid_of
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from rushes.errors import ConfigError, InputError
 from rushes.wire.job_files import prompt_with
-from rushes.wire.jobs import ModelSpec, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.models import ModelSpec
 
 MODEL_FIELDS = tuple(name for name, field in ModelSpec.model_fields.items() if field.annotation == (str | None))
 """Fields of a base model that hold a file or directory: every optional text field."""

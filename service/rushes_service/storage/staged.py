@@ -20,7 +20,7 @@ from rushes._paths import SNAPSHOT_DIR
 from rushes.checkpoints.staging import INPUT_DIR, content_of
 from rushes.checkpoints.store import Store, store_of
 from rushes.errors import CheckpointError, StagingError
-from rushes.wire.jobs import digest
+from rushes.wire.base import digest
 
 STAGED_DIR = "staged"
 

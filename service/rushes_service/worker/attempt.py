@@ -19,7 +19,8 @@ from rushes.errors import (
     SampleHandedBack,
     WorkerUnfit,
 )
-from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
+from rushes.wire.jobs import SampleJob
+from rushes.wire.results import JobError, JobState, SampleResult
 from rushes_service.media.output import prepare_output
 from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings

@@ -25,7 +25,9 @@ from rushes._files import replacing
 from rushes.checkpoints.store import store_of
 from rushes.errors import RushesError
 from rushes.families.parameters import SampleParameters
-from rushes.wire.jobs import Drift, SampleJob, digest
+from rushes.wire.base import digest
+from rushes.wire.jobs import SampleJob
+from rushes.wire.results import Drift
 from rushes_service.worker.workspace import Workspace
 
 logger = logging.getLogger("rushes.worker")

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 
 from rushes._terminal import printable
 from rushes.errors import LeaseLost, QueueUnavailable, WireError, WorkerUnfit
-from rushes.wire.jobs import JobError, JobState, SampleJob, SampleResult
+from rushes.wire.jobs import SampleJob
+from rushes.wire.results import JobError, JobState, SampleResult
 from rushes_service.queue import Queue, Reservation
 from rushes_service.scores.registry import Score
 from rushes_service.settings import Settings

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from rushes.families.parameters import SampleParameters
-from rushes.wire.jobs import Drift, JobState, SampleJob, SampleResult
+from rushes.wire.jobs import SampleJob
+from rushes.wire.results import Drift, JobState, SampleResult
 from rushes_service.media.naming import sample_path
 from rushes_service.media.receipts import noise_origin
 from rushes_service.media.writing import write_media

@@ -20,7 +20,7 @@ import numpy as np
 from rushes._files import write_whole
 from rushes.checkpoints.store import is_url
 from rushes.errors import OutputError, QueueUnavailable
-from rushes.wire.jobs import SampleResult
+from rushes.wire.results import SampleResult
 from rushes_service.queue import Queue
 from rushes_service.scores.registry import Score
 from rushes_service.sheets.frames import read_frames

@@ -10,7 +10,7 @@ from rushes.integrations.kohya import NotLoaded, Sidecar
 from rushes.integrations.launching import add_flags
 from rushes.integrations.musubi.families import family_of, given
 from rushes.training.cadence import Cadence
-from rushes.wire.jobs import Dtype
+from rushes.wire.models import Dtype
 
 if TYPE_CHECKING:
 

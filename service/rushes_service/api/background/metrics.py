@@ -16,7 +16,7 @@ from rushes.client.client import Client
 from rushes.client.lanes import lanes
 from rushes.wire import keys
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.api.background.events_consumer import QueueEvent
 
 ENDS = frozenset(state.value for state in JobState if state.terminal)

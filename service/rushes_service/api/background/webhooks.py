@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 
 from rushes.errors import ConfigError
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.api.background.events_consumer import QueueEvent
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from rushes.checkpoints.adapters import adapter_files, checkpoint_header
 from rushes.checkpoints.safetensors import METADATA
 from rushes.checkpoints.store import is_url
 from rushes.errors import CheckpointError, OutputError, StagingError
-from rushes.wire.jobs import FrozenModel, JobRecord
+from rushes.wire.base import FrozenModel
+from rushes.wire.results import JobRecord
 from rushes_service.api.context import Context, InContext
 from rushes_service.api.http.files import file_response, file_responses
 from rushes_service.api.http.problems import documented

@@ -10,8 +10,10 @@ from pydantic import ConfigDict, Field
 from rushes.client.lanes import lanes as read_lanes
 from rushes.families.table import ARCHITECTURES
 from rushes.wire import keys
+from rushes.wire.base import FrozenModel
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import FrozenModel, JobState, ModelSpec
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState
 from rushes_service.api.context import Queue
 from rushes_service.api.http.problems import documented
 from rushes_service.catalogue.waiting import EXAMPLE_JOB, EXAMPLE_LANE, Lane, Waiting, head_of, read_models

@@ -13,8 +13,9 @@ from rushes.client.client import Client
 from rushes.client.control import cancel_all
 from rushes.errors import JobNotFound
 from rushes.wire import keys
+from rushes.wire.base import FrozenModel
 from rushes.wire.connection import reachable
-from rushes.wire.jobs import FrozenModel, JobState
+from rushes.wire.results import JobState
 from rushes_service.api.context import InContext, Queue
 from rushes_service.api.http.problems import documented
 from rushes_service.api.schemas import unicode_only

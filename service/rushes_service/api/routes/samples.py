@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from rushes.wire.jobs import JobState
+from rushes.wire.results import JobState
 from rushes_service.api.context import InContext, Queue
 from rushes_service.api.http.problems import documented, invalid
 from rushes_service.api.schemas import Sample, SamplePage, SampleRequest

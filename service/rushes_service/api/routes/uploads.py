@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from rushes.wire.jobs import FrozenModel
+from rushes.wire.base import FrozenModel
 from rushes_service.api.context import InContext
 from rushes_service.api.http.problems import documented
 from rushes_service.api.services.uploads import CLIP, PICTURES, keep_upload

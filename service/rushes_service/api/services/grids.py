@@ -16,7 +16,9 @@ from rushes.errors import CheckpointError, CheckpointMissing
 from rushes.families.parameters import resolve
 from rushes.submission.build import SEED_LIMIT, Run, build_job, sampled_architecture
 from rushes.submission.sweeps import sweep_jobs, sweep_run
-from rushes.wire.jobs import BASE_MODEL, Checkpoint, JobState, Prompt, SampleJob, digest
+from rushes.wire.base import digest
+from rushes.wire.jobs import BASE_MODEL, Checkpoint, Prompt, SampleJob
+from rushes.wire.results import JobState
 from rushes_service.api.context import Context
 from rushes_service.api.http.problems import invalid
 from rushes_service.api.schemas import GridAnswer, GridRequest, SweepRequest

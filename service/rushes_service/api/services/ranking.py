@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from rushes.wire.jobs import FrozenModel, digest
+from rushes.wire.base import FrozenModel, digest
 from rushes_service.api.context import Context
 from rushes_service.api.http.problems import invalid
 from rushes_service.api.schemas import EXAMPLE_ID, RunName

@@ -14,7 +14,8 @@ from rushes.families.prompt_options import PATH_FIELDS
 from rushes.prompts.files import parse_line
 from rushes.submission.build import SEED_LIMIT, Run, build_jobs, checkpoint_at, extra_loras
 from rushes.training.flags import MODEL_FLAGS
-from rushes.wire.jobs import Checkpoint, ExtraLora, ModelSpec, Prompt, SampleJob
+from rushes.wire.jobs import Checkpoint, ExtraLora, Prompt, SampleJob
+from rushes.wire.models import ModelSpec
 from rushes_service.api.http.paths import Roots
 from rushes_service.api.http.problems import invalid
 from rushes_service.api.schemas import RunFields, SampleRequest

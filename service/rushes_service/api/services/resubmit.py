@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from rushes.errors import CheckpointMissing
 from rushes.families.parameters import resolve
 from rushes.submission.build import SEED_LIMIT, Run, build_job, sampled_architecture
-from rushes.wire.jobs import Checkpoint, JobRecord, Prompt, SampleJob
+from rushes.wire.jobs import Checkpoint, Prompt, SampleJob
+from rushes.wire.results import JobRecord
 from rushes_service.api.http.paths import Roots
 from rushes_service.api.schemas import ResampleRequest
 from rushes_service.api.services.requests import BASE, checkpoint_of, files_of, fingerprinted

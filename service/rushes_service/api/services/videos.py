@@ -10,7 +10,10 @@ from typing_extensions import Self
 from rushes.families.table import ARCHITECTURES
 from rushes.submission.build import sampled_architecture
 from rushes.wire import keys
-from rushes.wire.jobs import FrozenModel, JobRecord, JobState, ModelSpec, Prompt
+from rushes.wire.base import FrozenModel
+from rushes.wire.jobs import Prompt
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobRecord, JobState
 from rushes_service.api.context import Queue
 from rushes_service.api.schemas import EXAMPLE_ID, MAX_STEP, SampleRequest, unicode_only
 from rushes_service.catalogue.waiting import read_models

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from rushes.errors import LoraMismatch, LoraValue
-from rushes.wire.jobs import Expert
+from rushes.wire.models import Expert
 from rushes_service.lora.reading.files import WeightsFile
 from rushes_service.lora.reading.keys import FIRST_OF_TWO, TEXT_ENCODER, Key, split
 from rushes_service.lora.targets import LoraTarget, NameTable

@@ -10,7 +10,7 @@ import functools
 import re
 from typing import NamedTuple
 
-from rushes.wire.jobs import Expert
+from rushes.wire.models import Expert
 
 ADAPTER = r"(?:\.[^.]+)?"
 """An adapter's own name, which PEFT keeps in the keys of models with several: `lora_A.style.weight`."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from rushes.errors import LoraError, LoraMismatch, LoraValue
-from rushes.wire.jobs import Expert
+from rushes.wire.models import Expert
 from rushes_service.lora.changes import Patch
 from rushes_service.lora.reading.families import another_family
 from rushes_service.lora.reading.files import WeightsFile, read_file

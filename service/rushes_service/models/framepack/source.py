@@ -14,7 +14,7 @@ from typing import Any
 from rushes._paths import absolute
 from rushes.errors import ModelError, first_line
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import FileSource, given_files
 from rushes_service.models.loading.from_repo import (

@@ -24,7 +24,8 @@ from rushes.families.parameters import SampleParameters
 from rushes.families.prompt_options import OPTION_OF_FIELD
 from rushes.families.rows.generic import DIFFUSERS
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes.wire.jobs import VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable, name_table
 from rushes_service.models.base import Architecture, Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache

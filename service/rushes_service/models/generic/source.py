@@ -17,7 +17,7 @@ from transformers import T5EncoderModel
 from rushes._paths import expanded
 from rushes.errors import ModelError, first_line
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.lora.reading.keys import TEXT
 from rushes_service.lora.targets import TextTable
 from rushes_service.lora.text_encoders import text_table

@@ -19,7 +19,8 @@ from rushes.errors import PromptError
 from rushes.families.parameters import SampleParameters
 from rushes.families.rows.hunyuan15 import HUNYUAN_VIDEO_15_T2V
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes.wire.jobs import VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable
 from rushes_service.models.base import Architecture, Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache

@@ -19,7 +19,7 @@ from rushes._paths import expanded
 from rushes.errors import ModelError
 from rushes.families.spec import ArchitectureSpec, ModelFile
 from rushes.families.table import ARCHITECTURES
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.models import rooms
 from rushes_service.models.loading.build_plans import build_plan_for, plan
 from rushes_service.models.loading.building import build

@@ -17,7 +17,8 @@ from rushes.errors import PromptError
 from rushes.families.parameters import SampleParameters
 from rushes.families.rows.zimage import Z_IMAGE
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes.wire.jobs import VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.models.base import Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.llm.qwen3 import ZImageText

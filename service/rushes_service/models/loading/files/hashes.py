@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rushes.wire.jobs import digest
+from rushes.wire.base import digest
 from rushes_service.models.loading.files.headers import PICKLED, SAFETENSORS
 
 FILE_HASHES_DIR = "files"
