@@ -1,7 +1,7 @@
 # One command each. The environment in .venv is made when it is missing or its inputs have changed.
 
 PYTHON ?= python3
-# Tests wait more than they compute: two processes a core.
+# Tests wait more than they compute: two processes a core. In the order of the folders, so that the long ones begin first.
 PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(8, 2 * (os.cpu_count() or 1)))")
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +19,7 @@ demo: $(STAMP) ## train a tiny LoRA and sample every checkpoint beside it; pictu
 	$(BIN)/rushes demo --once
 
 test: $(STAMP) ## run the tests (ARGS="-k name" for some of them)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --durations 20 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20 $(ARGS)
 
 chaos: $(STAMP) ## five minutes of killed workers, stopped workers and a crashing Redis; is anything lost?
 	PYTHONPATH=tests $(BIN)/python tests/acceptance/chaos.py --seconds 300
