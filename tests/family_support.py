@@ -54,7 +54,8 @@ def tiny_options(spec: ArchitectureSpec, directory: Path, frames: int | None = N
     """Options of a prompt that `spec` samples in well under a second, its input pictures made below `directory`."""
     options: dict[str, Any] = {"width": SIZE, "height": SIZE, "sample_steps": 2, "seed": 3}
     if frames is not None and not spec.sections:
-        options["frame_count"] = frames
+        latent = spec.latent_frames is not None
+        options["frame_count"] = (frames - 1) // spec.frame_stride + 1 if latent else frames
     inputs = spec.requires | spec.uses
     for field in ("image_path", "end_image_path"):
         if field in (spec.requires if field == "end_image_path" else inputs):  # where used, not for every model

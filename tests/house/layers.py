@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rushes_service.models.framepack",
         "rushes_service.models.wan22",
         "rushes_service.models.generic",
+        "rushes_service.models.kandinsky5",
     ),  # HunyuanVideo and Wan with other transformers
     ("rushes_service.models",),
     ("rushes_service.engine", "rushes_service.inspection"),

@@ -192,6 +192,10 @@ KEYS = {
         "transformer.transformer_blocks.27.attn.to_q",
     ],
     "qwen-image": ["transformer.transformer_blocks.0.img_mlp.net.2"],
+    "kandinsky5": [
+        "lora_unet_visual_transformer_blocks_0_self_attention_to_query",
+        "diffusion_model.text_transformer_blocks.1.feed_forward.in_layer",
+    ],
 }
 
 

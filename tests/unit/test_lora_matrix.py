@@ -26,6 +26,7 @@ SYSTEMS = {
     "qwen-image": ("qwen-image",),
     "z-image": ("z-image",),
     "krea2": ("krea2",),
+    "kandinsky5": ("kandinsky5",),
     "stable-diffusion": ("diffusers",),
 }
 """What messages call families with one transformer between them, and how their names begin."""

@@ -24,12 +24,17 @@ CFG_RULES: dict[CfgRule, str] = {
     "unless_one": "always, unless --l 1",
     "above_one": "with --l above 1",
     "by_guidance": "always, at the scale of --g",
+    "by_guidance_unless_one": "at the scale of --g, unless it is 1",
     "with_negative": "with both --n and --l other than 1",
     "with_negative_above_one": "with both --n and --l above 1",
     "with_scale": "with --l other than 1",
     "never": "never",
     "by_pipeline": "as the pipeline has it",
 }
+
+
+WITHOUT_NEGATIVE = ("unless_one", "above_one", "by_guidance", "by_guidance_unless_one")
+"""Rules by which guidance is on without a negative prompt, which is then the model's own."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +59,9 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
     resolved, _ = resolve(Prompt(prompt="", **asked), spec)
     own = resolved.left_to_model
     defaults = {field: None if field in own else getattr(resolved, field) for field in DEFAULTS}
-    negative = spec.negative_prompt if spec.cfg in ("unless_one", "above_one", "by_guidance") else None
+    if spec.latent_frames is not None:
+        defaults["frame_count"] = spec.latent_frames
+    negative = spec.negative_prompt if spec.cfg in WITHOUT_NEGATIVE else None
     ignored = [*spec.ignores, "frame_count"] if spec.image_only else spec.ignores
     return {
         "name": spec.name,
@@ -72,7 +79,10 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
         "size_multiple": spec.size_multiple,
         "sizes_rounded_up": spec.size_floor is not None,
         "frame_stride": None if spec.image_only else resolved.frame_count - 1 if spec.sections else spec.frame_stride,
+        "frames_are_latent": spec.latent_frames is not None,
+        "seed": spec.seed,
         "versions": list(spec.versions),
+        "version_flag": spec.version_flag,
         "fps": None if spec.image_only else spec.fps,
         "hub_id": spec.hub_id,
         "transformer_hub_id": spec.transformer_hub_id,
@@ -111,13 +121,20 @@ def as_text(family: dict[str, Any]) -> str:
         else "the pipeline's own",
         "sizes": f"multiples of {family['size_multiple']} pixels{rounding(family)}{frame_rule(family)}",
         "guidance": f"classifier-free: {family['classifier_free_guidance']}",
-        "versions": f"--model_version {' '.join(family['versions'])}" if len(family["versions"]) > 1 else "",
+        "versions": f"--model_version {' '.join(family['versions'])}{trainers_flag(family)}"
+        if len(family["versions"]) > 1
+        else "",
         "model": family["hub_id"],
         "and": family["transformer_hub_id"],
     }
     head = family["name"] + ("" if family["sampled"] else "  (not sampled yet)")
     lines = [f"    {label:9s} {text}" for label, text in rows.items() if text]
     return "\n".join([f"{head}  {family['title']}", *lines])
+
+
+def trainers_flag(family: dict[str, Any]) -> str:
+    """What the trainer calls the version, if not as we do."""
+    return "" if family["version_flag"] == "model_version" else f" (the trainer's --{family['version_flag']})"
 
 
 def rounding(family: dict[str, Any]) -> str:
@@ -128,4 +145,6 @@ def rounding(family: dict[str, Any]) -> str:
 def frame_rule(family: dict[str, Any]) -> str:
     """How many frames a clip may have."""
     stride = family["frame_stride"]
+    if family["frames_are_latent"]:
+        return f", --f counts latent frames: {stride}(f-1)+1 pictures"
     return "" if stride is None else f", {stride}k+1 frames"

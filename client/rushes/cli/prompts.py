@@ -68,7 +68,8 @@ def describe(line: PromptLine, spec: ArchitectureSpec | None) -> dict[str, Any]:
         return {**entry, "error": str(error), "text": line.text}
     parameters, noted = resolve(line.prompt, spec)
     fields = parameters.model_dump(mode="json", exclude_none=True, exclude={"left_to_model", *parameters.left_to_model})
-    fields["seed"] = line.prompt.seed if line.prompt.seed is not None else "random"
+    seed = spec.seed if line.prompt.seed is None else line.prompt.seed
+    fields["seed"] = "random" if seed is None else seed
     return {**entry, **fields, "warnings": [*warnings, *noted]}
 
 

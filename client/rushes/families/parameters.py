@@ -7,7 +7,7 @@ from dataclasses import replace
 from rushes.errors import ArchitectureError, PromptError
 from rushes.families.one_frame import parse_one_frame, place_frames
 from rushes.families.prompt_options import OPTION_OF_FIELD
-from rushes.families.spec import DEFAULT_SIZE, DEFAULT_STEPS, IMAGE_INPUTS, OWN, ArchitectureSpec
+from rushes.families.spec import IMAGE_INPUTS, OWN, ArchitectureSpec
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.base import FrozenModel
 from rushes.wire.jobs import Prompt
@@ -65,19 +65,18 @@ def resolve(
     check_required(prompt, spec)
     check_experts(model, spec)
     check_version(model, spec)
-    if model is not None and model.model_version in spec.distilled:
-        spec = replace(spec, cfg="never", guidance_scale=None)
+    spec = of_version(spec, model)
     warnings = [
         f"{OPTION_OF_FIELD[field]} is ignored by {spec.name}"
         for field in OPTION_OF_FIELD
         if field in spec.ignores and getattr(prompt, field) not in (None, ())
     ]
-    width = round_size(prompt.width or DEFAULT_SIZE, "--w", spec, warnings)
-    height = round_size(prompt.height or DEFAULT_SIZE, "--h", spec, warnings)
+    width, height = sizes(prompt, spec, warnings)
     frames = count_frames(prompt.frame_count, spec, model, warnings)
     cfg_scale, negative = classifier_free_guidance(prompt, spec)
     if negative is None and prompt.negative_prompt and "negative_prompt" not in spec.ignores:
-        warnings.append(f"--n is not used: classifier-free guidance is off (--l {cfg_scale:g})")
+        scale = "--g 1" if spec.cfg == "by_guidance_unless_one" else f"--l {cfg_scale:g}"
+        warnings.append(f"--n is not used: classifier-free guidance is off ({scale})")
     kept = {name: getattr(prompt, name) for name in IMAGE_INPUTS - spec.ignores}
     kept |= count_control_images(prompt, spec, warnings)
     parameters = SampleParameters(
@@ -88,7 +87,7 @@ def resolve(
         frame_count=frames,
         fps=spec.fps,
         seed=prompt.seed or 0,
-        sample_steps=prompt.sample_steps or DEFAULT_STEPS,
+        sample_steps=prompt.sample_steps or spec.steps,
         cfg_scale=cfg_scale,
         guidance_scale=default(prompt.guidance_scale, spec.guidance_scale),
         discrete_flow_shift=flow_shift(prompt, spec, warnings),
@@ -98,6 +97,14 @@ def resolve(
         **kept,
     )
     return parameters, tuple(warnings)
+
+
+def of_version(spec: ArchitectureSpec, model: ModelSpec | None) -> ArchitectureSpec:
+    """`spec` as it is for the version of the model."""
+    version = model.model_version if model else None
+    if version in spec.distilled:
+        spec = replace(spec, cfg="never", guidance_scale=None)
+    return replace(spec, **spec.by_version.get(version or "", {}))
 
 
 def check_required(prompt: Prompt, spec: ArchitectureSpec) -> None:
@@ -130,10 +137,13 @@ def check_version(model: ModelSpec | None, spec: ArchitectureSpec) -> None:
     version = model.model_version if model else None
     if version is None or version in spec.versions:
         return
+    for family in ARCHITECTURES.values():
+        if version in family.not_yet:
+            raise ArchitectureError(f"--{family.version_flag} {version}: {family.not_yet[version]}")
     other = next((name for name, family in ARCHITECTURES.items() if version in family.versions), None)
     known = f"{spec.name} knows {', '.join(spec.versions)}" if spec.versions else f"{spec.name} has no versions"
     hint = f"; it is one of {other}: say --architecture {other}" if other else ""
-    raise ArchitectureError(f"--model_version {version}: {known}{hint}")
+    raise ArchitectureError(f"--{spec.version_flag} {version}: {known}{hint}")
 
 
 def flow_shift(prompt: Prompt, spec: ArchitectureSpec, warnings: list[str]) -> float | None:
@@ -150,6 +160,19 @@ def high_noise_cfg_scale(prompt: Prompt, spec: ArchitectureSpec, model: ModelSpe
     if model is None or model.experts != "both":
         return None
     return default(prompt.cfg_scale, spec.high_noise_cfg_scale)
+
+
+def sizes(prompt: Prompt, spec: ArchitectureSpec, warnings: list[str]) -> tuple[int, int]:
+    """Width and height in pixels; those of a family that goes by its start image are known when that is read."""
+    if spec.sized_by_image and prompt.image_path:
+        asked = {"--w": prompt.width, "--h": prompt.height}
+        warnings += [f"{option} is ignored: --i gives the size" for option, size in asked.items() if size is not None]
+        return spec.size, spec.size
+    width, height = (
+        round_size(asked or spec.size, option, spec, warnings)
+        for asked, option in ((prompt.width, "--w"), (prompt.height, "--h"))
+    )
+    return width, height
 
 
 def round_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[str]) -> int:
@@ -172,6 +195,8 @@ def count_frames(asked: int | None, spec: ArchitectureSpec, model: ModelSpec | N
         if asked not in (None, 1):
             warnings.append(f"--f is ignored by {spec.name}, which makes single pictures")
         return 1
+    if spec.latent_frames is not None:
+        return spec.frame_stride * ((asked or spec.latent_frames) - 1) + 1
     stride, shortest = spec.frame_stride, spec.fewest_frames
     needs = f"{spec.name} needs {shortest} frames at least"
     if spec.sections:
@@ -205,6 +230,9 @@ def classifier_free_guidance(prompt: Prompt, spec: ArchitectureSpec) -> tuple[fl
         return scale, negative
     if spec.cfg == "by_guidance":
         return 1.0, spec.negative_prompt or "" if negative is None else negative
+    if spec.cfg == "by_guidance_unless_one":
+        guidance = default(prompt.guidance_scale, spec.guidance_scale)
+        return 1.0, None if guidance == 1.0 else negative or spec.negative_prompt or ""
     if spec.cfg in ("unless_one", "above_one"):
         negative = spec.negative_prompt or "" if negative is None else negative
     elif spec.cfg == "with_scale":

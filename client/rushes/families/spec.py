@@ -6,8 +6,9 @@ lies in its room of `rushes_service/models/`. Defaults follow musubi-tuner 0.3.4
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 DEFAULT_SIZE = 256
 """Width and height in pixels when a prompt gives none: small, for quick training samples."""
@@ -20,14 +21,15 @@ CfgRule = Literal[
     "unless_one",
     "above_one",
     "by_guidance",
+    "by_guidance_unless_one",
     "with_negative",
     "with_negative_above_one",
     "with_scale",
     "never",
     "by_pipeline",
 ]
-"""When classifier-free guidance runs: always unless `--l 1`; with `--l` above 1; always, at the
-scale that `--g` gives; only with both `--n` and `--l` other than 1; only with both `--n` and `--l` above 1; with
+"""When classifier-free guidance runs: always unless `--l 1`; with `--l` above 1; always, at the scale that `--g` gives;
+at that scale unless it is 1; only with both `--n` and `--l` other than 1; only with both `--n` and `--l` above 1; with
 `--l` other than 1, the negative prompt being empty unless given; not at all; as the pipeline has it."""
 
 IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", "control_image_path", "one_frame"})
@@ -42,11 +44,13 @@ class ModelFile:
 
     `flag` is a field of `ModelSpec`, `component` the part's name in diffusers' layout, `kinds` the names of the file
     kinds that it accepts (`rushes_service.models.rooms.FileKind`). A part without kinds is a directory (a tokenizer).
+    `hub` is True where the trainer's flag also takes a hub id.
     """
 
     flag: str
     component: str
     kinds: tuple[str, ...] = ()
+    hub: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,24 @@ class ArchitectureSpec:
     fewest_frames: int = 1
     """Frames of a clip that is asked for without `--f`; a shorter one is an error."""
 
+    latent_frames: int | None = None
+    """Set where `--f` counts latent frames, to its default: `frame_stride * (f - 1) + 1` pictures are made."""
+
     sections: bool = False
     """Clips are made of whole sections of the model's `latent_window_size` latent frames, at least one."""
 
     image_only: bool = False
     """Makes single pictures, whatever `--f` says."""
+
+    size: int = DEFAULT_SIZE
+    """Width and height of a sample whose prompt gives none."""
+
+    sized_by_image: bool = False
+    """A sample with `--i` has the size that the model brings this picture to, whatever `--w` and `--h` say."""
+
+    steps: int = DEFAULT_STEPS
+    seed: int | None = None
+    """What a prompt without a seed is sampled with; None draws one."""
 
     control_images: int | None = None
     """How many `--ci` count, for families that use them; None counts all."""
@@ -99,6 +116,15 @@ class ArchitectureSpec:
 
     versions: tuple[str, ...] = ()
     """What `--model_version` may be; without it, the first."""
+
+    version_flag: str = "model_version"
+    """The trainers' flag that says which version it is."""
+
+    by_version: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    """Fields of this class that are others for some versions."""
+
+    not_yet: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Versions that trainers know and the service cannot sample, and why."""
 
     distilled: frozenset[str] = frozenset()
     """Versions that are sampled without any guidance."""
@@ -124,7 +150,7 @@ class ArchitectureSpec:
             ignored.add("guidance_scale")
         if self.flow_shift is None and not self.dynamic_shift:
             ignored.add("discrete_flow_shift")
-        if self.cfg == "by_guidance":
+        if self.cfg in ("by_guidance", "by_guidance_unless_one"):
             ignored.add("cfg_scale")
         if self.cfg == "never":
             ignored |= {"cfg_scale", "negative_prompt"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rushes.errors import ArchitectureError
-from rushes.families.rows import flux, framepack, generic, hunyuan, hunyuan15, qwen, wan, zimage
+from rushes.families.rows import flux, framepack, generic, hunyuan, hunyuan15, kandinsky, qwen, wan, zimage
 from rushes.families.spec import ArchitectureSpec
 
-MODULES = (hunyuan, hunyuan15, framepack, wan, flux, qwen, zimage, generic)
+MODULES = (hunyuan, hunyuan15, framepack, wan, flux, qwen, zimage, kandinsky, generic)
 
 ARCHITECTURES: Mapping[str, ArchitectureSpec] = {spec.name: spec for module in MODULES for spec in module.FAMILIES}
 

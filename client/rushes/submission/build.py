@@ -166,6 +166,12 @@ def check_prompts(run: Run, lines: Iterable[PromptLine]) -> list[Prompt]:
     return prompts
 
 
+def seed_for(prompt: Prompt, model: ModelSpec, count: int = 1) -> int:
+    """The prompt's own seed, or the family's, or one that is drawn and has `count - 1` others behind it."""
+    own = architecture(model.architecture).seed if prompt.seed is None else prompt.seed
+    return random.randrange(SEED_LIMIT - count + 1) if own is None else own
+
+
 def build_job(
     run: Run,
     prompt: Prompt,
@@ -178,7 +184,7 @@ def build_job(
     """One job; its id is made from the prompt as asked for, before a seed is drawn."""
     weights = checkpoint.fingerprint if checkpoint else BASE_MODEL
     checkpoint, loras = with_experts(run, checkpoint)
-    seed = random.randrange(SEED_LIMIT) if prompt.seed is None else prompt.seed
+    seed = seed_for(prompt, run.model)
     return SampleJob(
         id=job_id(
             run=run.name,

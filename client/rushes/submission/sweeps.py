@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rushes.errors import ConfigError
 from rushes.families.parameters import resolve
-from rushes.submission.build import SEED_LIMIT, Run, build_job, sampled_architecture
+from rushes.submission.build import Run, build_job, sampled_architecture, seed_for
 from rushes.wire.jobs import Checkpoint, Prompt, SampleJob
 
 MAX_VALUES = 50
@@ -70,7 +69,7 @@ def sweep_jobs(
     now = time.time()
     for index, prompt in prompts:
         resolve(prompt, spec, run.model)
-        first = random.randrange(SEED_LIMIT - seeds) if prompt.seed is None else prompt.seed
+        first = seed_for(prompt, run.model, seeds)
         for seed in range(first, first + seeds):
             base = prompt.model_copy(update={"seed": seed, "lora_multiplier": None})
             yield build_job(run, base, index, None, 0, None, now)

@@ -26,6 +26,8 @@ MODEL_FLAGS = (
     "text_encoder1",
     "text_encoder2",
     "byt5",
+    "text_encoder_qwen",
+    "text_encoder_clip",
     "t5",
     "clip",
     "image_encoder",
@@ -43,6 +45,7 @@ MODEL_SWITCHES = (
     "fp8_text_encoder",
     "f1",
     "latent_window_size",
+    "scheduler_scale",
 )
 """Flags of the trainers that say how the base model is to be used, wherever its files are."""
 
@@ -84,7 +87,7 @@ def model_from_args(given: dict[str, Any], architecture: str, model: str | None)
     # A trainer has flags for other families too; a file that this one has no use for is not part of its model.
     flags = [file.flag for file in spec.files] if spec else MODEL_FLAGS
     parts = {flag: located(given[flag]) for flag in (*flags, *MODEL_SWITCHES) if given.get(flag)}
-    version = given.get("model_version")
+    version = given.get(spec.version_flag if spec else "") or given.get("model_version")
     for flag, part, stands_for in spec.stand_ins if spec else ():
         if given.get(flag):
             parts[part], version = located(given[flag]), stands_for
@@ -198,6 +201,13 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "PIXELS",
         "type": int,
         "help": "HunyuanVideo 1.5: decode in tiles of this many pixels (default: 128; 0: at once)",
+    },
+    "--text_encoder_qwen": {"metavar": "DIR", "help": "Kandinsky 5: Qwen2.5-VL with its tokenizer"},
+    "--text_encoder_clip": {"metavar": "DIR", "help": "Kandinsky 5: CLIP's text encoder with its tokenizer"},
+    "--scheduler_scale": {
+        "metavar": "X",
+        "type": float,
+        "help": "Kandinsky 5: flow shift (default: that of the task)",
     },
     "--t5": {"metavar": "FILE", "help": "T5 text encoder"},
     "--fp8_t5": {"action": "store_true", "help": "T5 in fp8"},

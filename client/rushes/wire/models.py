@@ -34,6 +34,10 @@ class ModelSpec(FrozenModel):
     byt5: str | None = None
     """HunyuanVideo 1.5's encoder of the words that are to be seen in the picture."""
 
+    text_encoder_qwen: str | None = None
+    text_encoder_clip: str | None = None
+    """Kandinsky 5's text encoders: directories, or hub ids."""
+
     t5: str | None = None
     clip: str | None = None
     image_encoder: str | None = None
@@ -62,6 +66,9 @@ class ModelSpec(FrozenModel):
 
     model_version: str | None = None
     """Which of a family's published models it is, where files do not tell: `edit-2511`; None is the first of them."""
+
+    scheduler_scale: float | None = Field(default=None, gt=0)
+    """Kandinsky 5's flow shift, if not that of its version."""
 
     experts: Experts = "low"
     """Which of Wan2.2's transformers make the clip; the trainers sample with the one for little noise alone."""

@@ -24,6 +24,7 @@ ROOMS = (
     "qwen",
     "zimage",
     "krea2",
+    "kandinsky5",
     "generic",
     "vae",
     "llm",

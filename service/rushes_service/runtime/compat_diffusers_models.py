@@ -26,6 +26,7 @@ from diffusers.models.transformers import transformer_z_image
 from diffusers.models.transformers.transformer_hunyuan_video15 import (
     HunyuanVideo15ByT5TextProjection as GlyphProjection,
 )
+from diffusers.models.transformers.transformer_kandinsky import Kandinsky5Attention
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTimeTextImageEmbedding
 from torch import nn
 
@@ -37,6 +38,7 @@ __all__ = [
     "HunyuanVideoCausalConv3d",
     "HunyuanVideoMidBlock3D",
     "HunyuanVideoUpsampleCausal3D",
+    "Kandinsky5Attention",
     "WanAttention",
     "WanCausalConv3d",
     "WanTimeTextImageEmbedding",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from starlette.exceptions import HTTPException
 from rushes.checkpoints.adapters import checkpoint_header
 from rushes.errors import CheckpointError, CheckpointMissing
 from rushes.families.parameters import resolve
-from rushes.submission.build import SEED_LIMIT, Run, build_job, sampled_architecture
+from rushes.submission.build import Run, build_job, sampled_architecture, seed_for
 from rushes.submission.sweeps import sweep_jobs, sweep_run
 from rushes.wire.base import digest
 from rushes.wire.jobs import BASE_MODEL, Checkpoint, Prompt, SampleJob
@@ -196,7 +195,7 @@ def combined(
     now = time.time()
     for index, prompt in rows:
         resolve(prompt, spec, run.model)
-        drawn = random.randrange(SEED_LIMIT) if prompt.seed is None else prompt.seed
+        drawn = seed_for(prompt, run.model)
         for seed in asked.seeds or (drawn,):
             for target in targets:
                 for strength in asked.strengths if target.checkpoint else (None,):

@@ -20,10 +20,11 @@ from rushes_service.lora.reading.keys import REMEMBERED, TEXT_ENCODER, split
 Shapes = Mapping[str, tuple[int, ...]]
 
 FLUX, HUNYUAN, FRAMEPACK, WAN = "flux1", "hunyuan-video", "framepack", "wan"
-QWEN, Z_IMAGE, FLUX2, KREA2 = "qwen-image", "z-image", "flux2", "krea2"
+QWEN, Z_IMAGE, FLUX2, KREA2, KANDINSKY = "qwen-image", "z-image", "flux2", "krea2", "kandinsky5"
 
 STATED: tuple[tuple[str, str], ...] = (
     (r"krea[-_ ]?2", KREA2),
+    (r"kandinsky[-_ ]?5", KANDINSKY),
     (r"skyreels[-_ ]?v?1", HUNYUAN),
     (r"frame[-_ ]?pack", FRAMEPACK),
     (r"hunyuan[-_ ]?video[-_ ]?v?1[-_. ]?5", "hunyuan-video-1.5"),
@@ -50,6 +51,7 @@ CONFIG_ENTRY = "base_model_name_or_path"
 
 SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)[._]", ("stable-diffusion",)),
+    (r"(text|visual)_transformer_blocks[._]\d+[._]", (KANDINSKY,)),
     (r"txtfusion|text_fusion|transformer_blocks[._]\d+[._](attn[._]to_gate|ff[._](gate|up|down)(?![a-z_]))", (KREA2,)),
     (
         r"(^|[._])(?<!single_)(?<!double_)blocks[._]\d+[._](attn[._](w[qkvo]|gate)|mlp[._](gate|up|down))(?![a-z])",

@@ -11,10 +11,11 @@ import re
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextModel, T5EncoderModel
+from transformers import AutoTokenizer, T5EncoderModel
 
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.models.llm.qwen_vl import language_model
 
 POINTS = (
     "You are a helpful assistant. Describe the video by detailing the following aspects: ",
@@ -72,14 +73,9 @@ class HunyuanVideo15Text(LazyEncoder):
         return reader(**tokens).last_hidden_state
 
     def load(self) -> tuple[Any, Any, Any, Any]:
-        whole = Qwen2_5_VLForConditionalGeneration
-        if "vision_config" in self.source.config("text_encoder", whole):
-            model = self.encoder("text_encoder", whole).model.language_model
-        else:
-            model = self.encoder("text_encoder", Qwen2_5_VLTextModel)
         reader = self.source.load("text_encoder_2", T5EncoderModel, self.glyph_dtype).eval().to(self.device)
         words, letters = (self.part(name, AutoTokenizer) for name in ("tokenizer", "tokenizer_2"))
-        return words, model, letters, reader
+        return words, language_model(self, "text_encoder"), letters, reader
 
 
 def glyph_text(prompt: str) -> str:

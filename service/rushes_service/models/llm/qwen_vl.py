@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import QwenImagePipeline
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextModel
 
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.llm.lazy import LazyEncoder
@@ -34,3 +34,15 @@ class QwenImageText(LazyEncoder):
             scheduler=None,
             transformer=None,
         )
+
+
+def language_model(encoder: LazyEncoder, name: str) -> Any:
+    """Qwen2.5-VL without its eyes and its head, on the device; it is published with eyes and alone.
+
+    Raises:
+        ModelError: it is not there, or cannot be loaded.
+    """
+    whole = Qwen2_5_VLForConditionalGeneration
+    if "vision_config" in encoder.source.config(name, whole):
+        return encoder.encoder(name, whole).model.language_model
+    return encoder.encoder(name, Qwen2_5_VLTextModel)

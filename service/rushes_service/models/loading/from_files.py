@@ -28,7 +28,18 @@ from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.files.headers import Header, read_header
 from rushes_service.models.loading.files.kinds import check_file_kind
 from rushes_service.models.loading.files.quantisation import check_quantisation
-from rushes_service.models.loading.from_repo import Published, Source, config_in, find_directory, loaded
+from rushes_service.models.loading.from_repo import (
+    HUB_ID,
+    Published,
+    Source,
+    config_in,
+    download,
+    find_directory,
+    loaded,
+)
+
+ENCODER = ("*.json", "*.safetensors", "*.txt")
+"""Files of a repository that is an encoder with its tokenizer."""
 
 
 def processors() -> Mapping[str, tuple[str, Path]]:
@@ -68,7 +79,7 @@ class FileSource:
         self._find_rest = rest
         self._headers = {file.component: checked_header(file, path) for file, path in given.items() if path.is_file()}
         for file, path in given.items():
-            if path.exists() and (path.is_dir() or file.kinds):
+            if on_hub(file, path) or (path.exists() and (path.is_dir() or file.kinds)):
                 continue
             if not path.exists() and file.kinds and (known_as := self._file_hashes.gone(path)):
                 self._gone[file.component] = str(known_as)
@@ -91,6 +102,7 @@ class FileSource:
                 raise ModelError(f"--{file.flag} {path} is a file, where a directory is needed")
             if name in self._gone:
                 raise not_there(file, path)
+            path = local(file, path)
             return path / name if (path / name).is_dir() else path
         if name.startswith("tokenizer") and (beside := self._tokenizer_beside(name)):
             return beside
@@ -143,7 +155,7 @@ class FileSource:
             elif name in self._gone:
                 found.append(self._gone[name])
             elif name in self._given:
-                found.append(self._file_hashes.directory(self.component(name)))
+                found.append(self._given_fingerprint(name))
             elif name in processors() and self._is_file(processors()[name][0]):
                 found.append(name)
             else:
@@ -153,6 +165,11 @@ class FileSource:
     def _is_file(self, name: str) -> bool:
         """True if a part is, or was, a single file."""
         return name in self._headers or name in self._gone
+
+    def _given_fingerprint(self, name: str) -> str:
+        """Content identity of a directory, or the name of a repository: nothing is fetched for a full cache."""
+        file, path = self._given[name]
+        return str(path) if on_hub(file, path) else self._file_hashes.directory(self.component(name))
 
     def _rest_fingerprint(self, name: str) -> str:
         """Content identity of a part that no file gives, without raising: it may never be needed."""
@@ -164,7 +181,10 @@ class FileSource:
     def _tokenizer_beside(self, name: str) -> Path | None:
         """The directory that an encoder's flag names, if its tokenizer lies there, too."""
         file, path = self._given.get(name.replace("tokenizer", "text_encoder"), (None, Path()))
-        return path if file and (path / "tokenizer_config.json").is_file() else None
+        if file is None:
+            return None
+        path = local(file, path)
+        return path if (path / "tokenizer_config.json").is_file() else None
 
     def _elsewhere(self, name: str, ask: Callable[[], Any]) -> Any:
         """A part of the rest of the model; if it is nowhere, the error says which flag gives it."""
@@ -175,6 +195,16 @@ class FileSource:
                 raise
             kind = "directory" if name.startswith("tokenizer") else "file"
             raise ModelError(f"no {name}: give its {kind} with --{self._flags[name]}, or fix this: {error}") from error
+
+
+def on_hub(file: ModelFile, path: Path) -> bool:
+    """True if what a flag names is a repository."""
+    return file.hub and not path.exists() and HUB_ID.fullmatch(path.as_posix()) is not None
+
+
+def local(file: ModelFile, path: Path) -> Path:
+    """Where a part lies, fetched if a flag names its repository; raises `ModelError`."""
+    return download(path.as_posix(), ENCODER) if on_hub(file, path) else path
 
 
 def not_there(file: ModelFile, path: Path) -> ModelError:
