@@ -15,7 +15,7 @@ from golden_support import Case, distance, sample, video
 from rushes.integrations.musubi.families import kandinsky_family
 from rushes.submission.build import seed_for
 from rushes.training.flags import model_from_args
-from rushes.wire.jobs import ModelSpec
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.kandinsky5.text import template
 from rushes_service.models.kandinsky5.video import Kandinsky5TextToVideo

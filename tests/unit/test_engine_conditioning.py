@@ -65,3 +65,12 @@ def test_nothing_but_whole_files_is_left(tmp_path):
     cache = ConditioningCache(tmp_path)
     cache.get(KEY, Encoder())
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [cache.path(KEY)]
+
+
+def test_a_variant_is_written_and_read_apart_from_the_usual(tmp_path):
+    cache, apart = ConditioningCache(tmp_path), ConditioningCache(tmp_path, variant="otherwise")
+    apart.write(KEY, {"embeds": torch.ones(1)})
+    assert cache.read(KEY) is None
+    assert torch.equal(apart.get(KEY, Encoder())["embeds"], torch.ones(1))
+    with cache.variant("otherwise"):
+        assert torch.equal(cache.read(KEY)["embeds"], torch.ones(1))

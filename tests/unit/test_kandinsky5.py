@@ -18,7 +18,8 @@ from rushes.families.parameters import resolve
 from rushes.families.table import ARCHITECTURES
 from rushes.submission.build import Run, build_jobs
 from rushes.submission.sweeps import sweep_jobs
-from rushes.wire.jobs import Checkpoint, ModelSpec, Prompt
+from rushes.wire.jobs import Checkpoint, Prompt
+from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.kandinsky5.start_image import fitting
 from rushes_service.models.kandinsky5.text import Kandinsky5Text, template

@@ -45,6 +45,9 @@ from rushes_service.storage.disk_cache import CONDITIONING_DIR
 
 logger = logging.getLogger("rushes.worker")
 
+ON_CPU = "encoded on the CPU"
+"""Variant of embeddings that a CPU has made: it rounds otherwise than a card whose cache it may share."""
+
 
 class Engine:
     """Samples jobs on one device, keeping the last base model loaded.
@@ -74,7 +77,8 @@ class Engine:
         measure: Callable[[torch.device], int] = available_bytes,
     ) -> None:
         self.device = resolve_device(device)
-        self.conditioning = ConditioningCache(cache_dir / CONDITIONING_DIR, cache_bytes)
+        usual = ON_CPU if self.device.type == "cpu" else None
+        self.conditioning = ConditioningCache(cache_dir / CONDITIONING_DIR, cache_bytes, usual)
         self.fallbacks = FallbackMemory(lambda: measure(self.device))
         self._dtype = dtype
         self._offload = offload
@@ -269,8 +273,8 @@ class Engine:
                     self.conditioning.before_computing(lambda: make_room.enter_context(loaded.transformer_on_cpu()))
                 )
             place = CPU if fallback.encoders_on_cpu else self.device
-            if place.type == "cpu":  # which rounds otherwise, also in a CPU worker that shares the cache of a card's
-                stack.enter_context(self.conditioning.variant("encoded on the CPU"))
+            if place.type == "cpu":
+                stack.enter_context(self.conditioning.variant(ON_CPU))
             with working_on(base, place):
                 encoded = base.encode(parameters, self.conditioning)
             conditioning = {name: tensor.to(self.device) for name, tensor in encoded.items()}

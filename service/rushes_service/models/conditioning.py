@@ -38,13 +38,14 @@ class ConditioningCache:
 
     Args:
         max_bytes: what the files may take; beyond it the one used longest ago goes first.
+        variant: as for `variant`, at all times.
     """
 
-    def __init__(self, directory: Path, max_bytes: int | None = None) -> None:
+    def __init__(self, directory: Path, max_bytes: int | None = None, variant: str | None = None) -> None:
         self.directory = directory
         self._files = DiskCache(directory, max_bytes)
         self._before: Callable[[], object] | None = None
-        self._variant: str | None = None
+        self._variant = variant
 
     @contextlib.contextmanager
     def before_computing(self, prepare: Callable[[], object]) -> Iterator[None]:
@@ -58,21 +59,23 @@ class ConditioningCache:
     @contextlib.contextmanager
     def variant(self, name: str) -> Iterator[None]:
         """Inside, tensors are kept apart from the usual ones, under `name`: they are computed in another way."""
-        self._variant = name
+        usual, self._variant = self._variant, name
         try:
             yield
         finally:
-            self._variant = None
+            self._variant = usual
+
+    def apart(self, key: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`key` as it is stored: with the variant, if there is one."""
+        return key if self._variant is None else {**key, "variant": self._variant}
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """The file of `key`, whether it exists or not."""
-        name = digest({**key, "version": VERSION}, digits=40)
+        name = digest({**self.apart(key), "version": VERSION}, digits=40)
         return self.directory / name[:2] / f"{name}.safetensors"
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Conditioning]) -> Conditioning:
         """Tensors of `key`, on the CPU: read, or computed and stored."""
-        if self._variant is not None:
-            key = {**key, "variant": self._variant}
         found = self.read(key)
         if found is None:
             if self._before is not None:
@@ -87,7 +90,7 @@ class ConditioningCache:
         path = self.path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get(KEY_FIELD) != canonical(key):
+                if (file.metadata() or {}).get(KEY_FIELD) != canonical(self.apart(key)):
                     return None
                 self._files.touch(path)
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
@@ -103,7 +106,7 @@ class ConditioningCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
-                save_file(tensors, temporary, metadata={KEY_FIELD: canonical(key)})
+                save_file(tensors, temporary, metadata={KEY_FIELD: canonical(self.apart(key))})
             self._files.trim(newest=path)
         except (OSError, SafetensorError) as error:
             logger.warning("conditioning cache: %s cannot be written (%s); embeddings are not kept", path, error)

@@ -18,7 +18,8 @@ from torch import nn
 
 from rushes.families.parameters import SampleParameters
 from rushes.families.spec import ArchitectureSpec
-from rushes.wire.jobs import ModelSpec, VaeOptions
+from rushes.wire.jobs import VaeOptions
+from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable, name_table
 from rushes_service.models.base import Architecture, Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
