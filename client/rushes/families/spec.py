@@ -38,6 +38,9 @@ OWN = ("width", "height", "sample_steps", "guidance_scale", "cfg_scale")
 """Fields of `Prompt` whose defaults some models bring with them."""
 
 
+NOTHING: Mapping[str, Any] = {}
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """One part of a model that a trainer's flag names as a single file.
@@ -120,10 +123,10 @@ class ArchitectureSpec:
     version_flag: str = "model_version"
     """The trainers' flag that says which version it is."""
 
-    by_version: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    by_version: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: NOTHING, hash=False)
     """Fields of this class that are others for some versions."""
 
-    not_yet: Mapping[str, str] = field(default_factory=dict, hash=False)
+    not_yet: Mapping[str, str] = field(default_factory=lambda: NOTHING, hash=False)
     """Versions that trainers know and the service cannot sample, and why."""
 
     distilled: frozenset[str] = frozenset()
