@@ -22,6 +22,9 @@ from rushes.watch.names import Place, place_of_file, step_of, step_of_metadata
         ("cat_000000500.safetensors", Place("cat", 500)),
         ("checkpoint-500/pytorch_lora_weights.safetensors", Place(None, 500)),
         ("pytorch_lora_weights.safetensors", Place()),
+        ("checkpoint-500-rolling/pytorch_lora_weights.safetensors", Place(None, 500)),
+        ("checkpoint-500/ema/pytorch_lora_weights.safetensors", Place(None, 500, None, "ema")),
+        ("checkpoint-500/ema/ema_model.safetensors", Place(None, 500, None, "ema")),
         ("checkpoint-500/adapter_model.safetensors", Place(None, 500)),
         ("epoch4/adapter_model.safetensors", Place(None, None, 4)),
         ("step500/adapter_model.safetensors", Place(None, 500)),
@@ -94,6 +97,8 @@ def test_names_of_every_trainer_say_run_step_and_epoch(path: str, place: Place, 
         "sample/cat.safetensors",
         "model-00001-of-00003.safetensors",
         "another_run/cat.safetensors",
+        "checkpoint-500-tmp/pytorch_lora_weights.safetensors",
+        "checkpoint-500/samples/cat.safetensors",
         "cat_ema.safetensors",
         "notes.txt",
     ],
@@ -102,6 +107,29 @@ def test_what_is_no_checkpoint_of_this_run_is_left_alone(path: str, tmp_path: Pa
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     empty_safetensors(tmp_path / path)
     assert find(tmp_path, Search(exclude=("*_ema*",))) == []
+
+
+@pytest.mark.parametrize("directory", ["backup/2026-01-31_12-00-00-backup-500-2-100/lora", "checkpoint-500-tmp"])
+def test_what_is_no_checkpoint_is_no_run_of_its_own_below_either(directory: str, tmp_path: Path) -> None:
+    (tmp_path / directory).mkdir(parents=True)
+    empty_safetensors(tmp_path / directory / "lora.safetensors")
+    assert find(tmp_path, Search(recursive=True)) == []
+
+
+@pytest.mark.parametrize("prefix", ["zorp", ""])
+def test_the_last_checkpoint_of_onetrainer_is_of_the_run_of_those_before(prefix: str, tmp_path: Path) -> None:
+    (tmp_path / "save").mkdir()
+    empty_safetensors(tmp_path / "save" / f"{prefix}2026-01-31_12-00-00-save-500-2-100.safetensors")
+    last = tmp_path / f"{prefix}2026-01-31_12-30-00.safetensors"
+    empty_safetensors(last)
+    assert {found.path: found.place for found in find(tmp_path, Search())}[last] == Place(prefix or None)
+    assert place_of_file(last.stem, prefix) == Place(prefix or last.stem)
+
+
+def test_a_file_named_by_its_time_is_a_run_of_its_own_where_no_other_is_its(tmp_path: Path) -> None:
+    empty_safetensors(tmp_path / "zorp2026-01-31_12-30-00.safetensors")
+    (found,) = find(tmp_path, Search())
+    assert found.place == Place("zorp2026-01-31_12-30-00")
 
 
 def test_below_a_directory_of_runs_each_has_its_own(tmp_path: Path) -> None:

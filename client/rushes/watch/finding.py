@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rushes.checkpoints.adapters import ADAPTER_CONFIG, WEIGHTS_NAME
 from rushes.checkpoints.file_names import without_expert
-from rushes.watch.names import Place, place_of_directory, place_of_file
+from rushes.watch.names import Place, place_of_directory, place_of_file, without_time
 
 ENDING = ".safetensors"
 
@@ -25,8 +25,14 @@ NO_CHECKPOINTS = (
 )
 """Files that are no LoRA: parts of a whole model, and what accelerate saves to resume from."""
 
-NO_RUNS = ("*-state", "global_step*", "finetrainers_step_*", "sample", "samples", "tmp", "logs", "__pycache__")
-"""Directories without checkpoints to sample: states to resume from, and pictures."""
+NO_RUNS = (
+    *("*-state", "global_step*", "finetrainers_step_*", "*-backup-[0-9]*-[0-9]*-[0-9]*"),
+    *("sample", "samples", "tmp", "*-tmp", "logs", "__pycache__"),
+)
+"""Directories without checkpoints to sample: states to resume from, what is being written, and pictures."""
+
+AVERAGED = "ema"
+"""Directory in that of a checkpoint, with the averaged weights of the same step: SimpleTuner's."""
 
 SHELVES = ("lora_weights", "save")
 """Directories that belong to the run above them: finetrainers', OneTrainer's."""
@@ -107,7 +113,18 @@ class Search:
 
 def find(root: Path, search: Search) -> list[Found]:
     """Checkpoints in an output directory, in no particular order; nothing where there is no such directory."""
-    return epochs_counted(look_into(root, root, None, search))
+    return last_ones_named(epochs_counted(look_into(root, root, None, search)))
+
+
+def last_ones_named(checkpoints: Sequence[Found]) -> list[Found]:
+    """Checkpoints of which OneTrainer's last, with the time of the end in its name, is of the run of the others."""
+    runs = {found.run_key for found in checkpoints if found.place.step is not None}
+    named: list[Found] = []
+    for found in checkpoints:
+        name = None if found.own_directory else without_time(found.path.stem)
+        of_run = name is not None and (found.run_dir, name or None) in runs
+        named.append(replace(found, place=replace(found.place, name=name or None)) if of_run else found)
+    return named
 
 
 def epochs_counted(checkpoints: Iterable[Found], from_zero: Collection[RunKey] = ()) -> list[Found]:
@@ -135,8 +152,11 @@ def look_into(directory: Path, run_dir: Path, place: Place | None, search: Searc
             if entry.name != WEIGHTS_NAME and not search.skips(entry.name, NO_CHECKPOINTS):
                 inner = place_of_file(path.stem, short_experts=search.short_experts)
                 yield from found(path, path, run_dir, combined(place, inner), place is not None, search)
-        elif entry.is_dir(follow_symlinks=False) and place is None and not search.skips(entry.name, NO_RUNS):
-            yield from look_below(path, run_dir, search)
+        elif entry.is_dir(follow_symlinks=False) and not search.skips(entry.name, NO_RUNS):
+            if place is None:
+                yield from look_below(path, run_dir, search)
+            elif entry.name == AVERAGED and place.label is None:
+                yield from look_into(path, run_dir, replace(place, label=AVERAGED), search)
 
 
 def look_below(directory: Path, run_dir: Path, search: Search) -> Iterator[Found]:

@@ -3,12 +3,14 @@
 | trainer | names |
 |---|---|
 | musubi-tuner, sd-scripts | `NAME-000004.safetensors` (epoch), `NAME-step00000500.safetensors`, `NAME.safetensors` |
-| diffusers scripts, SimpleTuner | `checkpoint-500/pytorch_lora_weights.safetensors` |
+| diffusers scripts | `checkpoint-500/pytorch_lora_weights.safetensors` |
+| SimpleTuner | the same, `checkpoint-500-rolling/`, and averaged weights in `checkpoint-500/ema/` |
 | PEFT, Hugging Face Trainer | `checkpoint-500/adapter_model.safetensors` beside `adapter_config.json` |
 | ai-toolkit | `NAME_000000500.safetensors`, `NAME.safetensors` |
 | diffusion-pipe | `epoch4/`, `step500/`: PEFT adapters |
 | finetrainers | `lora_weights/000500/pytorch_lora_weights.safetensors` |
 | OneTrainer | `save/PREFIX2026-01-31_12-00-00-save-500-2-100.safetensors` (step, epoch, step of the epoch) |
+| OneTrainer's last | `PREFIX2026-01-31_12-30-00.safetensors` beside `save/` |
 | DiffSynth-Studio | `step-500.safetensors`, `epoch-4.safetensors` (the first epoch is 0) |
 | Lightning | `epoch=4-step=500-val_loss=0.12.safetensors` |
 
@@ -52,11 +54,12 @@ class Place:
 NAME = r"(?:(?P<name>.+?)(?<!global)[-_.])?"
 STEP = r"(?:global[-_])?steps?[-_=]?(?P<step>\d+)"
 EPOCH = r"epoch[-_=]?(?P<epoch>\d+)"
+TIME = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d"
 
 FILES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"(?P<name>.*?)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-save-(?P<step>\d+)-(?P<epoch>\d+)-\d+",
+        rf"(?P<name>.*?){TIME}-save-(?P<step>\d+)-(?P<epoch>\d+)-\d+",
         rf"{NAME}{EPOCH}[-_.]{STEP}(?:-v\d+)?",
         rf"{NAME}{STEP}[-_.]{EPOCH}(?:-v\d+)?",
         rf"{NAME}{STEP}",
@@ -72,7 +75,7 @@ written before."""
 DIRECTORIES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"checkpoint[-_](?P<step>\d+)",
+        r"checkpoint[-_](?P<step>\d+)(?:-rolling)?",
         rf"{EPOCH}[-_.]{STEP}",
         STEP,
         EPOCH,
@@ -108,6 +111,8 @@ def place_of_file(stem: str, run: str | None = None, *, short_experts: bool = Fa
         run: the name of its run, if that is known: `lora-250131` is then no epoch of a run `lora`.
         short_experts: `_high` and `_low` at the end of a name are experts.
     """
+    if run and without_time(stem) == run:
+        return Place(run)
     if run and stem.startswith(run):
         rest = f"x{stem[len(run) :]}"
         ends = [len(rest), *(match.start() for match in reversed(list(re.finditer("[-_.]", rest))))]
@@ -159,6 +164,12 @@ def place_of_directory(name: str) -> Place | None:
         if match := pattern.fullmatch(bare):
             return replace(matched(match), label=label, expert=expert)
     return None
+
+
+def without_time(stem: str) -> str | None:
+    """The name of the run in that of OneTrainer's last checkpoint, empty where it has none; None for other names."""
+    match = re.fullmatch(rf"(.*?){TIME}", stem)
+    return match[1].rstrip("-_. ") if match else None
 
 
 def matched(match: re.Match[str]) -> Place:
