@@ -10,7 +10,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check check-latest bench gpu mutate dist clean
+.PHONY: help demo test chaos check check-latest bench gpu mutate dist containers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: $(BENCH_STAMP) ## run the benchmarks one after the other; results in benc
 dist: $(STAMP) ## build the distribution, install each extra from it on every Python that is here, run the demo from it
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
 	$(BIN)/python scripts/dist.py $(ARGS)
+
+containers: $(STAMP) ## build the images and run the compose file, a quarter of an hour (ARGS=--bare on a Debian without Docker, as root)
+	$(BIN)/python scripts/containers $(ARGS)
 
 gpu: ## check a real GPU, on a bare box, in six minutes (WHEELS=folder for what it lacks, ARGS=--small without a GPU)
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu/run.py $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)

@@ -1,5 +1,8 @@
 # The REST API and the gallery. No PyTorch, no GPU.
-FROM python:3.11-slim-bookworm
+# PYTHON_IMAGE may be pinned: python:3.11-slim-bookworm@sha256:...
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE}
 
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -24,6 +27,9 @@ COPY service service
 # Offline: what builds it was installed above.
 RUN pip install --no-deps --no-build-isolation .
 
+LABEL org.opencontainers.image.title="Rushes API and gallery" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
 USER 1000:1000
 EXPOSE 8720
 ENTRYPOINT ["rushes"]

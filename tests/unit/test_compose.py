@@ -13,6 +13,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+import rushes
 from rushes.cli import main as cli
 from rushes_service.settings import Settings
 
@@ -21,7 +22,8 @@ COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 ENVIRONMENT = {"RUSHES_TOKEN": "secret", "TRAIN_DIR": "/data/train", "MODELS_DIR": "/data/models"}
-WORKERS = ("worker-0", "worker-1", "worker-2", "worker-3")
+GPU_WORKERS = ("worker-0", "worker-1", "worker-2", "worker-3")
+WORKERS = (*GPU_WORKERS, "worker-cpu")
 
 
 def interpolated(environment: dict[str, str]) -> str:
@@ -100,17 +102,19 @@ def test_the_api_needs_a_token_and_is_published_on_loopback_by_default() -> None
 
 def test_each_worker_has_one_gpu_of_its_own() -> None:
     reserved = []
-    for name in WORKERS:
+    for name in GPU_WORKERS:
         (device,) = services()[name]["deploy"]["resources"]["reservations"]["devices"]
         assert device["capabilities"] == ["gpu"]
         (device_id,) = device["device_ids"]
         reserved.append(device_id)
-    assert len(set(reserved)) == len(WORKERS)
+    assert len(set(reserved)) == len(GPU_WORKERS)
+    assert "deploy" not in services()["worker-cpu"]
 
 
 def test_each_gpu_has_a_profile_and_the_rest_always_runs() -> None:
     profiles = {name: service.get("profiles") for name, service in services().items()}
-    assert profiles == {"redis": None, "api": None, **{name: [name.replace("worker-", "gpu")] for name in WORKERS}}
+    gpus = {name: [name.replace("worker-", "gpu")] for name in GPU_WORKERS}
+    assert profiles == {"redis": None, "api": None, **gpus, "worker-cpu": ["cpu"]}
     chosen = re.search(r"^COMPOSE_PROFILES=(.+)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert chosen
     assert all([profile] in profiles.values() for profile in chosen[1].split(","))
@@ -187,6 +191,45 @@ def test_a_build_needs_no_frontend_from_a_hub_and_keeps_the_dependencies_apart(d
     dependencies, source = text.index("--constraint constraints.txt"), text.index("COPY service service")
     assert dependencies < source
     assert "pip install --no-deps --no-build-isolation ." in text[source:]
+
+
+@pytest.mark.parametrize("name", ["redis", "api", *WORKERS])
+def test_base_images_can_be_pinned_and_are_the_same_without(name: str) -> None:
+    pinned = "registry.example/base@sha256:0123"
+    for variable, usual in (("PYTHON_IMAGE", "python:3.11-slim-bookworm"), ("VALKEY_IMAGE", "valkey/valkey:9-alpine")):
+        of_service = name == "redis" if variable == "VALKEY_IMAGE" else name != "redis"
+        for given, expected in (("", usual), (pinned, pinned)):
+            loaded = yaml.safe_load(interpolated({**ENVIRONMENT, variable: given}))["services"][name]
+            found = loaded["image"] if name == "redis" else loaded["build"]["args"]["PYTHON_IMAGE"]
+            assert found == expected or not of_service
+        assert f"{variable}={usual}" in (ROOT / ".env.example").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_is_built_from_the_target_for_its_device(name: str) -> None:
+    target, command = services()[name]["build"]["target"], services()[name]["command"]
+    assert (target, command[-1]) == (("cpu", "cpu") if name == "worker-cpu" else ("cuda", "cuda:0"))
+    text = (ROOT / "docker" / "worker.Dockerfile").read_text()
+    assert re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE) == [
+        "base",
+        "cpu",
+        "cuda",
+    ]  # cuda: what a plain build makes
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_an_image_says_which_version_it_is(dockerfile: Path) -> None:
+    versions = re.findall(r'image\.version="(.+?)"', dockerfile.read_text())
+    assert set(versions) == {rushes.__version__}
+    assert len(versions) == dockerfile.read_text().count("ENTRYPOINT")
+
+
+def test_where_there_is_no_engine_the_run_of_the_containers_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "containers"), "--work", str(tmp_path / "work")]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is no command `docker` here" in done.stderr
+    assert "--bare" in done.stderr
 
 
 def test_a_worker_is_given_its_grace_before_it_is_killed() -> None:
