@@ -26,6 +26,10 @@ def bare(model: Path, adapter: Path | None = None, *, fuse: bool = True, **argum
     """
     pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
+    for part in pipe.components.values():
+        for weight in part.parameters() if isinstance(part, torch.nn.Module) else ():
+            # In a mapped file they lie at odd addresses, where some kernels of a CPU round otherwise.
+            weight.data = weight.data.clone()
     if adapter is not None:
         pipe.load_lora_weights(adapter)
     if adapter is not None and fuse:

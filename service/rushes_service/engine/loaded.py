@@ -112,21 +112,15 @@ def lora_manager(base: Architecture, spec: ModelSpec, device: torch.device) -> L
 def load_model(
     spec: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache, *, offload: bool
 ) -> LoadedModel:
-    """Load a base model, store its weights as asked, and bring it to its device.
-
-    What is to be smaller on the device than in its files is made so before it gets there.
+    """Load a base model, its weights straight to where and how they are to be kept.
 
     Raises:
-        InputError: see `Architecture.load`, `placement.store_in_fp8`.
+        InputError: see `Architecture.load`, `WeightStorage.prepare`.
     """
     base = find(spec.architecture)(spec, device, dtype, file_hashes)
-    fp8 = spec.fp8_base or spec.fp8_scaled
-    with placement.working_on(base, CPU if fp8 or offload else device):
+    base.storage = placement.storage_for(base, device)
+    with placement.working_on(base, CPU if offload else device):
         base.load()
-    if spec.fp8_scaled:
-        placement.store_in_scaled_float8(base, device, CPU if offload else device)
-    elif fp8:
-        placement.store_in_fp8(base)
     offloaders = []
     base.vae.to(device)
     for part in placement.transformers_of(base):

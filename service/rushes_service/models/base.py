@@ -18,6 +18,8 @@ from rushes_service.lora.targets import NameTable
 from rushes_service.lora.text_encoders import TextLoras
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.filling import Destination
+from rushes_service.models.loading.storing import WeightStorage
 from rushes_service.runtime.devices import CPU
 
 OnStep = Callable[[int, int, torch.Tensor], None]
@@ -56,6 +58,9 @@ class Architecture(ABC):
     text_loras: TextLoras = TextLoras()
     """LoRAs of the text encoders for the next sample; set by the engine. Embeddings depend on them."""
 
+    storage: WeightStorage | None = None
+    """How the transformer's weights are kept, if not as they are computed with; set before `load`."""
+
     noise_source: NoiseSource = "device"
     """Which device's numbers the noise of the next sample is made of; set by the engine."""
 
@@ -66,6 +71,16 @@ class Architecture(ABC):
         self.model = model
         self.device = device
         self.dtype = dtype
+
+    @property
+    def destination(self) -> Destination:
+        """Where `load` puts a part."""
+        return Destination(self.device)
+
+    @property
+    def transformer_destination(self) -> Destination:
+        """Where and how `load` puts the transformer."""
+        return Destination(self.device, self.storage)
 
     @property
     def noise_device(self) -> torch.device:

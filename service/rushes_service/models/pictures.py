@@ -90,9 +90,15 @@ class PictureArchitecture(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        model = self.source.load("transformer", self.transformer_class, self.dtype, **self.transformer_options())
+        model = self.source.load(
+            "transformer",
+            self.transformer_class,
+            self.dtype,
+            self.transformer_destination,
+            **self.transformer_options(),
+        )
         self.check_config(model.config)
-        coder = self.source.load("vae", self.vae_class, self.vae_dtype)
+        coder = self.source.load("vae", self.vae_class, self.vae_dtype, self.destination)
         for part in (model, coder):
             part.requires_grad_(False).to(self.device).eval()
         self._pipe = self.pipeline(transformer=model, vae=coder)

@@ -6,7 +6,8 @@ Importing it imports those classes. `tests/house/test_compat.py` checks the name
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -75,6 +76,13 @@ def float32_modules(model: nn.Module) -> tuple[set[str], set[str]]:
     always = getattr(model, "_keep_in_fp32_modules_strict", None)
     listed = getattr(model, "_keep_in_fp32_modules", None)
     return set(always or ()), set(listed or ())
+
+
+def renamed_on_load(model: nn.Module, keys: Iterable[str]) -> dict[str, str]:
+    """Keys of a file by the names that `model` has for them today; those of attention blocks were others once."""
+    named: OrderedDict[str, str] = OrderedDict((key, key) for key in keys)
+    model._fix_state_dict_keys_on_load(named)  # type: ignore[operator]
+    return named
 
 
 def next_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, timestep: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -83,8 +83,10 @@ class FramePackModel(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        self._transformer = self.source.load("transformer", FramePackTransformer, self.dtype)
-        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.side_dtype)
+        self._transformer = self.source.load(
+            "transformer", FramePackTransformer, self.dtype, self.transformer_destination
+        )
+        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.side_dtype, self.destination)
         for part in (self._transformer, self.vae):
             part.to(self.device).eval().requires_grad_(False)
 

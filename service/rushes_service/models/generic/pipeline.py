@@ -98,7 +98,9 @@ class AnyPipeline(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        loaded = self.files.load(self.files.modules(encoders=False), self.dtype)
+        loaded = self.files.load(
+            self.files.modules(encoders=False), self.dtype, self.destination, self.transformer_destination
+        )
         absent = dict.fromkeys(self.files.modules(encoders=True))
         with loading(self.files.source.directory):
             self._pipe = self.files.kind.from_pretrained(
@@ -208,7 +210,7 @@ class AnyPipeline(Architecture):
         missing = {
             name: kind for name, kind in self.files.modules(encoders=True).items() if getattr(self._pipe, name) is None
         }
-        for name, part in self.files.load(missing, self.dtype).items():
+        for name, part in self.files.load(missing, self.dtype, self.destination).items():
             part.requires_grad_(False).to(self.device)
             self.text_loras.merge_into(name, part)
             setattr(self._pipe, name, part)

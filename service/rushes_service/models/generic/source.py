@@ -25,6 +25,7 @@ from rushes_service.models.generic.names import text_names
 from rushes_service.models.loading.building import empty
 from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.filling import ON_CPU, Destination
 from rushes_service.models.loading.from_files import given_files
 from rushes_service.models.loading.from_repo import HUB_ID, INDEX, ModelSource, download
 
@@ -33,6 +34,9 @@ ENCODERS = ("text_encoder",)
 them in every call."""
 
 T5_NAME = f"{TEXT}_3"
+
+BACKBONES = ("transformer", "unet")
+"""What the part that denoises is called."""
 
 CALLBACKS = ("callback_on_step_end", "callback")
 """Arguments of pipelines that are called after each step; the second is diffusers' older one."""
@@ -59,9 +63,15 @@ class PipelineFiles:
         found = {name: part_class(*part) for name, part in self.parts.items() if name.startswith(ENCODERS) is encoders}
         return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
 
-    def load(self, names: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-        """Parts on the CPU, by name; raises `ModelError`."""
-        return {name: self.source.load(name, kind, dtype).eval() for name, kind in names.items()}
+    def load(
+        self, names: Mapping[str, Any], dtype: torch.dtype, destination: Destination, backbone: Destination = ON_CPU
+    ) -> dict[str, Any]:
+        """Parts by name; the transformer or UNet at `backbone`, all others at `destination`. Raises `ModelError`."""
+        places = dict.fromkeys(BACKBONES, backbone)
+        return {
+            name: self.source.load(name, kind, dtype, places.get(name, destination)).eval()
+            for name, kind in names.items()
+        }
 
     def text_tables(self) -> dict[str, TextTable]:
         """What modules of the text encoders are called in LoRA files, by the name that keys have for each encoder.
@@ -125,7 +135,7 @@ def check(files: PipelineFiles) -> None:
     if "num_frames" in files.signature:
         raise ModelError(f"{name} makes clips; only pipelines that make pictures are sampled so far")
     transformers = [part for part in files.parts if part.startswith(("transformer", "unet", "prior"))]
-    if len(transformers) != 1 or transformers[0] not in ("transformer", "unet") or "vae" not in files.parts:
+    if len(transformers) != 1 or transformers[0] not in BACKBONES or "vae" not in files.parts:
         found = " and ".join(transformers) or "neither"
         raise ModelError(f"{name} must have one transformer or unet and a vae to be sampled; it has {found}")
 

@@ -94,8 +94,10 @@ class HunyuanVideo(Architecture):
         config = self.source.config("transformer", HunyuanVideoTransformer3DModel)
         check_channels(self.source.place("transformer"), config, self.input_channels, self.spec.name)
         told = self.untold(config)
-        transformer = self.source.load("transformer", HunyuanVideoTransformer3DModel, self.dtype, **told)
-        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.side_dtype)
+        transformer = self.source.load(
+            "transformer", HunyuanVideoTransformer3DModel, self.dtype, self.transformer_destination, **told
+        )
+        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.side_dtype, self.destination)
         self._transformer = transformer.to(self.device).eval().requires_grad_(False)
         self.vae.to(self.device).eval().requires_grad_(False)
 

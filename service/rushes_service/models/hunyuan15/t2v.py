@@ -85,8 +85,10 @@ class HunyuanVideo15(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        self._transformer = self.source.load("transformer", HunyuanVideo15Transformer, self.dtype)
-        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo15, self.side_dtype)
+        self._transformer = self.source.load(
+            "transformer", HunyuanVideo15Transformer, self.dtype, self.transformer_destination
+        )
+        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo15, self.side_dtype, self.destination)
         for part in (self._transformer, self.vae):
             part.to(self.device).eval().requires_grad_(False)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from rushes_service.models.loading.files.headers import Header
 from rushes_service.models.loading.files.naming import Slot, find_slots, fitted
 from rushes_service.models.loading.files.quantisation import check_quantisation
 from rushes_service.models.loading.files.weights import WeightReader, opened
+from rushes_service.models.loading.filling import ON_CPU, Destination, Weight, fill
 from rushes_service.runtime.compat_diffusers_models import float32_modules
 
 SHOWN = 3
@@ -22,28 +24,37 @@ SHOWN = 3
 
 
 def build(
-    header: Header, kind: Any, dtype: torch.dtype | None = None, overrides: Mapping[str, Any] | None = None
+    header: Header,
+    kind: Any,
+    dtype: torch.dtype | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    destination: Destination = ON_CPU,
 ) -> Any:
-    """A module of class `kind` with the weights of a file, in `dtype` (float32 by default), on the CPU.
+    """A module of class `kind` with the weights of a file, in `dtype` (float32 by default), on the CPU by default.
 
     Precisions are those that `kind.from_pretrained` would give: some layers stay in float32.
 
     Raises:
         ModelError: the file is of another model, incomplete, or holds more than the model has a place for.
+        ConfigError: its weights cannot be kept as `destination` says.
     """
     check_quantisation(header)
     wanted = plan(header, build_plan_for(kind), overrides)
     with init_empty_weights(include_buffers=False):
         model = empty(kind, wanted.config)
     slots = placed(model, wanted)
-    precise = kept_precise(model, dtype or torch.float32)
-    with opened(header) as reader:
-        weights = {
-            name: tensor.to(torch.float32 if precise & set(name.split(".")) else dtype or torch.float32)
-            for name, tensor in arranged(model, slots, wanted, reader)
-        }
-    model.load_state_dict(shared(weights, slots), assign=True)
+    weights = arranged(model, {name: (slot, wanted.keys[slot.key]) for name, slot in slots.items()}, dtype)
+    read(model, weights, header, wanted.model, destination)
     return model.eval()
+
+
+def read(model: nn.Module, weights: Sequence[Weight], header: Header, called: str, destination: Destination) -> None:
+    """Give a model on `meta` its weights; raises as `build`."""
+    if destination.storage is not None:
+        destination.storage.prepare(model)
+    with opened(header) as reader:
+        check_weights(model, weights, reader, header.path, called)
+        fill(model, weights, reader, destination)
 
 
 def empty(kind: Any, config: Mapping[str, Any]) -> Any:
@@ -86,33 +97,33 @@ def kept_precise(model: nn.Module, dtype: torch.dtype) -> set[str]:
     return always | (listed if dtype is torch.float16 or hasattr(model, "from_config") else set())
 
 
-def arranged(
-    model: nn.Module, slots: Mapping[str, Slot], wanted: Plan, reader: WeightReader
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter of `model` as the file has it. What several share is read once.
+def arranged(model: nn.Module, places: Mapping[str, tuple[Slot, str]], dtype: torch.dtype | None) -> list[Weight]:
+    """What is to be read for `model`; parameters that lie in the same place are one weight.
 
-    Raises:
-        ModelError: one has another shape than the model's.
+    Args:
+        places: slot and key in the file of every parameter, by name.
+        dtype: None is float32.
     """
+    dtype = dtype or torch.float32
+    precise = kept_precise(model, dtype)
+    names: dict[tuple[Slot, str], list[str]] = {}
+    for name, place in places.items():
+        names.setdefault(place, []).append(name)
+    return [
+        Weight(tuple(shared), slot, key, torch.float32 if precise & set(shared[0].split(".")) else dtype)
+        for (slot, key), shared in names.items()
+    ]
+
+
+def check_weights(model: nn.Module, weights: Sequence[Weight], reader: WeightReader, path: Path, called: str) -> None:
+    """Raise `ModelError` if a tensor has another shape than its parameter, or integers where a model has fractions."""
     empty_weights = model.state_dict()
-    shapes = {name: tensor.shape for name, tensor in empty_weights.items()}
-    last: tuple[str, torch.Tensor] | None = None
-    for name, slot in sorted(slots.items(), key=lambda item: item[1].key):
-        if last is None or last[0] != slot.key:
-            last = (slot.key, reader.read(wanted.keys[slot.key]))
-        if empty_weights[name].is_floating_point() and not last[1].is_floating_point():
-            raise ModelError(f"{wanted.header.path}: {slot.key} holds {last[1].dtype}, which are no numbers of a model")
-        part = slot.cut(last[1])
-        tensor = fitted(part, shapes[name])
-        if tensor is None:
+    for weight in weights:
+        wanted, stored = empty_weights[weight.names[0]], reader.dtype(weight.key)
+        if wanted.is_floating_point() and not stored.is_floating_point:
+            raise ModelError(f"{path}: {weight.slot.key} holds {stored}, which are no numbers of a model")
+        found = reader.shape(weight.slot, weight.key)
+        if fitted(torch.empty(found, device="meta"), wanted.shape) is None:
             raise ModelError(
-                f"{wanted.header.path}: {slot.key} has the shape {list(part.shape)}, but {wanted.model} needs "
-                f"{list(shapes[name])}"
+                f"{path}: {weight.slot.key} has the shape {list(found)}, but {called} needs {list(wanted.shape)}"
             )
-        yield name, tensor
-
-
-def shared(weights: dict[str, torch.Tensor], slots: Mapping[str, Slot]) -> dict[str, torch.Tensor]:
-    """`weights`, with one tensor for all parameters that the file stores once (tied embeddings)."""
-    first: dict[Slot, str] = {}
-    return {name: weights[first.setdefault(slots[name], name)] for name in weights}

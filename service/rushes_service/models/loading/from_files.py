@@ -28,6 +28,7 @@ from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.files.headers import Header, read_header
 from rushes_service.models.loading.files.kinds import check_file_kind
 from rushes_service.models.loading.files.quantisation import check_quantisation
+from rushes_service.models.loading.filling import ON_CPU, Destination
 from rushes_service.models.loading.from_repo import (
     HUB_ID,
     Published,
@@ -132,7 +133,14 @@ class FileSource:
             return config_in(self.component(name))
         return self._elsewhere(name, lambda: self._rest.config(name, kind))
 
-    def load(self, name: str, kind: Any, dtype: torch.dtype | None = None, **given: Any) -> Any:
+    def load(
+        self,
+        name: str,
+        kind: Any,
+        dtype: torch.dtype | None = None,
+        destination: Destination = ON_CPU,
+        **given: Any,
+    ) -> Any:
         """A part, made from its file.
 
         Raises:
@@ -140,10 +148,10 @@ class FileSource:
         """
         if name in self._headers:
             with loading(self._headers[name].path):
-                return build(self._headers[name], kind, dtype, given)
+                return build(self._headers[name], kind, dtype, given, destination)
         if name in self._given:
-            return loaded(self.component(name), kind, dtype)
-        return self._elsewhere(name, lambda: self._rest.load(name, kind, dtype, **given))
+            return loaded(self.component(name), kind, dtype, destination)
+        return self._elsewhere(name, lambda: self._rest.load(name, kind, dtype, destination, **given))
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """Hex digest of the content identity of some parts: for a file its path, size, time and header."""

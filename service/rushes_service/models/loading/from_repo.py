@@ -18,17 +18,16 @@ from transformers.utils import logging as transformers_logging
 
 from rushes._paths import expanded
 from rushes.errors import ModelError, first_line
+from rushes_service.models.loading.directories import build_directory, directory_header, incomplete
 from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.files.quantisation import check_directory
+from rushes_service.models.loading.filling import ON_CPU, Destination
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 INDEX = "model_index.json"
 WEIGHTS = ("config.json", "*.safetensors", "*.index.json")
 """Files of a repository that is one part and nothing else."""
-
-SHOWN = 3
-"""Names that a message lists, of many."""
 
 PICKLES = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5"]
 
@@ -48,8 +47,15 @@ class Source(Protocol):
     def config(self, name: str, kind: Any) -> Mapping[str, Any]:
         """How a part, of class `kind`, is built; raises `ModelError`."""
 
-    def load(self, name: str, kind: Any, dtype: torch.dtype | None = None, **given: Any) -> Any:
-        """A part on the CPU, in `dtype`; raises `ModelError`.
+    def load(
+        self,
+        name: str,
+        kind: Any,
+        dtype: torch.dtype | None = None,
+        destination: Destination = ON_CPU,
+        **given: Any,
+    ) -> Any:
+        """A part in `dtype`, by default on the CPU; raises `ModelError`.
 
         Args:
             kind: its class. Files know less than directories: `given` is what the family knows of its configuration.
@@ -78,13 +84,20 @@ class Directories:
         """
         return config_in(self.component(name))
 
-    def load(self, name: str, kind: Any, dtype: torch.dtype | None = None, **_given: Any) -> Any:
-        """A part, read by `kind.from_pretrained`.
+    def load(
+        self,
+        name: str,
+        kind: Any,
+        dtype: torch.dtype | None = None,
+        destination: Destination = ON_CPU,
+        **_given: Any,
+    ) -> Any:
+        """A part, made of its directory.
 
         Raises:
             ModelError: it is not there, or cannot be read.
         """
-        return loaded(self.component(name), kind, dtype)
+        return loaded(self.component(name), kind, dtype, destination)
 
 
 @dataclass(frozen=True)
@@ -174,21 +187,24 @@ def config_in(directory: Path) -> Mapping[str, Any]:
         return dict(json.loads((directory / "config.json").read_text()))
 
 
-def loaded(directory: Path, kind: Any, dtype: torch.dtype | None) -> Any:
-    """A part, read by `kind.from_pretrained`.
+def loaded(directory: Path, kind: Any, dtype: torch.dtype | None, destination: Destination = ON_CPU) -> Any:
+    """A part of a directory: read straight to where it is to lie, or by `kind.from_pretrained` where only that can.
 
     Raises:
         ModelError: it cannot be read, or lacks weights, which the loaders would make up at random.
+        ConfigError: its weights cannot be kept as `destination` says.
     """
     check_directory(directory)
     with loading(directory):
+        if (header := directory_header(directory, kind)) is not None:
+            return build_directory(directory, header, kind, dtype, destination)
         model, found = kind.from_pretrained(directory, torch_dtype=dtype, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
-        raise ModelError(
-            f"{directory} lacks {len(missing)} weights of a {kind.__name__} ({', '.join(missing[:SHOWN])}, ...): it is "
-            "incomplete, or of another model"
-        )
-    return model
+        raise incomplete(directory, kind, missing)
+    if destination.storage is not None:
+        destination.storage.prepare(model)
+        destination.storage.finish(model)
+    return model.to(destination.device)
 
 
 def download(repo: str, parts: Sequence[str]) -> Path:

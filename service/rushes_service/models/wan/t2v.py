@@ -130,7 +130,7 @@ class Wan(Architecture):
     def load_transformer(self, name: str) -> WanTransformer3DModel:
         """A transformer of this family, on the device; `name` is the component's."""
         self.check_config(name, self.source.config(name, WanTransformer3DModel))
-        model = self.source.load(name, WanTransformer3DModel, self.dtype)
+        model = self.source.load(name, WanTransformer3DModel, self.dtype, self.transformer_destination)
         return keep_float32(model).to(self.device).eval().requires_grad_(False)
 
     def check_config(self, name: str, config: Mapping[str, Any]) -> None:
@@ -148,7 +148,7 @@ class Wan(Architecture):
 
     def pipeline(self, **parts: Any) -> WanPipeline:
         """The pipeline around loaded transformers, without text encoder."""
-        vae = self.source.load("vae", AutoencoderKLWan, self.vae_dtype)
+        vae = self.source.load("vae", AutoencoderKLWan, self.vae_dtype, self.destination)
         vae = vae.to(self.device).eval().requires_grad_(False)
         pipe = ReferencePipeline(tokenizer=None, text_encoder=None, vae=vae, scheduler=WanScheduler(), **parts)
         pipe.set_progress_bar_config(disable=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from rushes._platform import open_shared
 from rushes.checkpoints import safetensors
 from rushes.errors import CheckpointError, ModelError
 from rushes_service.models.loading.files.pickles import read_pickle
@@ -34,13 +35,15 @@ BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16"
 class Entry:
     """One tensor of a file: its precision ("BF16", "F8_E4M3"), its shape, and which file of several it is in.
 
-    `key` is its name there, where that has wrappers in it (see `without_wrappers`).
+    `key` is its name there, where that has wrappers in it (see `without_wrappers`). `start` is where its numbers begin
+    in a safetensors file, in bytes.
     """
 
     dtype: str
     shape: tuple[int, ...]
     file: Path
     key: str = ""
+    start: int = 0
 
     @property
     def count(self) -> int:
@@ -160,8 +163,16 @@ def read_safetensors(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         ModelError: it is cut short, or no safetensors file.
     """
     try:
-        header = safetensors.read_header(file)
+        with open(file, "rb", opener=open_shared) as opened:
+            header = safetensors.header_of(file, opened)
+            first = opened.tell()
     except CheckpointError as error:
         raise ModelError(f"{error}; copy or download it again") from error
+    except OSError as error:
+        raise ModelError(f"{safetensors.unreadable(file, error)}; copy or download it again") from error
     metadata = header.pop(safetensors.METADATA, None) or {}
-    return {name: Entry(facts["dtype"], tuple(facts["shape"]), file) for name, facts in header.items()}, metadata
+    entries = {
+        name: Entry(facts["dtype"], tuple(facts["shape"]), file, start=first + facts["data_offsets"][0])
+        for name, facts in header.items()
+    }
+    return entries, metadata

@@ -1,0 +1,93 @@
+"""A module of diffusers, made from the directory that its `save_pretrained` wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import ModelMixin
+
+from rushes.errors import ModelError
+from rushes_service.models.loading.building import arranged, read
+from rushes_service.models.loading.files.headers import Header, read_safetensors
+from rushes_service.models.loading.files.naming import Slot
+from rushes_service.models.loading.filling import Destination
+from rushes_service.runtime.compat_diffusers_models import renamed_on_load
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+
+SHOWN = 3
+"""Names that a message lists, of many."""
+
+
+def directory_header(directory: Path, kind: Any) -> Header | None:
+    """What the weights in a directory are; None if they are none that `build_directory` reads.
+
+    Those are pickles, and models that have another way than diffusers' own to be read.
+
+    Raises:
+        ModelError: a file is missing, cut short, or no file of weights.
+    """
+    if not isinstance(kind, type) or not issubclass(kind, ModelMixin):
+        return None
+    if kind.from_pretrained.__func__ is not ModelMixin.from_pretrained.__func__:  # type: ignore[attr-defined]
+        return None
+    if (directory / INDEX).is_file():
+        named = json.loads((directory / INDEX).read_text())["weight_map"].values()
+        files = tuple(directory / name for name in sorted(set(named)))
+    elif (directory / WEIGHTS).is_file():
+        files = (directory / WEIGHTS,)
+    else:
+        return None
+    entries = {}
+    for file in files:
+        entries.update(read_safetensors(file)[0])
+    return Header(files[0], files, entries)
+
+
+def build_directory(
+    directory: Path, header: Header, kind: Any, dtype: torch.dtype | None, destination: Destination
+) -> Any:
+    """A module of class `kind` with the weights of a directory, as `kind.from_pretrained` would make it.
+
+    Raises:
+        ModelError: a weight is missing, has another shape than the configuration says, or cannot be read.
+        ConfigError: its weights cannot be kept as `destination` says.
+    """
+    config = kind.load_config(directory)
+    with made_in(dtype), init_empty_weights(include_buffers=False):
+        model = kind.from_config(config)
+    keys = renamed_on_load(model, header.entries)
+    wanted = model.state_dict()
+    if missing := sorted(wanted.keys() - keys.keys()):
+        raise incomplete(directory, kind, missing)
+    places = {name: (Slot(keys[name]), keys[name]) for name in wanted}
+    read(model, arranged(model, places, dtype), header, "its config.json", destination)
+    model.register_to_config(_name_or_path=str(directory))
+    return model.eval()
+
+
+@contextlib.contextmanager
+def made_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, new tensors have the precision `dtype`, as while diffusers makes a model: some make tables of numbers."""
+    before = torch.get_default_dtype()
+    if dtype is not None:
+        torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def incomplete(directory: Path, kind: Any, missing: Collection[str]) -> ModelError:
+    """What to say of weights that are not there."""
+    return ModelError(
+        f"{directory} lacks {len(missing)} weights of a {kind.__name__} ({', '.join(sorted(missing)[:SHOWN])}, ...): "
+        "it is incomplete, or of another model"
+    )
