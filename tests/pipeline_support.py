@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from safetensors.torch import save_file
 
 from golden_support import sample
@@ -27,7 +27,7 @@ def bare(model: Path, adapter: Path | None = None, *, fuse: bool = True, **argum
     pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
-        for weight in part.parameters() if isinstance(part, torch.nn.Module) else ():
+        for weight in part.parameters() if isinstance(part, ModelMixin) else ():
             # In a mapped file they lie at odd addresses, where some kernels of a CPU round otherwise.
             weight.data = weight.data.clone()
     if adapter is not None:

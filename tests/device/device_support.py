@@ -20,6 +20,10 @@ from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import Checkpoint, Prompt, SampleJob, VaeOptions
 from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
+from rushes_service.engine.placement import storage_for
+from rushes_service.models.base import Architecture
+from rushes_service.models.registry import find
+from rushes_service.runtime.devices import DTYPES
 
 FRAMES = 5
 
@@ -61,6 +65,14 @@ class Workplace:
     def model(self, family: str) -> ModelSpec:
         """The family's tiny model."""
         return tiny_model_spec(family, self.home / "models")
+
+    def base(self, family: str, *, model: dict[str, Any], device: str = "cuda:0") -> Architecture:
+        """The family's object as an engine makes it, nothing loaded."""
+        place = torch.device(device)
+        spec = self.model(family).model_copy(update=model)
+        base = find(family)(spec, place, DTYPES[str(spec.dtype)])
+        base.storage = storage_for(base, place)
+        return base
 
     def engine(self, device: str = "cuda:0", *, fresh: bool = False, **options: Any) -> Engine:
         """An engine; a `fresh` one has an empty cache of conditioning."""

@@ -16,6 +16,7 @@ import redis
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers import (
+    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     FluxKontextPipeline,
     HunyuanVideoFramepackTransformer3DModel,
@@ -163,6 +164,14 @@ def test_z_image_pads_its_sequences_to_a_multiple_that_is_read_when_it_is_called
             model(*inputs)
     hook.remove()
     assert lengths == [64, 16 + 9]
+
+
+def test_names_of_older_attention_blocks_are_those_of_today():
+    model = AutoencoderKL(block_out_channels=(4,), norm_num_groups=1)
+    now = "decoder.mid_block.attentions.0.to_q.weight"
+    assert now in model.state_dict()
+    old = "decoder.mid_block.attentions.0.query.weight"
+    assert models.renamed_on_load(model, [old, "quant_conv.bias"]) == {now: old, "quant_conv.bias": "quant_conv.bias"}
 
 
 def test_qwen3_is_read_without_its_head(tmp_path):

@@ -24,6 +24,7 @@ ALWAYS_ZERO = {"samples lost after the outage", "samples lost", "streamed frames
         ("queue_latency", 2),
         ("decode_memory", 2),
         ("decode_encode", 2),
+        ("load_model", 1),
         ("fleet", 2),
         ("two_workers", 1),  # these start workers in every round
         ("overlap", 1),

@@ -117,7 +117,6 @@ def needed(architecture: str, parts: Mapping[str, Part]) -> Iterator[Finding]:
         found = f"{gib(2 * largest.numbers)} for {largest.name}, only while a new prompt is encoded, then cached"
         yield ok("memory to encode", found)
     yield check_host_memory(
-        transformer,
         max(part.in_blocks for part in transformers),
         experts=len(transformers) > 1,
         machine=machine_memory(),

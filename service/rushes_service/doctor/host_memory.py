@@ -27,18 +27,18 @@ def in_block(name: str) -> bool:
     return BLOCK.match(name) is not None
 
 
-def check_host_memory(transformer: int, blocks: int, *, experts: bool, machine: int | None) -> Finding:
+def check_host_memory(blocks: int, *, experts: bool, machine: int | None) -> Finding:
     """What a worker with this transformer needs of the machine; a warning if a way to keep it needs more than there is.
 
     Args:
-        transformer: how many numbers it has. `blocks`: how many of them are in its blocks.
+        blocks: how many numbers are in its blocks.
         experts: there are two such transformers, of which a run samples with one or both.
         machine: bytes of memory of this machine; None if that cannot be known.
     """
     copies = 2 * blocks
     needs = {
         "as trained (bfloat16)": WORKER_BYTES + copies,
-        "--fp8_base": WORKER_BYTES + transformer,  # made here, before it goes to the GPU
+        "--fp8_base": WORKER_BYTES,
         "--offload": WORKER_BYTES + 2 * copies,
     }
     each = "; ".join(f"{gib(need)} {name}" for name, need in needs.items())

@@ -162,6 +162,21 @@ def test_weights_in_scaled_float8_stay_where_they_are_made(workplace: Workplace,
     list(made.frames())
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float8", "float8 with scales"])
+def test_a_model_that_is_loaded_is_never_in_host_memory(workplace: Workplace, gpu: Any, precision: str) -> None:
+    """Its files go through buffers that together are no larger than its largest tensor."""
+    base = workplace.base(WAN, model=PRECISIONS[precision])
+    gpu.forget()
+    base.load()
+    tensors = [*base.transformer.parameters(), *base.vae.parameters()]
+    assert {str(tensor.device) for tensor in tensors} == {"cuda:0"}
+    largest = max(tensor.numel() * 4 for tensor in tensors)  # files are in float32
+    counts = gpu.counts()
+    assert 0 < counts["pinned bytes asked for"] <= 2 * largest  # the transformer's, then the VAE's
+    assert counts["bytes to the card"] >= sum(tensor.numel() * 4 for tensor in tensors)
+    assert counts.get("bytes to the host", 0) == 0
+
+
 @pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr", "DoRA", "full checkpoint"])
 def test_weights_are_changed_without_waiting_for_each(benches: Any, workplace: Workplace, gpu: Any, kind: str) -> None:
     waits: dict[str, int] = {}

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from rushes_service.models.loading.files.naming import Slot
-from rushes_service.models.loading.files.transfer import Transfer
+from rushes_service.models.loading.files.transfer import Transfer, chunk_for
 from rushes_service.models.loading.files.weights import WeightReader
 from rushes_service.models.loading.storing import WeightStorage
 from rushes_service.runtime.devices import CPU, use_in_this_thread
@@ -58,11 +58,12 @@ def fill(model: nn.Module, weights: Sequence[Weight], reader: WeightReader, dest
     """
     empty = model.state_dict()
     largest = max((reader.entries[weight.key].bytes for weight in weights), default=0)
+    count = min(READERS, os.cpu_count() or 1)
     local = threading.local()
 
     def begin() -> None:
         use_in_this_thread(destination.device)
-        local.way = Transfer(destination.device, largest)
+        local.way = Transfer(destination.device, chunk_for(largest, count))
 
     def read(weight: Weight) -> None:
         name = weight.names[0]
@@ -71,7 +72,7 @@ def fill(model: nn.Module, weights: Sequence[Weight], reader: WeightReader, dest
         if destination.storage is not None:
             destination.storage.arrived(model, name)
 
-    with ThreadPoolExecutor(threads(), initializer=begin) as pool:
+    with ThreadPoolExecutor(count, initializer=begin) as pool:
         each(pool, read, sorted(weights, key=lambda weight: in_file(reader, weight)))
     model.to(destination.device)
 
@@ -94,11 +95,6 @@ def each(pool: ThreadPoolExecutor, call: Callable[[Any], None], items: Sequence[
     except BaseException:
         pool.shutdown(wait=True, cancel_futures=True)
         raise
-
-
-def threads() -> int:
-    """How many threads read at once."""
-    return min(READERS, os.cpu_count() or 1)
 
 
 def in_file(reader: WeightReader, weight: Weight) -> tuple[object, ...]:

@@ -22,6 +22,11 @@ CHUNK = 16 << 20
 BUFFERS = 2
 
 
+def chunk_for(largest: int, threads: int) -> int:
+    """Bytes of a chunk with which the buffers of all threads together are no larger than the largest tensor."""
+    return min(CHUNK, max(largest // (threads * BUFFERS) // 8 * 8, 8))
+
+
 class ByteSource(Protocol):
     """The bytes of one tensor."""
 
@@ -65,12 +70,12 @@ class Transfer:
     """One thread's way to `device`.
 
     Args:
-        largest: bytes of the largest tensor that will go this way; buffers are no larger.
+        chunk: bytes that are copied at a time, a multiple of 8.
     """
 
-    def __init__(self, device: torch.device, largest: int) -> None:
+    def __init__(self, device: torch.device, chunk: int = CHUNK) -> None:
         self.device = device
-        self._size = max(min(CHUNK, largest), 8)
+        self._size = chunk
         self._buffers: list[torch.Tensor] = []
         self._copied: list[torch.cuda.Event] = []
         self._next = 0
@@ -97,9 +102,10 @@ class Transfer:
             buffer = self._free_buffer()[: part.numel() * stored.itemsize]
             source.read_into(buffer, start + first * stored.itemsize)
             numbers = buffer.view(stored)
-            if not plain:
-                # Converted on the device: on the host it would need memory, and time.
-                numbers = numbers.to(self.device, non_blocking=True).to(rounded)
+            if not plain and self.device.type != "cpu":
+                numbers = numbers.to(self.device, non_blocking=True)  # converted there
+            if rounded is not part.dtype:
+                numbers = numbers.to(rounded)
             part.copy_(numbers, non_blocking=True)
             self._in_use()
 
