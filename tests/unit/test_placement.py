@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from engine_support import Recorder, make_job, write_lora
 from rushes.errors import SampleCancelled
 from rushes.wire.jobs import SampleJob
 from rushes_service.engine.engine import Engine
+from rushes_service.engine.placement import ensure_stored
+from rushes_service.models.loading.storing import Float8
+from rushes_service.models.wan import tiny as wan
 from rushes_service.models.wan.tiny import build_tiny_wan
 from rushes_service.runtime.available_memory import GIB
 
@@ -62,6 +66,15 @@ def test_a_lora_acts_on_weights_in_fp8_and_can_be_taken_off_again(model, tmp_pat
     assert np.abs(changed.astype(int) - base).mean() > 1
     assert np.abs(changed.astype(int) - exact).mean() < np.abs(base.astype(int) - exact).mean()
     assert np.array_equal(frames(engine, in_fp8(make_job(model), scaled=scaled)), base)
+
+
+def test_a_transformer_that_a_family_loads_by_itself_is_kept_in_float8_too():
+    """Else the receipt would name a precision that the weights do not have."""
+    plain = wan.transformer()
+    base = SimpleNamespace(transformer=plain, storage=Float8(torch.float32))
+    for _ in range(2):
+        ensure_stored(base)
+        assert plain.blocks[0].ffn.net[2].weight.dtype is torch.float8_e4m3fn
 
 
 def test_scaled_fp8_is_for_the_linear_layers_of_blocks_alone(model, tmp_path):

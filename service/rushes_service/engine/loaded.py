@@ -121,6 +121,7 @@ def load_model(
     base.storage = placement.storage_for(base, device)
     with placement.working_on(base, CPU if offload else device):
         base.load()
+    placement.ensure_stored(base)
     offloaders = []
     base.vae.to(device)
     for part in placement.transformers_of(base):

@@ -33,6 +33,14 @@ def storage_for(base: Architecture, device: torch.device) -> WeightStorage | Non
     return Float8(base.dtype) if base.model.fp8_base else None
 
 
+def ensure_stored(base: Architecture) -> None:
+    """Bring the transformers of a family that loads them by itself to how they are to be kept; most are so already."""
+    for transformer in transformers_of(base) if base.storage is not None else ():
+        if all(weight.dtype is not FP8 for weight in transformer.parameters()):
+            base.storage.prepare(transformer)
+            base.storage.finish(transformer)
+
+
 def stored_as(base: Architecture) -> str:
     """How the transformer's weights are stored, for the receipt."""
     if base.model.fp8_scaled:

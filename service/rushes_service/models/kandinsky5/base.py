@@ -81,9 +81,11 @@ class Kandinsky5(Architecture):
 
     def load(self) -> None:
         quiet_loading_bars()
-        self._transformer = self.source.load("transformer", Kandinsky5Transformer3DModel, self.dtype)
+        self._transformer = self.source.load(
+            "transformer", Kandinsky5Transformer3DModel, self.dtype, self.transformer_destination
+        )
         keep_precision(self._transformer)
-        self.vae = self.source.load("vae", self.vae_class, self.side_dtype)
+        self.vae = self.source.load("vae", self.vae_class, self.side_dtype, self.destination)
         for part in (self._transformer, self.vae):
             part.to(self.device).eval().requires_grad_(False)
 
