@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     """GiB of the GPU that must be available before a sample begins; until then it waits."""
     overlap: bool = True
     """Decode and write a sample while the next one is denoised, unless memory ran out for its size lately."""
+    encoder_memory: float | None = Field(default=None, ge=0)
+    """GiB of host memory that text and image encoders may be kept in between prompts; 0 keeps none. By default as much
+    as leaves a quarter of the host's memory available."""
     cache_max_gb: float = Field(default=20.0, gt=0)
     """GiB of the conditioning cache; beyond it, the least recently used files are deleted."""
     staged_max_gb: float = Field(default=20.0, gt=0)
@@ -94,6 +97,11 @@ class Settings(BaseSettings):
     """Workers that may die over one sample before it is set aside as dead."""
     retry_delay_s: float = Field(default=5.0, ge=0)
     """Wait before the second attempt; doubles with each further one."""
+
+    @property
+    def encoder_bytes(self) -> int | None:
+        """`encoder_memory` in bytes."""
+        return None if self.encoder_memory is None else int(self.encoder_memory * GIB)
 
     @property
     def staged_bytes(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from golden_support import Case, distance
-from rushes_service.models.encoders.clip_vision import COMPONENT, image_tokens
+from rushes_service.models.encoders.clip_vision import COMPONENT, ClipVision
 from rushes_service.models.inputs.images import open_image
 from rushes_service.models.loading.from_repo import ModelSource
 
@@ -28,6 +28,6 @@ def recorded_encoder(directory: Path) -> ModelSource:
 def test_image_tokens_are_the_references(tmp_path):
     source, picture = recorded_encoder(tmp_path), open_image(CASE.directory / "input.png", "image_path")
     wanted = CASE.expected["clip_context"]
-    assert distance(image_tokens(source, picture, torch.device("cpu")), wanted) <= TOLERANCE
+    assert distance(ClipVision(source, torch.device("cpu")).encode(picture), wanted) <= TOLERANCE
     cut = picture.crop((20, 0, 70, 50))
-    assert distance(image_tokens(source, cut, torch.device("cpu")), wanted) > 0.1
+    assert distance(ClipVision(source, torch.device("cpu")).encode(cut), wanted) > 0.1

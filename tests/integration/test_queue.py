@@ -292,6 +292,21 @@ def test_a_worker_stays_with_the_model_it_has_loaded(client: Client, make_queue:
     assert [held.job().prompt_index for held in taken if held] == [1, 0, 2]
 
 
+def test_what_waits_for_a_model_is_seen_in_its_order_and_not_reserved(client: Client, make_queue: MakeQueue) -> None:
+    other = ModelSpec(architecture="wan2.1-t2v", model="/models/other")
+    first, second, third = (make_job(f"ball {index}", index=index) for index in range(3))
+    urgent = make_job("now", index=3).model_copy(update={"priority": "interactive"})
+    client.submit([first, second, third, make_job(model=other), urgent])
+    client.cancel(second.id)
+    queue = make_queue()
+    assert [job.id for job in queue.waiting(MODEL.fingerprint, 9)] == [urgent.id, first.id, third.id]
+    assert [job.id for job in queue.waiting(MODEL.fingerprint, 2)] == [urgent.id, first.id]
+    reserved = [queue.reserve(MODEL.fingerprint) for _ in range(2)]
+    assert [each and each.id for each in reserved] == [urgent.id, first.id]
+    assert [job.id for job in queue.waiting(MODEL.fingerprint, 9)] == [third.id]
+    assert make_queue("b").waiting("unknown", 9) == []
+
+
 def test_a_pinned_worker_leaves_other_models_alone(client: Client, make_queue: MakeQueue) -> None:
     client.submit([make_job()])
     assert make_queue(only=lambda model: model.model == "/models/other").reserve() is None

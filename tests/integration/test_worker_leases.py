@@ -50,7 +50,7 @@ class SlowDecode(DryRunEngine):
         super().__init__(step_s=0)
         self._first = first
 
-    def denoise(self, job: SampleJob, watch: Lease) -> PaintedSample:
+    def denoise(self, job: SampleJob, watch: Lease, _waiting: object = None) -> PaintedSample:
         denoised = super().denoise(job, watch)
         if job.model != MODEL:
             return denoised
@@ -92,7 +92,7 @@ class SlowLoad(DryRunEngine):
         super().__init__(step_s=0)
         self._begun = begun
 
-    def denoise(self, job: SampleJob, watch: Lease) -> PaintedSample:
+    def denoise(self, job: SampleJob, watch: Lease, _waiting: object = None) -> PaintedSample:
         watch.stage("load")
         self._begun.set()
         for _ in range(600):  # not one wait: a signal right before it would be heard after it only

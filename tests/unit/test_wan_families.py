@@ -26,7 +26,7 @@ from rushes.training.flags import add_sampling_arguments, model_from_args
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import DenoisedSample, Engine
-from rushes_service.models.encoders.clip_vision import image_tokens, prepared
+from rushes_service.models.encoders.clip_vision import ClipVision, prepared
 from rushes_service.models.inputs.control import control_frames
 from rushes_service.models.loading.from_repo import ModelSource
 from rushes_service.models.tiny import build_tiny
@@ -106,7 +106,7 @@ def test_image_to_video_is_what_diffusers_makes_of_the_same_tokens(engine, model
     start = inputs / "start.png"
     denoised = engine.denoise(job(models, I2V, prompt={"image_path": str(start)}), Recorder())
     pipe = WanImageToVideoPipeline.from_pretrained(models[I2V], image_processor=None)
-    tokens = image_tokens(ModelSource(models[I2V], None), Image.open(start).convert("RGB"), CPU)
+    tokens = ClipVision(ModelSource(models[I2V], None), CPU).encode(Image.open(start).convert("RGB"))
     pipe.encode_image = lambda *_: tokens
     wanted = by_diffusers(pipe, denoised, image=Image.open(start))
     # Pixels are divided by 127.5 here and by 255 there.
@@ -120,7 +120,7 @@ def test_tokens_are_those_of_the_pipelines_own_encoder(models, inputs):
     )
     with torch.no_grad():
         wanted = pipe.encode_image(square, CPU)
-    found = image_tokens(ModelSource(models[I2V], None), square, CPU)
+    found = ClipVision(ModelSource(models[I2V], None), CPU).encode(square)
     assert found.shape == (1, 257, 32)
     assert torch.equal(found, wanted)
 

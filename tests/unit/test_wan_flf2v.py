@@ -16,7 +16,7 @@ from rushes.errors import ArchitectureError, ModelError, PromptError
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
-from rushes_service.models.encoders.clip_vision import image_tokens
+from rushes_service.models.encoders.clip_vision import ClipVision
 from rushes_service.models.loading.from_repo import ModelSource
 from rushes_service.models.tiny import build_tiny
 from rushes_service.models.wan.t2v import WanScheduler, initial_noise
@@ -58,7 +58,7 @@ def test_the_clip_is_what_diffusers_makes_of_it(engine, model, pictures, frames)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = WanScheduler(parameters.discrete_flow_shift)
     shown = [Image.open(path).convert("RGB") for path in pictures.values()]
-    tokens = torch.cat([image_tokens(ModelSource(model, None), image, CPU) for image in shown])
+    tokens = torch.cat([ClipVision(ModelSource(model, None), CPU).encode(image) for image in shown])
     pipe.encode_image = lambda *_: tokens
     with torch.no_grad():
         wanted = pipe(

@@ -22,7 +22,7 @@ from rushes_service.worker.sample import Sampler
 EXIT_UNFIT = 70
 """EX_SOFTWARE of sysexits.h: the process was unfit; start a new one."""
 
-SETTINGS = ("device", "redis_url", "cache_dir", "map", "dtype", "offload", "min_free_vram")
+SETTINGS = ("device", "redis_url", "cache_dir", "map", "dtype", "offload", "min_free_vram", "encoder_memory")
 """Flags that are settings, too."""
 
 logger = logging.getLogger("rushes.worker")
@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="precision of transformers: bfloat16, float16 or float32")
     parser.add_argument("--offload", action="store_true", default=None, help="transformers stay in host memory")
     parser.add_argument("--min_free_vram", metavar="GIB", type=float, help="wait for so much of the GPU's memory")
+    parser.add_argument(
+        "--encoder_memory",
+        metavar="GIB",
+        type=float,
+        help="host memory for text encoders between prompts; 0 keeps none (default: what leaves a quarter available)",
+    )
     parser.add_argument("--no-overlap", action="store_true", help="end one sample before the next one is begun")
     parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
     parser.add_argument(
@@ -112,6 +118,7 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
         cache_bytes=int(settings.cache_max_gb * GIB),
         offload=settings.offload,
         min_free_gib=settings.min_free_vram,
+        encoder_bytes=settings.encoder_bytes,
     )
 
 

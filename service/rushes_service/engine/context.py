@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rushes.families.parameters import SampleParameters
@@ -11,6 +11,14 @@ from rushes_service.engine.fallback_memory import StageAttempt
 from rushes_service.engine.progress import ProgressCallback, Stopwatch
 from rushes_service.lora.manager import RequestedLora
 from rushes_service.runtime.device_memory import PeakMeter
+
+Waiting = Callable[[], Sequence[SampleJob]]
+"""Samples that wait in the queue, in the order in which they will be made. Asks the queue, and never raises."""
+
+
+def nothing_waits() -> Sequence[SampleJob]:
+    """No other sample is known of."""
+    return ()
 
 
 @dataclass
@@ -23,6 +31,7 @@ class SampleContext:
     watch: ProgressCallback
     warnings: tuple[str, ...]
     peak: PeakMeter
+    waiting: Waiting
     clock: Stopwatch = field(default_factory=Stopwatch)
     attempts: list[StageAttempt] = field(default_factory=list)
 

@@ -21,7 +21,8 @@ from rushes.families.parameters import resolve
 from rushes.families.table import architecture
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import Dtype
-from rushes_service.engine.context import SampleContext
+from rushes_service.engine.ahead.encoding import encode_waiting
+from rushes_service.engine.context import SampleContext, Waiting, nothing_waits
 from rushes_service.engine.fallback_memory import FallbackMemory, StageAttempt
 from rushes_service.engine.fallbacks import DENOISE, ENCODE, LOAD, LORA, Fallback, decode_fallbacks
 from rushes_service.engine.finite import FiniteCheck
@@ -35,6 +36,7 @@ from rushes_service.engine.streams import DecodeStream
 from rushes_service.lora.manager import requested_loras
 from rushes_service.models.base import Denoised
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
+from rushes_service.models.encoder_store import EncoderStore
 from rushes_service.models.loading.files.hashes import FILE_HASHES_DIR, FileHashCache
 from rushes_service.models.registry import find
 from rushes_service.runtime.available_memory import MemoryGate, available_bytes
@@ -59,6 +61,7 @@ class Engine:
         cache_bytes: what the conditioning may take on disk; None is any amount.
         offload: keep the transformer in host memory and bring its blocks to the device as they compute.
         min_free_gib: GiB of the device that must be available before a sample begins; until then it waits.
+        encoder_bytes: host memory for encoders between prompts, see `EncoderStore`; None is as much as there is.
         measure: bytes that this process could use on a device.
 
     Raises:
@@ -74,11 +77,13 @@ class Engine:
         cache_bytes: int | None = None,
         offload: bool = False,
         min_free_gib: float = 0.0,
+        encoder_bytes: int | None = None,
         measure: Callable[[torch.device], int] = available_bytes,
     ) -> None:
         self.device = resolve_device(device)
         usual = ON_CPU if self.device.type == "cpu" else None
         self.conditioning = ConditioningCache(cache_dir / CONDITIONING_DIR, cache_bytes, usual)
+        self.encoders = EncoderStore(encoder_bytes)
         self.fallbacks = FallbackMemory(lambda: measure(self.device))
         self._dtype = dtype
         self._offload = offload
@@ -104,8 +109,16 @@ class Engine:
         self._loaded = None
         free_memory(self.device)
 
-    def denoise(self, job: SampleJob, watch: ProgressCallback) -> DenoisedSample:
+    def relieve(self) -> None:
+        """Give back what is kept in host memory for later, if that is short; called now and then."""
+        self.encoders.relieve()
+
+    def denoise(self, job: SampleJob, watch: ProgressCallback, waiting: Waiting = nothing_waits) -> DenoisedSample:
         """Make the latents of `job`.
+
+        Args:
+            waiting: samples that are made later, with files under this machine's paths. If an encoder is needed, the
+                prompts of those with the same model are encoded as well.
 
         Raises:
             InputError: the job, its checkpoint or its base model is wrong (see `rushes.errors`).
@@ -120,7 +133,8 @@ class Engine:
         with device_errors(self.device, "sampling"):
             peak = self._peaks.begin()
             try:
-                return self._denoised(SampleContext(job, parameters, requested, watch, tuple(warnings), peak))
+                warned = tuple(warnings)
+                return self._denoised(SampleContext(job, parameters, requested, watch, warned, peak, waiting))
             except BaseException:
                 peak.end()
                 raise
@@ -186,6 +200,8 @@ class Engine:
         if self._loaded is not None:
             with self._locks.compute_lock:
                 self._loaded.loras.leave_device()
+        if self.device == CPU:
+            self.encoders.give_back()  # elsewhere they are not where memory ran out
         free_memory(self.device)
 
     @contextlib.contextmanager
@@ -201,6 +217,7 @@ class Engine:
             return self._loaded
         self._locks.wait_for_decoding()
         self.unload()
+        self.encoders.relieve()
         attempt = self._attempt("load", context.model_shape, LOAD, context)
 
         def load(fallback: Fallback) -> LoadedModel:
@@ -214,6 +231,7 @@ class Engine:
                 dtype = resolve_dtype(model.dtype or self._dtype, self.device)
                 file_hashes = FileHashCache(self.conditioning.directory / FILE_HASHES_DIR)
                 loaded = load_model(model, self.device, dtype, file_hashes, offload=offload)
+            loaded.base.encoders = self.encoders
             loaded.offloaded_by = attempt if fallback.offload else None
             return loaded
 
@@ -275,8 +293,10 @@ class Engine:
             place = CPU if fallback.encoders_on_cpu else self.device
             if place.type == "cpu":
                 stack.enter_context(self.conditioning.variant(ON_CPU))
-            with working_on(base, place):
+            with working_on(base, place), self.encoders.session():
                 encoded = base.encode(parameters, self.conditioning)
+                if self.encoders.in_use:
+                    encode_waiting(base, self.conditioning, context)
             conditioning = {name: tensor.to(self.device) for name, tensor in encoded.items()}
             return base.encode_images(parameters, conditioning, context.job.vae)
 

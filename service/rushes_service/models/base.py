@@ -17,6 +17,7 @@ from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable
 from rushes_service.lora.text_encoders import TextLoras
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
+from rushes_service.models.encoder_store import EncoderStore
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.filling import Destination
 from rushes_service.models.loading.storing import WeightStorage
@@ -42,6 +43,7 @@ class Architecture(ABC):
 
     `device` is where `load` puts what it loads, and where `encode` computes and leaves its result. It may be changed in
     between; `denoise` and `decode` go by where the modules are. `file_hashes` knows files that have been deleted since.
+    `encoders` is where `encode` lends encoders from: one that keeps none, unless it is given another.
     """
 
     spec: ClassVar[ArchitectureSpec]
@@ -68,6 +70,7 @@ class Architecture(ABC):
         self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
     ) -> None:
         self.file_hashes = file_hashes or FileHashCache()
+        self.encoders = EncoderStore()
         self.model = model
         self.device = device
         self.dtype = dtype
@@ -133,7 +136,7 @@ class Architecture(ABC):
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         """Text (and image) embeddings on the device, from the cache where it has them.
 
-        Encoders are loaded on a miss only, and freed again.
+        Encoders are lent from `encoders`, on a miss only, and given back.
 
         Raises:
             ModelError: an encoder is needed and its files are not there.

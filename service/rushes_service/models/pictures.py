@@ -17,7 +17,7 @@ from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable, name_table, renamed
 from rushes_service.models.base import Architecture, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
-from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.models.encoder import LazyEncoder
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import find_source
 from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
@@ -144,14 +144,12 @@ class PictureArchitecture(Architecture):
         return self.text_float8 is not None and bool(getattr(self.model, self.text_float8))
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
-        encoder: Any = self.text_class(self.source, self.device, self.dtype, float8=self.encodes_in_float8)
+        lent: Any = self.text_class(self.source, self.device, self.dtype, self.encoders, float8=self.encodes_in_float8)
         found = {}
-        try:
+        with lent as encoder:
             for name, text in texts(parameters).items():
                 embeds = cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"]
                 found[name] = embeds.to(self.device, self.dtype)
-        finally:
-            encoder.free()
         return found
 
     def facts(self, sigmas: torch.Tensor) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class Queue:
         self._warm_since = time.monotonic()
         self._wakeup = "0-0"
         self._served: dict[str, bool] = {}
-        self._reserve = self.redis.register_script(script("owner", "reserve", package=PACKAGE))
+        self._reserve = self.redis.register_script(script("owner", "undelivered", "reserve", package=PACKAGE))
+        self._waiting = self.redis.register_script(script("undelivered", "waiting", package=PACKAGE))
         self._renew = self._owned("renew")
         self._finish = self._owned("finish")
         self._requeue = self._owned("requeue")
@@ -175,6 +176,20 @@ class Queue:
             except ValidationError:  # written by another version: leave it to other workers
                 self._served[lane] = False
         return self._served[lane]
+
+    def waiting(self, model: str, most: int) -> list[SampleJob]:
+        """Samples that wait for the model of this fingerprint, first come first; none is reserved.
+
+        Samples of another version that this one cannot read are left out.
+        """
+        lanes = [keys.lane(model, priority) for priority in keys.PRIORITIES]
+        with self._reachable():
+            payloads = self._waiting(args=[most, *lanes])
+        found = []
+        for payload in payloads:
+            with contextlib.suppress(WireError):
+                found.append(SampleJob.decode(payload))
+        return found
 
     def retries_waiting(self) -> int:
         """Samples that wait for another attempt."""

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from rushes_service.queue import Queue, Reservation
 from rushes_service.settings import Settings
 from rushes_service.storage.path_map import PathMap
 from rushes_service.storage.staged import StagedFiles
+from rushes_service.worker.ahead import waiting_for
 from rushes_service.worker.drift import DRIFTED
 from rushes_service.worker.lease import Lease, Progress, Shutdown
 from rushes_service.worker.retry import StoreRetry
@@ -108,11 +109,15 @@ class Attempt:
             workspace = open_workspace(self.job, self._context.paths, self._context.staged, retry)
             self._workspace = self._holding.enter_context(workspace)
             prepare_output(Path(self._workspace.job.output_dir), self.job.output_dir)
-            self._denoised = self._context.engine.denoise(self._workspace.job, self._lease)
+            self._denoised = self._context.engine.denoise(self._workspace.job, self._lease, self._waiting)
         except Exception as error:  # noqa: BLE001  # _outcome_of tells the kinds apart
             self._holding.close()
             return self._outcome_of(error)
         return None
+
+    def _waiting(self) -> Sequence[SampleJob]:
+        """Samples of the same model that come later."""
+        return waiting_for(self.job.model.fingerprint, self._context.queue, self._context.paths)
 
     @property
     def overlaps(self) -> bool:

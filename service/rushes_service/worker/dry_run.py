@@ -66,7 +66,10 @@ class DryRunEngine:
         self._step_s = step_s
         self._load_s = load_s
 
-    def denoise(self, job: SampleJob, watch: Lease) -> PaintedSample:
+    def relieve(self) -> None:
+        """Nothing is kept."""
+
+    def denoise(self, job: SampleJob, watch: Lease, _waiting: object = None) -> PaintedSample:
         """Sleep through the steps of a sample."""
         parameters, _ = resolve(job.prompt, architecture(job.model.architecture))
         if self.loaded_model != job.model.fingerprint:

@@ -138,6 +138,7 @@ class Worker:
     def _turn(self) -> bool:
         """Make one sample, or wait a moment for one; False if there was none."""
         self._background.check()
+        self.engine.relieve()
         if not self._background.busy:
             self._announce("paused" if self._order == "pause" else "idle")
         if self._order is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,9 @@ from rushes_service.worker.lease import Lease
 from rushes_service.worker.workspace import Workspace
 
 SAME_PATHS = PathMap()
+
+Waiting = Callable[[], Sequence[SampleJob]]
+"""Samples that wait for the same model, with files under this machine's paths. Asks the queue, and never raises."""
 
 
 class DenoisedSample(Protocol):
@@ -78,8 +81,12 @@ class Sampler(Protocol):
         """Bytes by name: `memory` held on the device, and other measurements; announced under these names."""
         ...
 
-    def denoise(self, job: SampleJob, watch: Lease) -> DenoisedSample:
-        """Make the latents of a job, reporting each step to `watch`."""
+    def relieve(self) -> None:
+        """Give back what is kept in host memory for later samples, if that is short."""
+        ...
+
+    def denoise(self, job: SampleJob, watch: Lease, waiting: Waiting) -> DenoisedSample:
+        """Make the latents of a job, reporting each step to `watch`; `waiting` are those that will be made later."""
         ...
 
 

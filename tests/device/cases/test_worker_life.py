@@ -167,3 +167,27 @@ def test_copies_go_to_the_host_when_the_card_is_full_and_change_nothing(
     assert "pinned" in made.facts["lora"]["merge"]
     assert made.same_as(wanted)
     assert sample(engine, workplace.job(WAN, model=MODEL)).same_as(base)
+
+
+@pytest.mark.usefixtures("one_card")
+@pytest.mark.parametrize("family", DENSE)
+def test_a_kept_encoder_is_copied_to_the_card_and_leaves_nothing_there(
+    workplace: Workplace, gpu: Any, family: str
+) -> None:
+    keeping, fresh = (workplace.engine(fresh=True, encoder_bytes=size) for size in (1 << 30, 0))
+    sample(keeping, workplace.job(family, model=MODEL))
+    loads = keeping.encoders.loads
+    settled()
+    held = gpu.ask("held")
+    job = workplace.job(family, model=MODEL, prompt="a blue cube")
+    made = sample(keeping, job)
+    assert keeping.encoders.loads == loads
+    settled()
+    assert gpu.ask("held") == held
+    stage = {"encode": lambda: gpu.fail(3)}
+    ran_out = workplace.job(family, model=MODEL, prompt="a green cone")
+    again = sample(keeping, ran_out, Watch(at=stage))
+    assert "encode" in again.facts["out_of_memory"]
+    gpu.mend()
+    assert made.same_as(sample(fresh, job))
+    assert again.same_as(sample(fresh, ran_out))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,31 +11,37 @@ from torch.nn.functional import interpolate
 from transformers import CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from rushes_service.models.encoder import LazyEncoder
+from rushes_service.models.encoder_store import EncoderStore
 from rushes_service.models.inputs.images import to_signed
-from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.loading.from_repo import Source
 
 COMPONENT = "image_encoder"
 DTYPE = torch.float32
 """As diffusers advises for Wan; one picture takes little time."""
 
 
-@torch.no_grad()
-def image_tokens(source: Source, image: Image.Image, device: torch.device) -> torch.Tensor:
-    """Tokens [1, 257, image_dim] of `image` (RGB), as the last but one layer makes them.
+class ClipVision(LazyEncoder):
+    """CLIP's vision tower."""
 
-    Raises:
-        ModelError: the model has no image encoder, or it cannot be loaded.
-    """
-    quiet_loading_bars()
-    encoder = source.load(COMPONENT, CLIPVisionModel, DTYPE).to(device).eval()
-    try:
-        pixels = prepared(image, encoder.config.image_size).to(device, DTYPE)
+    parts = (COMPONENT,)
+
+    def __init__(self, source: Source, device: torch.device, store: EncoderStore | None = None) -> None:
+        super().__init__(source, device, DTYPE, store)
+
+    @torch.no_grad()
+    def encode(self, image: Image.Image) -> torch.Tensor:
+        """Tokens [1, 257, image_dim] of `image` (RGB), as the last but one layer makes them.
+
+        Raises:
+            ModelError: the model has no image encoder, or it cannot be loaded.
+        """
+        encoder = self.loaded
+        pixels = prepared(image, encoder.config.image_size).to(self.device, self.dtype)
         return encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
-    finally:
-        del encoder
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+
+    def load(self) -> Any:
+        return self.encoder(COMPONENT, CLIPVisionModel)
 
 
 def prepared(image: Image.Image, size: int) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from typing import Any
 
@@ -11,22 +10,17 @@ import torch
 from transformers import SiglipVisionModel
 
 from rushes_service.models.conditioning import Conditioning
-from rushes_service.models.encoders.llama_clip import loaded_part
-from rushes_service.models.loading.from_repo import Source
+from rushes_service.models.encoder import LazyEncoder
 from rushes_service.runtime.compat_transformers import PillowSiglipProcessor
 
 IMAGE_PARTS = ("image_encoder", "feature_extractor")
 """Components that a picture's embedding depends on."""
 
 
-class ImageEncoder:
-    """SigLIP, loaded at its first use."""
+class ImageEncoder(LazyEncoder):
+    """SigLIP."""
 
-    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
-        self._source = source
-        self._device = device
-        self._dtype = dtype
-        self._parts: tuple[Any, Any] | None = None
+    parts = IMAGE_PARTS
 
     @torch.no_grad()
     def encode(self, picture: np.ndarray) -> Conditioning:
@@ -37,26 +31,16 @@ class ImageEncoder:
         Raises:
             ModelError: the model has no image encoder or processor, or they cannot be loaded.
         """
-        if self._parts is None:
-            self._parts = self._load()
-        processor, encoder = self._parts
-        inputs = processor(images=picture, return_tensors="pt").to(self._device, self._dtype)
+        processor, encoder = self.loaded
+        inputs = processor(images=picture, return_tensors="pt").to(self.device, self.dtype)
         return {"image": encoder(**inputs).last_hidden_state}
 
-    def _load(self) -> tuple[Any, Any]:
-        processor = loaded_part(self._source, "feature_extractor", PillowSiglipProcessor)
-        encoder = self._source.load("image_encoder", SiglipVisionModel, self._dtype)
+    def load(self) -> tuple[Any, Any]:
+        processor = self.part("feature_extractor", PillowSiglipProcessor)
+        encoder = self.encoder("image_encoder", SiglipVisionModel)
         size = encoder.config.image_size
         processor.size = {"height": size, "width": size}  # what a processor of another size makes is of no use
-        return processor, encoder.to(self._device).eval()
-
-    def free(self) -> None:
-        """Give the encoder's memory back."""
-        if self._parts is not None:
-            self._parts = None
-            gc.collect()
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
+        return processor, encoder
 
 
 def picture_digest(picture: np.ndarray) -> str:

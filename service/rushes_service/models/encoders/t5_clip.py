@@ -6,35 +6,20 @@ musubi-tuner 0.3.4 (flux_kontext_train_network.py).
 
 from __future__ import annotations
 
-import gc
-from typing import Any
-
 import torch
 from diffusers import FluxKontextPipeline
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from rushes_service.models.conditioning import Conditioning
-from rushes_service.models.loading.errors import loading
-from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
-from rushes_service.runtime.float8 import encoder_in_float8
+from rushes_service.models.encoder import LazyEncoder
 
-COMPONENTS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 T5_TOKENS = 512
 
 
-class TextEncoders:
-    """CLIP and T5, loaded at their first use.
+class TextEncoders(LazyEncoder):
+    """CLIP and T5; float8 is for T5 alone."""
 
-    Args:
-        float8: store T5 in float8.
-    """
-
-    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype, *, float8: bool = False) -> None:
-        self._source = source
-        self._device = device
-        self._dtype = dtype
-        self._float8 = float8
-        self._pipe: FluxKontextPipeline | None = None
+    parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 
     @torch.no_grad()
     def encode(self, text: str) -> Conditioning:
@@ -43,30 +28,16 @@ class TextEncoders:
         Raises:
             ModelError: the model lacks an encoder or a tokenizer, or one cannot be loaded.
         """
-        if self._pipe is None:
-            self._pipe = self._load()
-        embeds, pooled, _ = self._pipe.encode_prompt(text, device=self._device, max_sequence_length=T5_TOKENS)
+        embeds, pooled, _ = self.loaded.encode_prompt(text, device=self.device, max_sequence_length=T5_TOKENS)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
-    def _load(self) -> FluxKontextPipeline:
-        quiet_loading_bars()
-        parts: dict[str, Any] = {}
-        for name, kind in zip(COMPONENTS, (AutoTokenizer, CLIPTextModel, AutoTokenizer, T5EncoderModel), strict=True):
-            if kind is AutoTokenizer:
-                path = self._source.component(name)
-                with loading(path):
-                    parts[name] = kind.from_pretrained(path)
-            else:
-                model = self._source.load(name, kind, self._dtype).eval()
-                if self._float8 and kind is T5EncoderModel:
-                    encoder_in_float8(model)
-                parts[name] = model.to(self._device)
-        return FluxKontextPipeline(**parts, vae=None, scheduler=None, transformer=None)
-
-    def free(self) -> None:
-        """Give the encoders' memory back."""
-        if self._pipe is not None:
-            self._pipe = None
-            gc.collect()
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
+    def load(self) -> FluxKontextPipeline:
+        return FluxKontextPipeline(
+            tokenizer=self.part("tokenizer", AutoTokenizer),
+            text_encoder=self.encoder("text_encoder", CLIPTextModel, rounded=None),
+            tokenizer_2=self.part("tokenizer_2", AutoTokenizer),
+            text_encoder_2=self.encoder("text_encoder_2", T5EncoderModel),
+            vae=None,
+            scheduler=None,
+            transformer=None,
+        )

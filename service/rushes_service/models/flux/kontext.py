@@ -22,7 +22,7 @@ from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.base import Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
-from rushes_service.models.encoders.t5_clip import COMPONENTS, TextEncoders
+from rushes_service.models.encoders.t5_clip import TextEncoders
 from rushes_service.models.euler import ReferenceEuler, timed_by
 from rushes_service.models.flux.names import ORIGINAL_NAMES
 from rushes_service.models.inputs.images import open_image, to_signed
@@ -57,20 +57,17 @@ class FluxKontext(PictureArchitecture):
             control_pixels(path)
 
     def pipeline(self, **parts: Any) -> Any:
-        encoders = dict.fromkeys(COMPONENTS)
+        encoders = dict.fromkeys(TextEncoders.parts)
         return FluxKontextPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **parts, **encoders)
 
     def text_key(self, text: str) -> dict[str, Any]:
         """Cache key of a text's embeddings, see `TextEncoders.encode`."""
         dtype = precision(self.dtype, float8=self.model.fp8_t5)
-        return {"kind": "t5+clip", "files": self.text_files(COMPONENTS), "dtype": dtype, "text": text}
+        return {"kind": "t5+clip", "files": self.text_files(TextEncoders.parts), "dtype": dtype, "text": text}
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
-        encoders = TextEncoders(self.source, self.device, self.dtype, float8=self.model.fp8_t5)
-        try:
+        with TextEncoders(self.source, self.device, self.dtype, self.encoders, float8=self.model.fp8_t5) as encoders:
             found = cache.get(self.text_key(parameters.prompt), lambda: encoders.encode(parameters.prompt))
-        finally:
-            encoders.free()
         return {name: tensor.to(self.device, self.dtype) for name, tensor in found.items()}
 
     @torch.no_grad()

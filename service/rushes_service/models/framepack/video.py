@@ -119,25 +119,21 @@ class FramePackModel(Architecture):
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         found = self._encode_texts(parameters, cache)
         picture = fit(open_image(parameters.image_path or "", "image_path"), parameters.width, parameters.height)
-        encoder = ImageEncoder(self.source, self.device, self.side_dtype)
-        try:
+        with ImageEncoder(self.source, self.device, self.side_dtype, self.encoders) as encoder:
             found |= cache.get(self.image_key(picture), lambda: encoder.encode(picture))
-        finally:
-            encoder.free()
         return {name: tensor.to(self.device, self.dtype) for name, tensor in found.items()}
 
     def _encode_texts(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         texts = {"": parameters.prompt}
         if parameters.negative_prompt is not None:
             texts["negative_"] = parameters.negative_prompt
-        encoder = HunyuanText(self.source, self.device, self.side_dtype, float8=self.model.fp8_llm)
         found: Conditioning = {}
-        try:
+        with HunyuanText(
+            self.source, self.device, self.side_dtype, self.encoders, float8=self.model.fp8_llm
+        ) as encoder:
             for prefix, text in texts.items():
                 tensors = cache.get(self.text_key(text), lambda text=text: unpadded(encoder.encode(text)))
                 found |= {prefix + name: tensor for name, tensor in tensors.items()}
-        finally:
-            encoder.free()
         return found
 
     def posterior_sample(

@@ -30,6 +30,7 @@ from rushes_service.lora.targets import NameTable, name_table
 from rushes_service.models.base import Architecture, Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.generic import calls
+from rushes_service.models.generic.encoders import PipelineEncoders
 from rushes_service.models.generic.names import family_of, original_names
 from rushes_service.models.generic.source import PipelineFiles, backbone, default_size, find_pipeline
 from rushes_service.models.inputs.images import open_image
@@ -37,7 +38,6 @@ from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_repo import quiet_loading_bars
 from rushes_service.models.vae.kl import decode_kl, plan_kl_tiles
-from rushes_service.runtime.device_memory import free_memory
 from rushes_service.runtime.devices import name_of
 
 ARGUMENT_OF_FIELD: Mapping[str, str] = {
@@ -181,6 +181,7 @@ class AnyPipeline(Architecture):
         signature = inspect.signature(encode_prompt)
         made: Conditioning = {}
         count = 0
+        encoders = PipelineEncoders(self.files, self.device, self.dtype, self.encoders, self.text_loras)
 
         def encoded(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
@@ -189,7 +190,8 @@ class AnyPipeline(Architecture):
                 bound.arguments["device"] = self.device
 
             def compute() -> Conditioning:
-                self._fetch_encoders()
+                for name, part in encoders.loaded.items():
+                    setattr(self._pipe, name, part)
                 return calls.packed(encode_prompt(*bound.args, **bound.kwargs))
 
             key = self.text_key(bound.arguments)
@@ -202,25 +204,10 @@ class AnyPipeline(Architecture):
             with calls.in_place_of(self._pipe, "encode_prompt", encoded), named_errors(self.files.kind.__name__):
                 calls.until(self._pipe, self._pipe, "prepare_latents", self.arguments(parameters))
         finally:
-            self._free_encoders()
-        return made
-
-    def _fetch_encoders(self) -> None:
-        """Load the encoders, unless they are there."""
-        missing = {
-            name: kind for name, kind in self.files.modules(encoders=True).items() if getattr(self._pipe, name) is None
-        }
-        for name, part in self.files.load(missing, self.dtype, self.destination).items():
-            part.requires_grad_(False).to(self.device)
-            self.text_loras.merge_into(name, part)
-            setattr(self._pipe, name, part)
-
-    def _free_encoders(self) -> None:
-        """Give the encoders' memory back."""
-        for name in self.files.modules(encoders=True):
-            if getattr(self._pipe, name) is not None:
+            for name in self.files.modules(encoders=True):
                 setattr(self._pipe, name, None)
-        free_memory(self.device)
+            encoders.free()
+        return made
 
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         arguments = {**self.arguments(parameters), **self._callback(parameters, on_step)}

@@ -25,7 +25,7 @@ from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes_service.models.base import Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
-from rushes_service.models.encoders.llama_clip import TEXT_PARTS, HunyuanText, loaded_part
+from rushes_service.models.encoders.llama_clip import TEXT_PARTS, HunyuanText
 from rushes_service.models.hunyuan.decode import encode_hunyuan
 from rushes_service.models.hunyuan.t2v import LATENT_CHANNELS, NEGATIVE, HunyuanVideo
 from rushes_service.models.inputs.images import check_images, open_image
@@ -52,20 +52,22 @@ class LlavaText(HunyuanText):
 
     parts = (*TEXT_PARTS, "image_processor")
 
-    def pipeline(self) -> Any:
+    def load(self) -> Any:
         return HunyuanVideoImageToVideoPipeline(
-            tokenizer=loaded_part(self.source, "tokenizer", AutoTokenizer),
-            tokenizer_2=loaded_part(self.source, "tokenizer_2", AutoTokenizer),
-            image_processor=loaded_part(self.source, "image_processor", CLIPImageProcessor),
-            text_encoder=self.encoder("text_encoder", LlavaForConditionalGeneration),
-            text_encoder_2=self.encoder("text_encoder_2", CLIPTextModel),
+            tokenizer=self.part("tokenizer", AutoTokenizer),
+            tokenizer_2=self.part("tokenizer_2", AutoTokenizer),
+            image_processor=self.part("image_processor", CLIPImageProcessor),
+            text_encoder=self.encoder("text_encoder", LlavaForConditionalGeneration, rounded=words_of),
+            text_encoder_2=self.encoder("text_encoder_2", CLIPTextModel, rounded=None),
             vae=None,
             scheduler=None,
             transformer=None,
         )
 
-    def llama(self, model: Any) -> Any:
-        return model.model.language_model
+
+def words_of(llava: Any) -> Any:
+    """The language model in Llava."""
+    return llava.model.language_model
 
 
 class EncodedPicturePipeline(HunyuanVideoImageToVideoPipeline):
@@ -151,14 +153,11 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
         if parameters.negative_prompt is not None:
             black = Image.new("RGB", (parameters.width, parameters.height))
             pairs[NEGATIVE] = (parameters.negative_prompt, black, NEGATIVE_INTERLEAVE)
-        encoder = LlavaText(self.source, self.device, self.side_dtype, float8=self.model.fp8_llm)
         conditioning = {}
-        try:
+        with LlavaText(self.source, self.device, self.side_dtype, self.encoders, float8=self.model.fp8_llm) as encoder:
             for prefix, pair in pairs.items():
                 tensors = cache.get(self.pair_key(*pair), lambda pair=pair: encode_pair(encoder, *pair))
                 conditioning |= {prefix + name: tensor.to(self.device) for name, tensor in tensors.items()}
-        finally:
-            encoder.free()
         return conditioning
 
     def pair_key(self, text: str, picture: Image.Image, interleave: int) -> dict[str, Any]:

@@ -127,14 +127,13 @@ class HunyuanVideo(Architecture):
         texts = {"": parameters.prompt}
         if parameters.negative_prompt is not None:
             texts[NEGATIVE] = parameters.negative_prompt
-        encoder = HunyuanText(self.source, self.device, self.side_dtype, float8=self.model.fp8_llm)
         conditioning = {}
-        try:
+        with HunyuanText(
+            self.source, self.device, self.side_dtype, self.encoders, float8=self.model.fp8_llm
+        ) as encoder:
             for prefix, text in texts.items():
                 tensors = cache.get(self.text_key(text), lambda text=text: encoder.encode(text))
                 conditioning |= {prefix + name: tensor.to(self.device) for name, tensor in tensors.items()}
-        finally:
-            encoder.free()
         return conditioning
 
     @torch.no_grad()

@@ -39,11 +39,8 @@ class HunyuanVideo15ImageToVideo(HunyuanVideo15):
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         picture = start_image(parameters)
-        encoder = ImageEncoder(self.source, self.device, self.side_dtype)
-        try:
+        with ImageEncoder(self.source, self.device, self.side_dtype, self.encoders) as encoder:
             found = cache.get(self.image_key(picture), lambda: encoder.encode(picture))
-        finally:
-            encoder.free()
         return {**super().encode(parameters, cache), IMAGE: found["image"].to(self.device, self.dtype)}
 
     def encode_images(self, parameters: SampleParameters, conditioning: Conditioning, vae: VaeOptions) -> Conditioning:

@@ -115,16 +115,13 @@ class HunyuanVideo15(Architecture):
         texts = {"": parameters.prompt}
         if parameters.negative_prompt is not None:
             texts[NEGATIVE] = parameters.negative_prompt
-        encoder = HunyuanVideo15Text(
-            self.source, self.device, self.dtype, float8=self.model.fp8_vl, glyph_dtype=self.side_dtype
-        )
         found = {}
-        try:
+        with HunyuanVideo15Text(
+            self.source, self.device, self.dtype, self.encoders, float8=self.model.fp8_vl, glyph_dtype=self.side_dtype
+        ) as encoder:
             for prefix, text in texts.items():
                 tensors = cache.get(self.text_key(text), lambda text=text: encoder.encode(text))
                 found |= {prefix + name: tensor.to(self.device, self.dtype) for name, tensor in tensors.items()}
-        finally:
-            encoder.free()
         return found
 
     @torch.no_grad()

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
 from rushes_service.models.conditioning import Conditioning
-from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.models.encoder import LazyEncoder
+from rushes_service.models.encoder_store import Key
 from rushes_service.models.llm.qwen_vl import language_model
 
 POINTS = (
@@ -51,6 +52,10 @@ class HunyuanVideo15Text(LazyEncoder):
         super().__init__(*args, **options)
         self.glyph_dtype = glyph_dtype
 
+    @property
+    def key(self) -> Key:
+        return *super().key, str(self.glyph_dtype)
+
     @torch.no_grad()
     def encode(self, text: str) -> Conditioning:
         """Embeddings of one prompt, a row for each token: `embeds` [1, n, 3584], `glyphs` [1, m, 1472], m may be 0.
@@ -73,7 +78,7 @@ class HunyuanVideo15Text(LazyEncoder):
         return reader(**tokens).last_hidden_state
 
     def load(self) -> tuple[Any, Any, Any, Any]:
-        reader = self.source.load("text_encoder_2", T5EncoderModel, self.glyph_dtype).eval().to(self.device)
+        reader = self.encoder("text_encoder_2", T5EncoderModel, dtype=self.glyph_dtype, rounded=None)
         words, letters = (self.part(name, AutoTokenizer) for name in ("tokenizer", "tokenizer_2"))
         return words, language_model(self, "text_encoder"), letters, reader
 

@@ -108,18 +108,15 @@ class Kandinsky5(Architecture):
         texts = {"": parameters.prompt}
         if parameters.negative_prompt is not None:
             texts[NEGATIVE] = parameters.negative_prompt
-        encoder = Kandinsky5Text(self.source, self.device, self.dtype)
         about = {"picture": parameters.frame_count == 1}
         found = {}
-        try:
+        with Kandinsky5Text(self.source, self.device, self.dtype, self.encoders) as encoder:
             for prefix, text in texts.items():
                 tensors = cache.get(
                     self.text_key(text, **about),
                     lambda text=text: encoder.encode(text, **about, most=self.text_tokens),
                 )
                 found |= {prefix + name: tensor.to(self.device, self.dtype) for name, tensor in tensors.items()}
-        finally:
-            encoder.free()
         return found
 
     @torch.no_grad()

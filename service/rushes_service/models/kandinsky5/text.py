@@ -14,7 +14,7 @@ from diffusers import Kandinsky5T2IPipeline, Kandinsky5T2VPipeline
 from transformers import AutoTokenizer, CLIPTextModel
 
 from rushes_service.models.conditioning import Conditioning
-from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.models.encoder import LazyEncoder
 from rushes_service.models.llm.qwen_vl import language_model
 
 SPELLED = ("You are a prompt engineer", "You are a promt engineer")
@@ -54,7 +54,7 @@ class Kandinsky5Text(LazyEncoder):
 
     def load(self) -> tuple[Any, Any, Any, Any]:
         words, pooled_words = (self.part(name, AutoTokenizer) for name in ("tokenizer", "tokenizer_2"))
-        pooling = self.source.load("text_encoder_2", CLIPTextModel, torch.float32).eval().to(self.device)
+        pooling = self.encoder("text_encoder_2", CLIPTextModel, dtype=torch.float32, rounded=None)
         return words, language_model(self, "text_encoder"), pooled_words, pooling
 
 

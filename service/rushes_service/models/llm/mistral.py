@@ -13,7 +13,7 @@ from diffusers import Flux2Pipeline
 from transformers import AutoTokenizer, Mistral3ForConditionalGeneration
 
 from rushes_service.models.conditioning import Conditioning
-from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.models.encoder import LazyEncoder, headless
 
 
 class Flux2DevText(LazyEncoder):
@@ -28,8 +28,7 @@ class Flux2DevText(LazyEncoder):
     def load(self) -> Any:
         return Flux2Pipeline(
             tokenizer=self.part("tokenizer", AutoTokenizer),
-            # Without its head, which would predict a word after every one that is read.
-            text_encoder=self.encoder("text_encoder", Mistral3ForConditionalGeneration).model,
+            text_encoder=self.encoder("text_encoder", Mistral3ForConditionalGeneration, needed=headless),
             vae=None,
             scheduler=None,
             transformer=None,

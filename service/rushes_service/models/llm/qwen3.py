@@ -14,7 +14,7 @@ from diffusers import Flux2KleinPipeline, ZImagePipeline
 from transformers import AutoTokenizer
 
 from rushes_service.models.conditioning import Conditioning
-from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.models.encoder import LazyEncoder
 from rushes_service.runtime.compat_transformers import Qwen3
 
 

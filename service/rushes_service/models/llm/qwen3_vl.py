@@ -14,7 +14,7 @@ from diffusers import Krea2Pipeline
 from transformers import AutoTokenizer, Qwen3VLModel
 
 from rushes_service.models.conditioning import Conditioning
-from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.models.encoder import LazyEncoder
 
 
 class Krea2Text(LazyEncoder):

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from rushes_service.models.conditioning import Conditioning
-from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.models.encoder import LazyEncoder, headless
 from rushes_service.runtime.compat_transformers import PillowQwenProcessor
 
 BEFORE, TOKEN, AFTER = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
@@ -59,4 +59,4 @@ class QwenEditText(LazyEncoder):
 
     def load(self) -> Any:
         eyes, words = (self.part("processor", kind) for kind in (PillowQwenProcessor, AutoTokenizer))
-        return eyes, words, self.encoder("text_encoder", Qwen2_5_VLForConditionalGeneration).model
+        return eyes, words, self.encoder("text_encoder", Qwen2_5_VLForConditionalGeneration, needed=headless)

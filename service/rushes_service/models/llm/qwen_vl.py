@@ -13,7 +13,7 @@ from diffusers import QwenImagePipeline
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextModel
 
 from rushes_service.models.conditioning import Conditioning
-from rushes_service.models.llm.lazy import LazyEncoder
+from rushes_service.models.encoder import LazyEncoder, headless
 
 
 class QwenImageText(LazyEncoder):
@@ -28,8 +28,7 @@ class QwenImageText(LazyEncoder):
     def load(self) -> Any:
         return QwenImagePipeline(
             tokenizer=self.part("tokenizer", AutoTokenizer),
-            # Without its head, which would predict a word after every one that is read.
-            text_encoder=self.encoder("text_encoder", Qwen2_5_VLForConditionalGeneration).model,
+            text_encoder=self.encoder("text_encoder", Qwen2_5_VLForConditionalGeneration, needed=headless),
             vae=None,
             scheduler=None,
             transformer=None,
@@ -44,5 +43,5 @@ def language_model(encoder: LazyEncoder, name: str) -> Any:
     """
     whole = Qwen2_5_VLForConditionalGeneration
     if "vision_config" in encoder.source.config(name, whole):
-        return encoder.encoder(name, whole).model.language_model
+        return encoder.encoder(name, whole, needed=lambda model: model.model.language_model)
     return encoder.encoder(name, Qwen2_5_VLTextModel)

@@ -84,16 +84,13 @@ class QwenImageEdit(QwenImage):
 
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         pictures = [control_pixels(path, TEXT_AREA) for path in parameters.control_image_path]
-        encoder = QwenEditText(self.source, self.device, self.dtype, float8=self.model.fp8_vl)
         numbered = self.version != self.spec.versions[0]
         found = {}
-        try:
+        with QwenEditText(self.source, self.device, self.dtype, self.encoders, float8=self.model.fp8_vl) as encoder:
             for name, text in texts(parameters).items():
                 key = self.image_key(text, pictures) if pictures else self.text_key(text)
                 made = cache.get(key, lambda text=text: encoder.encode(text, pictures, numbered=numbered))
                 found[name] = made["embeds"].to(self.device, self.dtype)
-        finally:
-            encoder.free()
         return found
 
     @torch.no_grad()

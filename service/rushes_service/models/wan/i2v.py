@@ -16,7 +16,7 @@ from rushes.families.parameters import SampleParameters
 from rushes.families.rows.wan import WAN21_I2V
 from rushes.families.spec import ArchitectureSpec
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
-from rushes_service.models.encoders.clip_vision import COMPONENT, image_tokens
+from rushes_service.models.encoders.clip_vision import ClipVision
 from rushes_service.models.inputs.images import check_images, fit, open_image, picture_fingerprint, to_signed
 from rushes_service.models.wan.inputs import IMAGE_TOKENS, LATENTS, encoded
 from rushes_service.models.wan.t2v import Wan
@@ -101,16 +101,16 @@ class WanWithImageTokens(WanWithStartImage):
     def image_key(self, image: str) -> dict[str, Any]:
         """Cache key of an image's tokens: tensor `image_embeds` [1, 257, image_dim]."""
         if self._clip_files is None:
-            self._clip_files = self.source.fingerprint((COMPONENT,))
+            self._clip_files = self.source.fingerprint(ClipVision.parts)
         return {"kind": "clip-vision", "files": self._clip_files, "image": picture_fingerprint(image)}
 
     def tokens(self, image: str, cache: ConditioningCache, field: str = FIELD) -> torch.Tensor:
         """CLIP's tokens [1, 257, image_dim] of the picture at `image`, which `field` of the prompt names."""
 
-        def compute() -> Conditioning:
-            return {IMAGE_TOKENS: image_tokens(self.source, open_image(image, field), self.device)}
-
-        return cache.get(self.image_key(image), compute)[IMAGE_TOKENS].to(self.device)
+        with ClipVision(self.source, self.device, self.encoders) as encoder:
+            key = self.image_key(image)
+            found = cache.get(key, lambda: {IMAGE_TOKENS: encoder.encode(open_image(image, field))})
+        return found[IMAGE_TOKENS].to(self.device)
 
     def both_tokens(self, parameters: SampleParameters, cache: ConditioningCache) -> torch.Tensor:
         """CLIP's tokens [2, 257, image_dim] of the start and the end image."""

@@ -177,14 +177,11 @@ class Wan(Architecture):
         texts = {"prompt_embeds": parameters.prompt}
         if parameters.negative_prompt is not None:
             texts["negative_prompt_embeds"] = parameters.negative_prompt
-        encoder = TextEncoder(self.source, self.device, self.dtype, float8=self.model.fp8_t5)
-        try:
+        with TextEncoder(self.source, self.device, self.dtype, self.encoders, float8=self.model.fp8_t5) as encoder:
             return {
                 name: cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"].to(self.device)
                 for name, text in texts.items()
             }
-        finally:
-            encoder.free()
 
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         scheduler = self._pipe.scheduler = self.scheduler(parameters.discrete_flow_shift or 1.0)

@@ -35,15 +35,7 @@ end
 
 -- Milliseconds for which the next undelivered job of a lane has waited.
 local function waited_ms(lane)
-  local last = '0-0'
-  local groups = redis.pcall('XINFO', 'GROUPS', lane)
-  if groups.err then return 0 end -- there is no such stream (any more)
-  for _, group in ipairs(groups) do
-    for i = 1, #group, 2 do
-      if group[i] == 'last-delivered-id' then last = group[i + 1] end
-    end
-  end
-  local head = redis.call('XRANGE', lane, '(' .. last, '+', 'COUNT', 1)
+  local head = undelivered(lane, 1)
   if #head == 0 then return 0 end
   return tonumber(now()) * 1000 - tonumber(string.match(head[1][1], '^%d+'))
 end

@@ -1,0 +1,1 @@
+"""What the engine does for samples whose turn has not come, beside the one that it makes."""

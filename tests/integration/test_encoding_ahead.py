@@ -1,0 +1,89 @@
+"""A first submission: its prompts are encoded in one load of each encoder, by a real worker on a real queue."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import engine_support  # one thread, no network
+from queue_support import make_job
+from rushes.client.client import Client
+from rushes.wire.jobs import JobState, ModelSpec, SampleJob
+from rushes_service.engine.engine import Engine
+from rushes_service.queue import Queue
+from rushes_service.settings import Settings
+from rushes_service.storage.disk_cache import CONDITIONING_DIR
+from rushes_service.worker.loop import Worker
+
+PROMPTS = 8
+TINY = {"width": 32, "height": 32, "frame_count": 1, "sample_steps": 1}
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """A worker in this process leaves its handlers behind."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
+
+
+def submission(model: ModelSpec, out: Path, *, wrong: int | None = None) -> list[SampleJob]:
+    """Eight prompts of one submission; the one at `wrong` cannot be sampled."""
+    return [
+        make_job(
+            f"ball number {index}",
+            model=model,
+            output_dir=out,
+            index=index,
+            **TINY,
+            **({"discrete_flow_shift": 0.0} if index == wrong else {}),
+        )
+        for index in range(PROMPTS)
+    ]
+
+
+def embeddings(cache: Path) -> dict[str, bytes]:
+    """Every embedding that a cache has."""
+    return {file.name: file.read_bytes() for file in (cache / CONDITIONING_DIR).rglob("*.safetensors")}
+
+
+def work(redis_url: str, engine: Engine, cache: Path) -> None:
+    settings = Settings(cache_dir=cache, lease_s=30.0, heartbeat_s=0.05)
+    Worker(Queue(redis_url, worker="ahead", lease_s=30.0), engine, settings, until_empty=True).run()
+
+
+@pytest.mark.usefixtures("signals")
+def test_eight_new_prompts_load_the_encoder_once_and_a_wrong_one_fails_alone(
+    redis_url: str, tiny_wan: Path, tmp_path: Path
+) -> None:
+    model = ModelSpec(architecture="wan2.1-t2v", model=str(tiny_wan))
+    # Nothing is kept in host memory: one load is all that there may be.
+    engine = Engine("cpu", tmp_path / "together", encoder_bytes=0)
+    with contextlib.closing(Client(redis_url)) as client:
+        ids = client.submit(submission(model, tmp_path / "out", wrong=3))
+        work(redis_url, engine, tmp_path / "together")
+        states = [client.get(job_id).state for job_id in ids]
+    assert engine.encoders.loads == 1
+    assert states == [JobState.FAILED if index == 3 else JobState.DONE for index in range(PROMPTS)]
+
+    alone = Engine("cpu", tmp_path / "alone", encoder_bytes=0)
+    for job in submission(model, tmp_path / "out"):
+        if job.prompt_index != 3:
+            alone.denoise(job, engine_support.Recorder())
+    assert alone.encoders.loads == PROMPTS - 1
+    assert embeddings(tmp_path / "together") == embeddings(tmp_path / "alone")
+
+
+def test_a_new_prompt_finds_the_encoder_in_host_memory(tiny_wan: Path, tmp_path: Path) -> None:
+    model = ModelSpec(architecture="wan2.1-t2v", model=str(tiny_wan))
+    engine = Engine("cpu", tmp_path, encoder_bytes=1 << 30)
+    jobs = submission(model, tmp_path / "out")[:3]
+    latents = [engine.denoise(job, engine_support.Recorder()).latents for job in jobs]
+    assert engine.encoders.loads == 1
+    assert not torch.equal(latents[0], latents[1])
