@@ -69,11 +69,11 @@ class Settings(BaseSettings):
     """Keep transformers in host memory; each block is on the GPU only while it computes."""
     min_free_vram: float = Field(default=0.0, ge=0)
     """GiB of the GPU that must be available before a sample begins; until then it waits."""
-    overlap: bool = True
-    """Decode and write a sample while the next one is denoised, unless memory ran out for its size lately."""
     encoder_memory: float | None = Field(default=None, ge=0)
     """GiB of host memory that text and image encoders may be kept in between prompts; 0 keeps none. By default as much
     as leaves a quarter of the host's memory available."""
+    overlap: bool = True
+    """Decode and write a sample while the next one is denoised, unless memory ran out for its size lately."""
     cache_max_gb: float = Field(default=20.0, gt=0)
     """GiB of the conditioning cache; beyond it, the least recently used files are deleted."""
     staged_max_gb: float = Field(default=20.0, gt=0)

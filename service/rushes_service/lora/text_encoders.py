@@ -48,6 +48,11 @@ class TextLoras:
 
     applied: Applied = ()
 
+    @property
+    def empty(self) -> bool:
+        """True if no text encoder is changed."""
+        return not any(strength and encoders_in(lora) for lora, strength in self.applied)
+
     def of(self, encoder: str) -> list[tuple[Lora, float]]:
         """The LoRAs that change `encoder`, by the names of its own parameters."""
         return [

@@ -52,8 +52,12 @@ def encoded_alike(job: SampleJob, base: Architecture, context: SampleContext) ->
     """True if what encodes the sample of `context` also encodes `job`: model, and LoRAs of encoders."""
     if job.model.fingerprint != context.job.model.fingerprint:
         return False
-    same = (job.checkpoint, job.loras, job.strength) == (context.job.checkpoint, context.job.loras, context.job.strength)
-    return same or not base.text_loras.applied
+    same = (job.checkpoint, job.loras, job.strength) == (
+        context.job.checkpoint,
+        context.job.loras,
+        context.job.strength,
+    )
+    return same or base.text_loras.empty
 
 
 def encode_one(base: Architecture, cache: ConditioningCache, job: SampleJob) -> None:
