@@ -13,7 +13,9 @@ import torch
 import engine_support  # one thread, no network
 from queue_support import make_job
 from rushes.client.client import Client
-from rushes.wire.jobs import JobState, ModelSpec, SampleJob
+from rushes.wire.jobs import SampleJob
+from rushes.wire.models import ModelSpec
+from rushes.wire.results import JobState
 from rushes_service.engine.engine import Engine
 from rushes_service.queue import Queue
 from rushes_service.settings import Settings
