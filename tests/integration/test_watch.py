@@ -145,6 +145,15 @@ def test_a_checkpoint_that_is_rotated_away_is_sampled_all_the_same(
     assert snapshots(out) == []
 
 
+def test_what_is_said_of_a_file_that_is_called_alike_at_every_step_names_its_directory(
+    out: Path, watcher: MakeWatcher, write: Write, said: list[str]
+) -> None:
+    watching = watcher(out)
+    write("write", out / "checkpoint-500" / "ema" / "pytorch_lora_weights.safetensors", "-")
+    watching.look()
+    assert said[-1].endswith("step 500: 1 sample of checkpoint-500/ema/pytorch_lora_weights.safetensors")
+
+
 def test_an_adapter_is_sampled_when_its_configuration_is_there_too(
     out: Path, watcher: MakeWatcher, write: Write, redis_url: str
 ) -> None:

@@ -77,6 +77,11 @@ class Found:
         """What checkpoints of one run have in common."""
         return self.run_dir, self.place.name
 
+    @property
+    def shown(self) -> str:
+        """Its path below the run's directory: in a checkpoint's own directory files are called alike at every step."""
+        return self.path.relative_to(self.run_dir).as_posix()
+
     def of(self, output_name: str | None) -> Found:
         """This, known to be of a run called so: the last checkpoint of `lora-250131` is no epoch of a run `lora`.
 

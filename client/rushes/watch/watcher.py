@@ -223,12 +223,12 @@ class CheckpointWatcher:
         self.waiting.done(found.path)
         if (run.name, reason) not in self._refused:
             self._refused.add((run.name, reason))
-            self.report(f"left alone: {found.path.name} and further ones {reason}")
+            self.report(f"left alone: {found.shown} and further ones {reason}")
 
     def _announce(self, ready: Ready, run: Run, step: int, submission: Submission) -> None:
         epoch = ready.found.place.epoch
         place = f"step {step}" if epoch is None else f"step {step}, epoch {epoch}"
-        names = " and ".join(found.path.name for _, found in ready.files)
+        names = " and ".join(found.shown for _, found in ready.files)
         self.report(f"{run.name}, {place}: {number_of_samples(len(submission.jobs))} of {names}")
         for refused in submission.refused:
             self.report(f"  prompt {refused.job.prompt_index} is not sampled: {refused.error.message}")
