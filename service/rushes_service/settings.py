@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     """Precision of transformers where jobs name none: bfloat16 on a GPU (float16 before Ampere), else float32."""
     offload: bool = False
     """Keep transformers in host memory; each block is on the GPU only while it computes."""
+    attention: str = "auto"
+    """What computes attention: auto, native, cudnn, flash, flash3, xformers or sage (approximate)."""
+    tf32: bool = True
+    """Convolutions in float32 may use TF32 on a GPU, as with PyTorch's defaults and so in the trainers."""
     min_free_vram: float = Field(default=0.0, ge=0)
     """GiB of the GPU that must be available before a sample begins; until then it waits."""
     encoder_memory: float | None = Field(default=None, ge=0)

@@ -27,6 +27,9 @@ HAND_BACK_S = 15.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes up`; what is not given comes from `RUSHES_*` or its default."""
     parser.add_argument("--devices", help="cpu, or cuda:0,cuda:1,..., or auto (every GPU, else the CPU; default)")
+    parser.add_argument(
+        "--attention", metavar="NAME", help="what computes attention, see rushes worker (default: auto)"
+    )
     parser.add_argument("--host", help="address of the API (default: loopback; elsewhere RUSHES_TOKEN is required)")
     parser.add_argument("--port", type=int, help="port of the API (default: 8720)")
     parser.add_argument("--redis-url", help="use this Redis instead of starting the bundled Valkey server")
@@ -35,7 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until a signal; 0 after a clean stop, 1 if a part cannot run."""
-    settings = load_settings(host=args.host, port=args.port, redis_url=args.redis_url, state_dir=args.state_dir)
+    settings = load_settings(
+        host=args.host,
+        port=args.port,
+        redis_url=args.redis_url,
+        state_dir=args.state_dir,
+        attention=args.attention,
+    )
     devices = devices_of(args.devices or settings.device)
     check_exposure(settings)
     check_port_free(settings.host, settings.port)
@@ -113,7 +122,8 @@ def programs(settings: Settings, url: str, devices: list[str]) -> list[Program]:
     rushes = (sys.executable, "-m", "rushes")
     environment = {connection.URL_VARIABLE: url}
     api = (*rushes, "api", "--host", settings.host, "--port", str(settings.port))
-    workers = [Program(worker_name(device), (*rushes, "worker", "--device", device), environment) for device in devices]
+    worker = (*rushes, "worker", "--attention", settings.attention, "--device")
+    workers = [Program(worker_name(device), (*worker, device), environment) for device in devices]
     return [Program("api", api, environment), *workers]
 
 

@@ -22,7 +22,17 @@ from rushes_service.worker.sample import Sampler
 EXIT_UNFIT = 70
 """EX_SOFTWARE of sysexits.h: the process was unfit; start a new one."""
 
-SETTINGS = ("device", "redis_url", "cache_dir", "map", "dtype", "offload", "min_free_vram", "encoder_memory")
+SETTINGS = (
+    "device",
+    "redis_url",
+    "cache_dir",
+    "map",
+    "dtype",
+    "offload",
+    "attention",
+    "min_free_vram",
+    "encoder_memory",
+)
 """Flags that are settings, too."""
 
 logger = logging.getLogger("rushes.worker")
@@ -35,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", type=Path, help="where text embeddings are kept")
     parser.add_argument("--dtype", help="precision of transformers: bfloat16, float16 or float32")
     parser.add_argument("--offload", action="store_true", default=None, help="transformers stay in host memory")
+    parser.add_argument(
+        "--attention",
+        metavar="NAME",
+        help="auto (the best exact one), native, cudnn, flash, flash3, xformers, or sage, which is approximate",
+    )
     parser.add_argument("--min_free_vram", metavar="GIB", type=float, help="wait for so much of the GPU's memory")
     parser.add_argument(
         "--encoder_memory",
@@ -42,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="host memory for text encoders between prompts; 0 keeps none (default: what leaves a quarter available)",
     )
+    parser.add_argument("--no_tf32", action="store_true", help="keep convolutions in float32 exact: three times slower")
     parser.add_argument("--no-overlap", action="store_true", help="end one sample before the next one is begun")
     parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
     parser.add_argument(
@@ -75,7 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run a worker in this process; returns its exit code."""
     given = {name: getattr(args, name) for name in SETTINGS}
-    settings = load_settings(**given, overlap=False if args.no_overlap else None)
+    off = {name: False for name in ("overlap", "tf32") if getattr(args, f"no_{name}")}
+    settings = load_settings(**given, **off)
     paths = PathMap.parse(settings.map)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -117,6 +134,8 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
         settings.dtype,
         cache_bytes=int(settings.cache_max_gb * GIB),
         offload=settings.offload,
+        attention=settings.attention,
+        tf32=settings.tf32,
         min_free_gib=settings.min_free_vram,
         encoder_bytes=settings.encoder_bytes,
     )

@@ -23,7 +23,10 @@ def nothing_waits() -> Sequence[SampleJob]:
 
 @dataclass
 class SampleContext:
-    """A job, what it means here, and who follows it. `attempts` are those of the stages that were begun so far."""
+    """A job, what it means here, and who follows it. `attempts` are those of the stages that were begun so far.
+
+    `notes` are warnings about how it was denoised.
+    """
 
     job: SampleJob
     parameters: SampleParameters
@@ -34,6 +37,7 @@ class SampleContext:
     waiting: Waiting
     clock: Stopwatch = field(default_factory=Stopwatch)
     attempts: list[StageAttempt] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def model_shape(self) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from rushes.families.table import architecture
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import Dtype
 from rushes_service.engine.ahead.encoding import encode_waiting
+from rushes_service.engine.attention import AUTO, Attention
 from rushes_service.engine.context import SampleContext, Waiting, nothing_waits
 from rushes_service.engine.fallback_memory import FallbackMemory, StageAttempt
 from rushes_service.engine.fallbacks import DENOISE, ENCODE, LOAD, LORA, Fallback, decode_fallbacks
@@ -42,7 +44,7 @@ from rushes_service.models.registry import find
 from rushes_service.runtime.available_memory import MemoryGate, available_bytes
 from rushes_service.runtime.device_errors import device_errors
 from rushes_service.runtime.device_memory import PeakMeters, free_memory, memory_now
-from rushes_service.runtime.devices import CPU, resolve_device, resolve_dtype
+from rushes_service.runtime.devices import CPU, allow_tf32, resolve_device, resolve_dtype
 from rushes_service.storage.disk_cache import CONDITIONING_DIR
 
 logger = logging.getLogger("rushes.worker")
@@ -60,12 +62,14 @@ class Engine:
         dtype: precision of the transformer for jobs that name none; by default that of `resolve_dtype`.
         cache_bytes: what the conditioning may take on disk; None is any amount.
         offload: keep the transformer in host memory and bring its blocks to the device as they compute.
+        attention: "auto", or a name of `attention.BACKENDS`.
+        tf32: convolutions in float32 may use TF32, as with PyTorch's defaults; see `allow_tf32`.
         min_free_gib: GiB of the device that must be available before a sample begins; until then it waits.
         encoder_bytes: host memory for encoders between prompts, see `EncoderStore`; None is as much as there is.
         measure: bytes that this process could use on a device.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or no such attention.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class Engine:
         *,
         cache_bytes: int | None = None,
         offload: bool = False,
+        attention: str = AUTO,
+        tf32: bool = True,
         min_free_gib: float = 0.0,
         encoder_bytes: int | None = None,
         measure: Callable[[torch.device], int] = available_bytes,
@@ -87,6 +93,8 @@ class Engine:
         self.fallbacks = FallbackMemory(lambda: measure(self.device))
         self._dtype = dtype
         self._offload = offload
+        self._tf32 = allow_tf32(tf32) if self.device.type == "cuda" else None
+        self._attention = Attention(self.device, attention)
         self._memory_gate = MemoryGate(min_free_gib, self.device, measure)
         self._locks = EngineLocks()
         self._peaks = PeakMeters(self.device)
@@ -170,10 +178,11 @@ class Engine:
             clock=context.clock,
             peak=context.peak,
             earlier=tuple(context.attempts),
-            warnings=(*context.warnings, *about_model, *loaded.loras.warnings),
+            warnings=(*context.warnings, *context.notes, *about_model, *loaded.loras.warnings),
             facts={
                 **loaded.facts(),
                 "device": device_name(self.device),
+                **({"tf32": self._tf32} if self._tf32 is not None else {}),
                 "noise": job.noise,
                 "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
                 **denoised.facts,
@@ -321,9 +330,12 @@ class Engine:
                 finite.step(done, total, latents)
                 context.watch.step(done, total)
 
-            denoised = base.denoise(parameters, conditioning, on_step)
+            attention = self._attention.choose(base.dtype, masks=base.uses_masks(conditioning))
+            with attention.backend.active():
+                denoised = base.denoise(parameters, conditioning, on_step)
             finite.finish()
-            return denoised
+            context.notes = tuple(filter(None, [attention.warning]))
+            return replace(denoised, facts={**denoised.facts, "attention": attention.backend.name})
 
     def _offload_now(self, loaded: LoadedModel, context: SampleContext, attempt: StageAttempt) -> None:
         """Offload a model that is loaded, until memory is back; without its LoRAs."""

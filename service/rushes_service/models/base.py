@@ -149,6 +149,10 @@ class Architecture(ABC):
         """
         return conditioning
 
+    def uses_masks(self, conditioning: Conditioning) -> bool:
+        """True if some of the transformer's attention may be masked, which not all kernels can do."""
+        return True
+
     def total_steps(self, parameters: SampleParameters) -> int:
         """Denoising steps of a sample, for its progress: `on_step` is called so many times."""
         return parameters.sample_steps

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
     HunyuanVideoCausalConv3d,
@@ -24,6 +25,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.modeling_utils import get_parameter_dtype as computing_dtype
 from diffusers.models.transformers import transformer_z_image
+from diffusers.models.transformers.transformer_hunyuan_video import (
+    HunyuanVideoAttnProcessor2_0 as HunyuanVideoAttention,
+)
 from diffusers.models.transformers.transformer_hunyuan_video15 import (
     HunyuanVideo15ByT5TextProjection as GlyphProjection,
 )
@@ -36,6 +40,7 @@ __all__ = [
     "DiagonalGaussianDistribution",
     "GlyphProjection",
     "HunyuanVideo15Upsample",
+    "HunyuanVideoAttention",
     "HunyuanVideoCausalConv3d",
     "HunyuanVideoMidBlock3D",
     "HunyuanVideoUpsampleCausal3D",
@@ -45,6 +50,7 @@ __all__ = [
     "WanTimeTextImageEmbedding",
     "apply_rotary_emb",
     "computing_dtype",
+    "dispatch_attention_fn",
 ]
 
 KEEP_SIZE: Mapping[str, Any] = {"_auto_resize": False}

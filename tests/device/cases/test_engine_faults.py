@@ -13,9 +13,9 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from device_support import PRECISIONS, Watch, Workplace, base_of, places_of, sample, settled, weights_of
 from engine_support import Recorder
-from rushes.errors import NonFiniteLatents, OutOfMemory
+from rushes.errors import ConfigError, NonFiniteLatents, OutOfMemory
 from rushes.wire.jobs import SampleJob
-from rushes_service.runtime.devices import resolve_dtype
+from rushes_service.runtime.devices import allow_tf32, resolve_dtype
 
 WAN = "wan2.1-t2v"
 MODEL = PRECISIONS["bfloat16"]
@@ -213,10 +213,34 @@ def test_cards_before_ampere_compute_in_float16(gpu: Any) -> None:
         gpu.capability = (9, 0)
 
 
-def test_float32_is_no_tf32(workplace: Workplace) -> None:
-    workplace.engine()
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
+def test_convolutions_in_float32_are_as_in_the_trainers_or_exact(workplace: Workplace) -> None:
+    for options, allowed in (({}, True), ({"tf32": False}, False)):
+        engine = workplace.engine(**options)
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert sample(engine, workplace.job("flux1-kontext")).facts["tf32"] is allowed
+
+
+def test_wrong_kernels_of_tf32_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, allowed in ((91000, True), (91002, False), (91400, False), (91500, True)):
+        monkeypatch.setattr(torch.backends.cudnn, "version", lambda version=version: version)
+        assert allow_tf32(True) is torch.backends.cudnn.allow_tf32 is allowed
+    assert not allow_tf32(False)
+
+
+def test_attention_is_the_best_that_is_exact_and_fits_the_card(workplace: Workplace, gpu: Any) -> None:
+    engine, job = workplace.engine(), workplace.job("flux1-kontext", model=MODEL)
+    wanted = sample(engine, job)
+    assert wanted.facts["attention"] == "cudnn"
+    gpu.capability = (8, 9)
+    try:
+        found = sample(engine, job)
+    finally:
+        gpu.capability = (9, 0)
+    assert found.facts["attention"] == "native"
+    assert found.same_as(wanted)  # on a card that pretends; on a real one they round differently
+    with pytest.raises(ConfigError, match="flash3: it is not installed"):
+        workplace.engine(attention="flash3")
 
 
 class FullForBytes(torch.utils._python_dispatch.TorchDispatchMode):

@@ -82,6 +82,9 @@ class FluxKontext(PictureArchitecture):
         # 16 channels tell the pipeline that these are latents already.
         return {**conditioning, "image": latents}
 
+    def uses_masks(self, conditioning: Conditioning) -> bool:
+        return False
+
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         scheduler = self._pipe.scheduler = ReferenceEuler(shift=1.0)
         sigmas = schedule(parameters)

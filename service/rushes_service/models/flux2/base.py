@@ -79,6 +79,9 @@ class Flux2(PictureArchitecture):
             found[CONTROL.format(index)] = encode_control(self.vae, pixels)
         return found
 
+    def uses_masks(self, conditioning: Conditioning) -> bool:
+        return False
+
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         scheduler = self._pipe.scheduler = schedule(parameters)
         total = parameters.sample_steps

@@ -213,6 +213,9 @@ class FramePack(FramePackModel):
         start = self.posterior_sample(image, parameters, vae, self.generator(parameters))
         return {**conditioning, "start": start}
 
+    def uses_masks(self, conditioning: Conditioning) -> bool:
+        return False
+
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         window, total = self.model.latent_window_size, self.total_steps(parameters)
         kind = ForwardClip if self.model.f1 else InvertedClip

@@ -186,7 +186,7 @@ class HunyuanVideoImageToVideo(HunyuanVideo):
             return {}
 
         pipe = self.image_pipeline(parameters.discrete_flow_shift or 1.0)
-        texts = dict(conditioning)
+        texts = dict(self.unpadded(conditioning))
         pipe.picture = texts.pop(PICTURE)
         # The pipeline's own result lacks the picture's latent frame, without which the rest cannot be decoded.
         pipe(

@@ -25,6 +25,7 @@ from rushes_service.lora.targets import NameTable, name_table, renamed
 from rushes_service.models.base import Architecture, Denoised, OnStep
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.llama_clip import HunyuanText
+from rushes_service.models.hunyuan.attention import give_attention, padding_is_behind, without_padding
 from rushes_service.models.hunyuan.decode import decode_hunyuan
 from rushes_service.models.hunyuan.names import ORIGINAL_NAMES
 from rushes_service.models.loading.files.hashes import FileHashCache
@@ -99,6 +100,7 @@ class HunyuanVideo(Architecture):
         )
         self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.side_dtype, self.destination)
         self._transformer = transformer.to(self.device).eval().requires_grad_(False)
+        self._attention = give_attention(self._transformer)
         self.vae.to(self.device).eval().requires_grad_(False)
 
     def untold(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,9 +138,18 @@ class HunyuanVideo(Architecture):
                 conditioning |= {prefix + name: tensor.to(self.device) for name, tensor in tensors.items()}
         return conditioning
 
+    def uses_masks(self, conditioning: Conditioning) -> bool:
+        return not padding_is_behind(conditioning)
+
+    def unpadded(self, conditioning: Conditioning) -> Conditioning:
+        """`conditioning` without padding, if that can be; the transformer's attention then needs no mask."""
+        self._attention.masked = self.uses_masks(conditioning)
+        return conditioning if self._attention.masked else without_padding(conditioning)
+
     @torch.no_grad()
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         total = parameters.sample_steps
+        conditioning = self.unpadded(conditioning)
         sigmas = flow_sigmas(total, parameters.discrete_flow_shift or 1.0)
         latents = initial_noise(parameters, self.noise_device, self.dtype).to(self.device).float()
         for done, (sigma, following) in enumerate(pairwise(sigmas.to(self.device)), start=1):

@@ -124,6 +124,9 @@ class HunyuanVideo15(Architecture):
                 found |= {prefix + name: tensor.to(self.device, self.dtype) for name, tensor in tensors.items()}
         return found
 
+    def uses_masks(self, conditioning: Conditioning) -> bool:
+        return False
+
     @torch.no_grad()
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         total = parameters.sample_steps

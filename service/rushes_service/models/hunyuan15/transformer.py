@@ -12,9 +12,14 @@ import torch
 from diffusers import HunyuanVideo15Transformer3DModel
 from diffusers.configuration_utils import register_to_config
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from rushes_service.runtime.compat_diffusers_models import Attention, GlyphProjection, apply_rotary_emb, computing_dtype
+from rushes_service.runtime.compat_diffusers_models import (
+    Attention,
+    GlyphProjection,
+    apply_rotary_emb,
+    computing_dtype,
+    dispatch_attention_fn,
+)
 
 GLYPH_HIDDEN_DIM = 2048
 """Width inside the projection of glyph embeddings, which diffusers takes for granted; tiny models have less."""
@@ -69,6 +74,9 @@ def in_own_precision(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple
 class UnmaskedAttention:
     """Joint attention of video and condition tokens, all of which count."""
 
+    _attention_backend = None
+    _parallel_config = None
+
     def __call__(
         self,
         attn: Attention,
@@ -88,6 +96,6 @@ class UnmaskedAttention:
         query = torch.cat([query, attn.norm_added_q(split(attn.add_q_proj(encoder_hidden_states)))], dim=1)
         key = torch.cat([key, attn.norm_added_k(split(attn.add_k_proj(encoder_hidden_states)))], dim=1)
         value = split(torch.cat([attn.to_v(hidden_states), attn.add_v_proj(encoder_hidden_states)], dim=1))
-        mixed = scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value)))
-        mixed = mixed.transpose(1, 2).flatten(2).to(query.dtype)
+        mixed = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+        mixed = mixed.flatten(2).to(query.dtype)
         return attn.to_out[1](attn.to_out[0](mixed[:, :video])), attn.to_add_out(mixed[:, video:])

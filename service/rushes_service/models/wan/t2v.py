@@ -183,6 +183,9 @@ class Wan(Architecture):
                 for name, text in texts.items()
             }
 
+    def uses_masks(self, conditioning: Conditioning) -> bool:
+        return False
+
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
         scheduler = self._pipe.scheduler = self.scheduler(parameters.discrete_flow_shift or 1.0)
         total = parameters.sample_steps
