@@ -14,8 +14,8 @@ from golden_support import sample
 from rushes.errors import ConfigError
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import Prompt
-from rushes_service.engine.attention import BACKENDS, Attention
 from rushes_service.engine.engine import Engine
+from rushes_service.engine.kernels.attention import BACKENDS, Attention
 from rushes_service.models.hunyuan.attention import padding_is_behind, without_padding
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda:0")

@@ -23,11 +23,11 @@ from rushes.families.table import architecture
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import Dtype
 from rushes_service.engine.ahead.encoding import encode_waiting
-from rushes_service.engine.attention import AUTO, Attention
 from rushes_service.engine.context import SampleContext, Waiting, nothing_waits
 from rushes_service.engine.fallback_memory import FallbackMemory, StageAttempt
 from rushes_service.engine.fallbacks import DENOISE, ENCODE, LOAD, LORA, Fallback, decode_fallbacks
 from rushes_service.engine.finite import FiniteCheck
+from rushes_service.engine.kernels.attention import AUTO, Attention
 from rushes_service.engine.loaded import LoadedModel, load_model
 from rushes_service.engine.locks import EngineLocks
 from rushes_service.engine.placement import working_on
