@@ -126,3 +126,31 @@ def test_control_images_are_encoded_as_recorded(edit):
         part = latents[..., EVERY_8TH, EVERY_8TH]
         assert distance(part, case.expected[f"base.control_latents_every8.{index}"]) <= LATENTS_TOLERANCE
     assert len(found) == len(parameters.control_image_path)
+
+
+LAYERED = Case("qwen_layered")
+
+
+@pytest.mark.parametrize("run", recorded_runs(LAYERED))
+def test_layers_are_the_references(run, tmp_path):
+    model = recorded_model(LAYERED, "qwen-image-layered", tmp_path / "model", "qwen_vae_rgba")
+    recorded, prompt, wanted = LAYERED.tensors("embeds"), LAYERED.prompt(), expected(LAYERED, run)
+    texts = {
+        prompt.prompt: recorded["vl_embed"],
+        str(prompt.negative_prompt): recorded["negative_vl_embed"],
+        DEFAULT_NEGATIVE: recorded["default_negative_vl_embed"],
+    }
+    engine = recorded_engine(LAYERED, model, tmp_path, {text: {"embeds": embeds} for text, embeds in texts.items()})
+    asked = LAYERED.prompt(LAYERED.facts["runs"][run]["prompts_file"])
+    denoised = sample(engine, model, asked, LAYERED.lora if run == "lora" else None)
+    assert distance(denoised.latents, wanted["final_latents"]) <= LATENTS_TOLERANCE
+    assert torch.equal(sigmas_of(denoised), wanted["sigmas"])
+    if "video" in wanted:
+        layers = torch.stack(video(denoised)[0].chunk(denoised.parameters.layers, dim=-2))
+        assert distance(layers, wanted["video"]) <= PICTURE_TOLERANCE
+        assert torch.equal(
+            initial_noise(denoised.parameters, torch.device("cpu"), torch.float32), LAYERED.expected["noise"]
+        )
+        base = engine._loaded.base
+        shown = control_latents(base.encode_images(denoised.parameters, {}, VaeOptions()))[0]
+        assert distance(shown[..., EVERY_8TH, EVERY_8TH], LAYERED.expected["base.control_latents_every8.0"]) <= 1e-5

@@ -143,7 +143,7 @@ def test_a_file_of_2511_is_no_qwen_image(directory, tmp_path):
         drawn(edited, directory)
 
 
-def test_a_layered_model_is_said_to_be_none_that_is_sampled(directory, tmp_path):
+def test_a_layered_model_is_told_its_family(directory, tmp_path):
     model = tiny_model_spec("qwen-image", directory)
     (weights,) = (Path(str(model.model)) / "transformer").glob("*.safetensors")
     tensors = load_file(weights)
@@ -153,5 +153,5 @@ def test_a_layered_model_is_said_to_be_none_that_is_sampled(directory, tmp_path)
     described = json.loads((weights.parent / "config.json").read_text())
     flags = {"use_additional_t_cond": True, "use_layer3d_rope": True}
     (tmp_path / "dit.config.json").write_text(json.dumps({**described, **flags}))
-    with pytest.raises(ModelError, match="is Qwen-Image-Layered, which Rushes cannot sample yet"):
+    with pytest.raises(ModelError, match="is Qwen-Image-Layered: say --architecture qwen-image-layered"):
         drawn(model.model_copy(update={"dit": str(tmp_path / "dit.safetensors")}), directory)

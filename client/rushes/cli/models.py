@@ -62,7 +62,10 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
     if spec.latent_frames is not None:
         defaults["frame_count"] = spec.latent_frames
     negative = spec.negative_prompt if spec.cfg in WITHOUT_NEGATIVE else None
-    ignored = [*spec.ignores, "frame_count"] if spec.image_only else spec.ignores
+    if spec.layers is not None:
+        defaults["frame_count"] = spec.layers
+    still = spec.image_only and spec.layers is None
+    ignored = [*spec.ignores, "frame_count"] if still else spec.ignores
     return {
         "name": spec.name,
         "title": spec.title,
@@ -79,6 +82,7 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
         "size_multiple": spec.size_multiple,
         "sizes_rounded_up": spec.size_floor is not None,
         "frame_stride": None if spec.image_only else resolved.frame_count - 1 if spec.sections else spec.frame_stride,
+        "layers": spec.layers,
         "frames_are_latent": spec.latent_frames is not None,
         "seed": spec.seed,
         "versions": list(spec.versions),
@@ -105,7 +109,8 @@ def options(fields: Iterable[str]) -> list[str]:
 def as_text(family: dict[str, Any]) -> str:
     """One family for people."""
     given = family["defaults"]
-    frames = "" if family["frame_stride"] is None else f"  --f {given['frame_count']}"
+    counted = family["frame_stride"] is not None or family["layers"] is not None
+    frames = f"  --f {given['frame_count']}" if counted else ""
     numbers = [
         f"{OPTION_OF_FIELD[field]} {given[field]:g}"
         for field in ("sample_steps", "guidance_scale", "discrete_flow_shift", "cfg_scale")
@@ -145,6 +150,8 @@ def rounding(family: dict[str, Any]) -> str:
 def frame_rule(family: dict[str, Any]) -> str:
     """How many frames a clip may have."""
     stride = family["frame_stride"]
+    if family["layers"] is not None:
+        return ", --f layers and one more"
     if family["frames_are_latent"]:
         return f", --f counts latent frames: {stride}(f-1)+1 pictures"
     return "" if stride is None else f", {stride}k+1 frames"

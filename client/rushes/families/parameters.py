@@ -41,6 +41,9 @@ class SampleParameters(FrozenModel):
     control_video_path: str | None = None
     control_image_path: tuple[str, ...] = ()
     one_frame: str | None = None
+    layers: int | None = None
+    """Pictures with transparency that make up the sample, below each other in one file; None for an opaque one."""
+
     left_to_model: tuple[str, ...] = ()
     """Fields that the prompt leaves out and the model has defaults for; until it is loaded they hold others."""
 
@@ -93,6 +96,7 @@ def resolve(
         discrete_flow_shift=flow_shift(prompt, spec, warnings),
         lora_multiplier=1.0 if prompt.lora_multiplier is None else prompt.lora_multiplier,
         high_noise_cfg_scale=high_noise_cfg_scale(prompt, spec, model),
+        layers=None if spec.layers is None else (prompt.frame_count or spec.layers) + 1,
         left_to_model=tuple(name for name in OWN if getattr(prompt, name) is None) if spec.own_defaults else (),
         **kept,
     )
@@ -192,7 +196,7 @@ def round_size(asked: int, option: str, spec: ArchitectureSpec, warnings: list[s
 def count_frames(asked: int | None, spec: ArchitectureSpec, model: ModelSpec | None, warnings: list[str]) -> int:
     """`asked` frames floored to what the family makes: stride * k + 1; a change is noted in `warnings`."""
     if spec.image_only:
-        if asked not in (None, 1):
+        if asked not in (None, 1) and spec.layers is None:
             warnings.append(f"--f is ignored by {spec.name}, which makes single pictures")
         return 1
     if spec.latent_frames is not None:

@@ -108,6 +108,9 @@ class ArchitectureSpec:
     seed: int | None = None
     """What a prompt without a seed is sampled with; None draws one."""
 
+    layers: int | None = None
+    """Set for pictures of layers, of which `--f` makes that many and one more, to the default of `--f`."""
+
     control_images: int | None = None
     """How many `--ci` count, for families that use them; None counts all."""
 

@@ -85,7 +85,7 @@ class DenoisedSample:
         weakref.finalize(self, self._registration.release)
 
     def frames(self) -> Generator[np.ndarray, None, None]:
-        """Frames, uint8 [H, W, 3], one at a time.
+        """Frames, uint8 [H, W, 3], or [H, W, 4] with transparency, one at a time.
 
         Raises:
             NonFiniteLatents: the VAE made NaN or infinity of them.
@@ -101,7 +101,7 @@ class DenoisedSample:
         return self.latents.detach().float().cpu().numpy()
 
     def pixels(self) -> Generator[torch.Tensor, None, None]:
-        """Clips as they are decoded: float32 [3, frames, H, W] in 0..1. Raises as `frames`."""
+        """Clips as they are decoded: float32 [3 or 4, frames, H, W] in 0..1. Raises as `frames`."""
         yield from self._clips(lambda pixels: pixels)
 
     def _clips(self, convert: Callable[[torch.Tensor], T]) -> Iterator[T]:

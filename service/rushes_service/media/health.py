@@ -22,6 +22,12 @@ STILL_LEVEL = 0.25
 """Mean difference of 8-bit values between frames below which nothing moves."""
 
 
+COLOURS = 3
+"""Channels of an opaque frame."""
+
+GREY = 128
+
+
 class Health:
     """Measures frames as they pass; `flags` names the problems once all have passed."""
 
@@ -34,12 +40,14 @@ class Health:
         self._before: np.ndarray | None = None
 
     def watch(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Pass frames, uint8 [H, W, 3], on and measure each."""
+        """Pass frames, uint8 [H, W, 3 or 4], on and measure each."""
         for frame in frames:
             self._measure(thinned(frame))
             yield frame
 
     def _measure(self, pixels: np.ndarray) -> None:
+        if pixels.shape[-1] == COLOURS + 1:
+            pixels = over_grey(pixels)
         lowest, highest = pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1))
         self._count += 1
         self._brightest = max(self._brightest, int(highest.max()))
@@ -64,6 +72,12 @@ class Health:
         if self._count > 1 and self._moved < STILL_LEVEL:
             found.append("still")
         return tuple(found)
+
+
+def over_grey(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 4] before middle grey, which is neither black nor saturated: [H, W, 3]."""
+    alpha = pixels[..., COLOURS:].astype(np.float32) / 255
+    return (pixels[..., :COLOURS] * alpha + GREY * (1 - alpha)).astype(np.uint8)
 
 
 def thinned(frame: np.ndarray) -> np.ndarray:

@@ -52,6 +52,8 @@ def write_media(
 ) -> Written:
     """Write `frames` (uint8 [H, W, 3]) to `target`, a `.png` for one frame or an `.mp4`, with a receipt beside it.
 
+    A single frame may have transparency, [H, W, 4].
+
     Frames are taken one at a time and encoded as they come. On any exception nothing of this attempt is left; what
     an earlier attempt at the same job left behind (killed, say) is removed first.
 

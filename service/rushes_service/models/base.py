@@ -163,4 +163,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        """Pixels as they are decoded: float32 [3, frames, height, width] in 0..1, a few frames at a time."""
+        """Pixels as they are decoded: float32 [3, frames, height, width] in 0..1, a few frames at a time.
+
+        A single picture may have transparency as a fourth channel.
+        """

@@ -9,6 +9,6 @@ import torch
 
 
 def to_uint8(pixels: torch.Tensor) -> Iterator[np.ndarray]:
-    """Frames [H, W, 3] of `pixels`, float [3, F, H, W] in 0..1; truncated, as the reference writes them."""
+    """Frames [H, W, C] of `pixels`, float [C, F, H, W] in 0..1; truncated, as the reference writes them."""
     frames = (pixels.permute(1, 2, 3, 0) * 255).to(torch.uint8).cpu().numpy()
     yield from frames

@@ -24,7 +24,7 @@ def read_frames(path: Path, width: int) -> list[Frame]:
     try:
         if path.suffix.lower() == ".png":
             with Image.open(path, formats=("PNG",)) as image:
-                return [shrunk(np.asarray(image.convert("RGB")), width)]
+                return [shrunk(np.asarray(opaque(image)), width)]
         if not path.is_file():
             raise FileNotFoundError(f"{path} is gone")
         reader = imageio_ffmpeg.read_frames(str(path))
@@ -32,6 +32,14 @@ def read_frames(path: Path, width: int) -> list[Frame]:
         return [shrunk(np.frombuffer(frame, np.uint8).reshape(rows, columns, 3), width) for frame in reader]
     except (OSError, ValueError, SyntaxError, StopIteration, Image.DecompressionBombError) as error:
         raise OutputError(f"{path} cannot be read: {error}") from error
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """A picture in RGB, before white if it has transparency."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def shrunk(frame: Frame, width: int) -> Frame:

@@ -126,8 +126,8 @@ def write_sample(
         path=path,
         receipt=receipt_file,
         media_type="image/png" if denoised.parameters.frame_count == 1 else "video/mp4",
-        width=denoised.parameters.width,
-        height=denoised.parameters.height,
+        width=written.width,  # of the file: layers lie below each other in it
+        height=written.height,
         frame_count=denoised.parameters.frame_count,
         fps=denoised.parameters.fps,
         seed=denoised.parameters.seed,

@@ -43,6 +43,17 @@ QWEN_IMAGE_EDIT = replace(
     files=(*QWEN_FILES[:-1], ModelFile("tokenizer1", "processor")),
 )
 
+QWEN_IMAGE_LAYERED = replace(
+    QWEN_IMAGE,
+    name="qwen-image-layered",
+    title="Qwen-Image-Layered, a picture as layers with transparency",
+    hub_id="Qwen/Qwen-Image-Layered",
+    requires=frozenset({"control_image_path"}),
+    control_images=1,
+    layers=1,
+    versions=("layered",),
+)
+
 KREA2 = ArchitectureSpec(
     name="krea2",
     title="Krea 2, pictures from words",
@@ -66,4 +77,4 @@ KREA2 = ArchitectureSpec(
     ),
 )
 
-FAMILIES = (QWEN_IMAGE, QWEN_IMAGE_EDIT, KREA2)
+FAMILIES = (QWEN_IMAGE, QWEN_IMAGE_EDIT, QWEN_IMAGE_LAYERED, KREA2)

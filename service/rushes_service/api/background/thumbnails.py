@@ -122,7 +122,9 @@ def shrink(picture: Path | io.BytesIO, width: int, target: Path) -> None:
             if image.width * image.height > MAX_PIXELS:
                 raise OutputError(f"a picture of {image.width}x{image.height} is too large for a thumbnail")
             image.thumbnail((width, 4 * width))
-            image.convert("RGB").save(target, format="WEBP", quality=QUALITY, method=4)
+            image.convert("RGBA" if image.has_transparency_data else "RGB").save(
+                target, format="WEBP", quality=QUALITY, method=4
+            )
     except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OutputError(f"no thumbnail of a picture that is damaged: {error}") from error
 

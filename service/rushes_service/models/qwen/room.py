@@ -8,6 +8,7 @@ ROOM = Room(
     families={
         "qwen-image": Family("t2i:QwenTextToImage", "tiny:build_tiny_qwen"),
         "qwen-image-edit": Family("edit:QwenImageEdit", "tiny:build_tiny_qwen_edit"),
+        "qwen-image-layered": Family("layered:QwenImageLayered", "tiny:build_tiny_qwen_layered"),
     },
     file_kinds=(
         FileKind(

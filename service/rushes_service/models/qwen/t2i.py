@@ -73,7 +73,7 @@ class QwenImage(PictureArchitecture):
     def check_config(self, config: Any) -> None:
         if config.use_layer3d_rope or config.use_additional_t_cond:
             raise ModelError(
-                f"{self.source.place('transformer')} is Qwen-Image-Layered, which Rushes cannot sample yet"
+                f"{self.source.place('transformer')} is Qwen-Image-Layered: say --architecture qwen-image-layered"
             )
         if config.zero_cond_t:
             raise ModelError(
@@ -87,7 +87,7 @@ class QwenImage(PictureArchitecture):
         )
 
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
-        scheduler = self._pipe.scheduler = schedule(parameters)
+        scheduler = self._pipe.scheduler = self.schedule(parameters)
         total = parameters.sample_steps
 
         texts = without_controls(conditioning)
@@ -106,6 +106,10 @@ class QwenImage(PictureArchitecture):
                 callback_on_step_end=step_callback(on_step, total),
             )[0]
         return Denoised(unpacked(tokens, parameters), self.facts(scheduler.sigmas))
+
+    def schedule(self, parameters: SampleParameters) -> FlowMatchEulerDiscreteScheduler:
+        """The scheduler of a sample."""
+        return schedule(parameters)
 
     def noise(self, parameters: SampleParameters) -> torch.Tensor:
         """What denoising starts from, as tokens."""
@@ -155,11 +159,12 @@ def schedule(parameters: SampleParameters) -> FlowMatchEulerDiscreteScheduler:
 
 
 def initial_noise(parameters: SampleParameters, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Noise [1, tokens, 64] in `dtype`, drawn as latents [1, 1, 16, h, w] in that very precision."""
+    """Noise [1, tokens, 64] in `dtype`, drawn as latents [1, layers, 16, h, w] in that very precision."""
     rows, columns = parameters.height // SPATIAL_RATIO, parameters.width // SPATIAL_RATIO
     generator = torch.Generator(device).manual_seed(parameters.seed)
-    drawn = torch.randn(1, 1, LATENT_CHANNELS, rows, columns, generator=generator, device=device, dtype=dtype)
-    return packed(drawn[:, 0])
+    shape = (1, parameters.layers or 1, LATENT_CHANNELS, rows, columns)
+    drawn = torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    return torch.cat([packed(layer) for layer in drawn.unbind(1)], dim=1)
 
 
 def grid(parameters: SampleParameters) -> Grid:
@@ -168,7 +173,7 @@ def grid(parameters: SampleParameters) -> Grid:
 
 
 def unpacked(tokens: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
-    """Tokens [1, h w, 64] as latents [1, 16, 1, 2h, 2w] in float32."""
+    """Tokens [1, layers h w, 64] as latents [layers, 16, 1, 2h, 2w] in float32."""
     rows, columns = parameters.height // PATCH, parameters.width // PATCH
-    parts = tokens.float().view(1, rows, columns, LATENT_CHANNELS, 2, 2)
-    return parts.permute(0, 3, 1, 4, 2, 5).reshape(1, LATENT_CHANNELS, 1, 2 * rows, 2 * columns)
+    parts = tokens.float().view(-1, rows, columns, LATENT_CHANNELS, 2, 2)
+    return parts.permute(0, 3, 1, 4, 2, 5).reshape(-1, LATENT_CHANNELS, 1, 2 * rows, 2 * columns)

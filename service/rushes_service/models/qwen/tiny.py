@@ -11,6 +11,7 @@ from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     QwenImageEditPlusPipeline,
+    QwenImageLayeredPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
@@ -53,6 +54,23 @@ def build_tiny_qwen_edit(directory: Path, *, seed: int = 0) -> Path:
     )
 
 
+def build_tiny_qwen_layered(directory: Path, *, seed: int = 0) -> Path:
+    """Write a complete `QwenImageLayeredPipeline` directory to `directory` and return it; as `build_tiny_wan`.
+
+    Raises:
+        ConfigError: `directory` exists and holds something else.
+    """
+    recipe = json.dumps({"recipe": RECIPE, "family": "qwen-image-layered", "seed": seed})
+    return build_once(directory, recipe, lambda: pipeline(layered=True), seed=seed, after=into_layered)
+
+
+def into_layered(directory: Path) -> None:
+    """Make the directory of a `QwenImagePipeline` one of a layering model."""
+    index = json.loads((directory / "model_index.json").read_text())
+    index["_class_name"] = QwenImageLayeredPipeline.__name__
+    (directory / "model_index.json").write_text(json.dumps(index, indent=2))
+
+
 def into_edit(directory: Path) -> None:
     """Make the directory of a `QwenImagePipeline` one of an editing model: it has eyes beside its tokenizer."""
     (directory / "tokenizer").rename(directory / "processor")
@@ -62,14 +80,20 @@ def into_edit(directory: Path) -> None:
     (directory / "model_index.json").write_text(json.dumps(index, indent=2))
 
 
-def pipeline(template: type[DiffusionPipeline] = QwenImagePipeline, width: int = 4) -> QwenImagePipeline:
-    """The tiny pipeline in float32 on the CPU, for one template of prompts; `width` is the VAE's."""
+def pipeline(
+    template: type[DiffusionPipeline] = QwenImagePipeline, width: int = 4, *, layered: bool = False
+) -> QwenImagePipeline:
+    """The tiny pipeline in float32 on the CPU, for one template of prompts; `width` is the VAE's.
+
+    Args:
+        layered: with transparency, and the transformer of Qwen-Image-Layered.
+    """
     words = qwen_tokenizer(cut(template))
     return QwenImagePipeline(
         tokenizer=words,
         text_encoder=qwen_vl(words),
-        transformer=transformer(),
-        vae=qwen_image_vae(width=width),
+        transformer=transformer(layered=layered),
+        vae=qwen_image_vae(width=width, channels=4 if layered else 3),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
     )
 
@@ -81,7 +105,7 @@ def cut(kind: type[DiffusionPipeline]) -> tuple[str, int]:
 
 
 @torch.no_grad()
-def transformer() -> QwenImageTransformer2DModel:
+def transformer(*, layered: bool = False) -> QwenImageTransformer2DModel:
     """Two blocks, 32 wide, scaled so that the velocity it predicts is as large as the noise."""
     model = QwenImageTransformer2DModel(
         num_layers=2,
@@ -89,6 +113,8 @@ def transformer() -> QwenImageTransformer2DModel:
         num_attention_heads=2,
         joint_attention_dim=TEXT_DIM,
         axes_dims_rope=AXES,
+        use_layer3d_rope=layered,
+        use_additional_t_cond=layered,
     ).eval()
     model.requires_grad_(False)
     rescale(model.txt_in, PROMPT_GAIN)
@@ -97,6 +123,7 @@ def transformer() -> QwenImageTransformer2DModel:
         encoder_hidden_states=torch.randn(1, 16, TEXT_DIM),
         timestep=torch.tensor([0.5]),
         img_shapes=[[(1, 4, 4)]],
+        additional_t_cond=torch.zeros(1, dtype=torch.long) if layered else None,
     ).sample
     rescale(model.proj_out, VELOCITY_STD / velocity.std())
     return model
