@@ -22,6 +22,7 @@ from rushes.families.parameters import resolve
 from rushes.families.table import architecture
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import Dtype
+from rushes_service.engine.ahead.checkpoints import CheckpointReader
 from rushes_service.engine.ahead.encoding import encode_waiting
 from rushes_service.engine.context import SampleContext, Waiting, nothing_waits
 from rushes_service.engine.fallback_memory import FallbackMemory, StageAttempt
@@ -95,6 +96,7 @@ class Engine:
         self._offload = offload
         self._tf32 = allow_tf32(tf32) if self.device.type == "cuda" else None
         self._attention = Attention(self.device, attention)
+        self.reader = CheckpointReader(self.device)
         self._memory_gate = MemoryGate(min_free_gib, self.device, measure)
         self._locks = EngineLocks()
         self._peaks = PeakMeters(self.device)
@@ -114,12 +116,15 @@ class Engine:
 
     def unload(self) -> None:
         """Give the base model's memory back."""
+        self.reader.wait()
         self._loaded = None
         free_memory(self.device)
 
     def relieve(self) -> None:
         """Give back what is kept in host memory for later, if that is short; called now and then."""
         self.encoders.relieve()
+        if self._loaded is not None:
+            self.reader.relieve(self._loaded.loras)
 
     def denoise(self, job: SampleJob, watch: ProgressCallback, waiting: Waiting = nothing_waits) -> DenoisedSample:
         """Make the latents of `job`.
@@ -211,6 +216,8 @@ class Engine:
                 self._loaded.loras.leave_device()
         if self.device == CPU:
             self.encoders.give_back()  # elsewhere they are not where memory ran out
+            if self._loaded is not None:
+                self._loaded.loras.ahead.forget()
         free_memory(self.device)
 
     @contextlib.contextmanager
@@ -323,7 +330,10 @@ class Engine:
             self._offload_now(loaded, context, attempt)
             self._merge(loaded, context)
         context.watch.stage("denoise", base.total_steps(parameters))
-        with self._using(loaded, "denoise", context, "denoising"):
+        with (
+            self._using(loaded, "denoise", context, "denoising"),
+            self.reader.reading(loaded.loras, context),
+        ):
             finite = FiniteCheck(self.device, parameters.lora_multiplier)
 
             def on_step(done: int, total: int, latents: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from rushes.wire.jobs import Checkpoint, SampleJob
 from rushes.wire.models import Expert
+from rushes_service.lora.ahead import FilesAhead
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import Lora, facts_of, read_lora
 from rushes_service.lora.reading.files import locate
@@ -58,6 +59,11 @@ def requested(file: Checkpoint, strength: float, *, extra: bool) -> RequestedLor
     return RequestedLora(locate(file), file.fingerprint, strength, extra, file.expert, called)
 
 
+def without_strength(file: RequestedLora) -> RequestedLora:
+    """`file` as it is read."""
+    return replace(file, strength=1.0, extra=False)
+
+
 class LoraManager:
     """Brings a model's weights to the LoRAs of a job. Files are read once: a new strength needs none.
 
@@ -75,6 +81,7 @@ class LoraManager:
         self._family = family
         self._pin = device.type == "cuda"
         self._read: dict[LoraKey, Lora] = {}
+        self.ahead = FilesAhead()
         self._applied: tuple[tuple[RequestedLora, Lora], ...] = ()
 
     def apply(
@@ -90,9 +97,23 @@ class LoraManager:
         self._read = {key: lora for key, lora in self._read.items() if key in keys}
         for key, file in zip(keys, files, strict=True):
             if key not in self._read:
-                self._read[key] = self._load(file, allow_partial, allow_other_family)
+                allowed = allow_partial, allow_other_family
+                self._read[key] = self.ahead.take((without_strength(file), *allowed), file) or self._load(
+                    file, *allowed
+                )
         self._applied = tuple((file, self._read[key]) for key, file in zip(keys, files, strict=True))
         return self.merger.merge([(without_texts(lora), file.strength) for file, lora in self._applied])
+
+    def read_ahead(self, files: Sequence[RequestedLora], *, allow_partial: bool, allow_other_family: bool) -> None:
+        """Read the files of a later sample, in another thread; raises as `apply`."""
+        allowed = allow_partial, allow_other_family
+        known = {key[0] for key in self._read}
+        wanted = {(without_strength(file), *allowed): file for file in files if file.fingerprint not in known}
+        self.ahead.read(wanted, lambda key: self._load(wanted[key], *allowed))
+
+    def prepare_names(self) -> None:
+        """Ask for the names now, so that another thread need not."""
+        self._names()
 
     @property
     def texts(self) -> TextLoras:

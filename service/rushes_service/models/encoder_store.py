@@ -25,12 +25,6 @@ logger = logging.getLogger("rushes.worker")
 
 Key = tuple[Hashable, ...]
 
-FILLED = 4
-"""Encoders are kept as long as one part in so many of the host's memory stays available, unless a budget is set."""
-
-PRESSURE = 10
-"""They are given back when less than one part in so many is available, whatever the budget."""
-
 CHUNK_BYTES = 256 << 20
 """Copied to pinned memory at a time: so much is in memory twice for a moment."""
 
@@ -184,8 +178,7 @@ class EncoderStore:
     def _room_for(self, size: int) -> bool:
         """True if `size` bytes that are in host memory already may stay there; others make room for them."""
         if self._budget is None:
-            memory = self._measure()
-            return memory.available >= memory.total // FILLED
+            return self._measure().spares()
         while self.host_bytes + self._loading_bytes + size > self._budget:
             if not self._drop_oldest():
                 return False
@@ -197,10 +190,8 @@ class EncoderStore:
 
     def relieve(self) -> None:
         """Give back the encoders used longest ago while the host's memory is short."""
-        while self._held:
-            memory = self._measure()
-            if memory.available >= memory.total // PRESSURE or not self._drop_oldest():
-                return
+        while self._held and self._measure().short and self._drop_oldest():
+            pass
 
     def give_back(self) -> None:
         """Give back all that is not lent: memory ran out."""

@@ -16,6 +16,12 @@ CGROUPS = (
 """Where a container reads its limit, what it uses, and what of that the kernel takes back first (cached files), with
 version 2 and version 1 of Linux' control groups."""
 
+FILLED = 4
+"""Things are kept for later as long as one part in so many of the memory stays available."""
+
+PRESSURE = 10
+"""They are given back when less than one part in so many is available."""
+
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
@@ -25,6 +31,15 @@ class HostMemory:
 
     total: int
     available: int
+
+    def spares(self, size: int = 0) -> bool:
+        """True if a part of memory stays available when `size` bytes more are kept for later."""
+        return self.available - size >= self.total // FILLED
+
+    @property
+    def short(self) -> bool:
+        """True if what is kept for later had better be given back."""
+        return self.available < self.total // PRESSURE
 
 
 def host_memory(root: Path = CGROUP_ROOT) -> HostMemory:

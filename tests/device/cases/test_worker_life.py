@@ -191,3 +191,16 @@ def test_a_kept_encoder_is_copied_to_the_card_and_leaves_nothing_there(
     gpu.mend()
     assert made.same_as(sample(fresh, job))
     assert again.same_as(sample(fresh, ran_out))
+
+
+@pytest.mark.usefixtures("one_card")
+def test_a_checkpoint_that_was_read_ahead_makes_the_same(benches: Any, workplace: Workplace) -> None:
+    first, second = (workplace.job(WAN, benches.adapter(WAN, name), model=MODEL) for name in ("LoRA", "LoKr"))
+    engine, plain = workplace.engine(), workplace.engine()
+    made = engine.denoise(first, Recorder(), lambda: [second])
+    list(made.pixels())
+    engine.reader.wait()
+    assert engine._loaded.loras.ahead
+    wanted = sample(plain, second)
+    assert sample(engine, second).same_as(wanted)
+    assert not engine._loaded.loras.ahead
