@@ -13,7 +13,7 @@ from golden_support import SHARED, Case
 from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.lora.targets import name_table, renamed
-from rushes_service.models.encoders.t5_clip import COMPONENTS
+from rushes_service.models.encoders.t5_clip import TextEncoders
 from rushes_service.models.flux.kontext import ORIGINAL_NAMES
 from rushes_service.models.registry import find
 
@@ -47,7 +47,7 @@ def recorded_model(case: Case, directory: Path, vae: AutoencoderKL | None = None
         transformer=transformer,
         vae=vae or recorded_vae(case),
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        **dict.fromkeys(COMPONENTS),
+        **dict.fromkeys(TextEncoders.parts),
     )
     pipe.save_pretrained(directory)
     return ModelSpec(architecture="flux1-kontext", model=str(directory))
