@@ -25,6 +25,9 @@ from single_files_support import original_files
 
 PATH = os.environ.get("RUSHES_MUSUBI_TUNER")
 
+PRODUCT = [path for path in sys.path if Path(path, "rushes").is_dir() or Path(path, "rushes_service").is_dir()]
+"""Where the product itself is imported from."""
+
 TRAINING_S = 600.0
 """For six steps of a few milliseconds, and the imports before them, on a busy machine."""
 
@@ -74,7 +77,12 @@ class Trainer:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Training, as its user starts it but for the program that lets it run on a CPU."""
         command = [sys.executable, str(PROGRAMS / "musubi_on_a_cpu.py"), str(self.tripped)]
-        environment = {**os.environ, "PYTHONPATH": PATH or "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([PATH or "", *PRODUCT]),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
         return subprocess.Popen(
             [*command, "musubi_tuner.wan_train_network", *self.arguments, *arguments],
             env=environment,
