@@ -26,8 +26,9 @@ from rushes_service.engine.placement import transformers_of
 
 pytestmark = pytest.mark.usefixtures("one_card")
 
-HALF_VAE = ("hunyuan", "skyreels", "framepack")
-"""Families whose VAE and text encoders are in float16 on a GPU, and in float32 on the CPU."""
+HALF_VAE = ("hunyuan", "skyreels", "framepack", "kandinsky5-t2v", "kandinsky5-i2v")
+"""Families with HunyuanVideo's VAE or 1.5's, which is in float16 on a GPU and in float32 on the CPU, like most of their
+text encoders."""
 
 WAITS_A_STEP = {"wan": 9, "hunyuan-video-1.5": 64}
 FEW_WAITS = 4

@@ -45,6 +45,7 @@ class Kandinsky5(Architecture):
 
     pipelines: ClassVar[tuple[str, ...]]
     vae_class: ClassVar[Any]
+    vae_dtype_on_card: ClassVar[torch.dtype]
     text_tokens: ClassVar[int]
     """Of a prompt; others are cut off."""
 
@@ -58,8 +59,8 @@ class Kandinsky5(Architecture):
         self.task: Task = TASKS[self.version]
         spec: ArchitectureSpec = replace(self.spec, hub_id=self.task.hub_id)
         self.source: Source = find_source(model, spec, self.pipelines, ("transformer", "vae"), self.file_hashes)
-        # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
-        self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
+        # Whatever the transformer's precision; half precision is slow on a CPU.
+        self.vae_dtype = self.vae_dtype_on_card if device.type == "cuda" else torch.float32
         self._text_files: str | None = None
         self._transformer: Any = None
         self.vae: Any = None
@@ -85,7 +86,7 @@ class Kandinsky5(Architecture):
             "transformer", Kandinsky5Transformer3DModel, self.dtype, self.transformer_destination
         )
         keep_precision(self._transformer)
-        self.vae = self.source.load("vae", self.vae_class, self.side_dtype, self.destination)
+        self.vae = self.source.load("vae", self.vae_class, self.vae_dtype, self.destination)
         for part in (self._transformer, self.vae):
             part.to(self.device).eval().requires_grad_(False)
 
@@ -133,7 +134,7 @@ class Kandinsky5(Architecture):
                 velocity = negative + (parameters.guidance_scale or 1.0) * (velocity - negative)
             latents = latents + (following - sigma) * velocity
             on_step(done, total, latents)
-        facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), "vae_dtype": name_of(self.side_dtype)}
+        facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
         return Denoised(latents.permute(0, 4, 1, 2, 3).contiguous(), facts)
 
     def noise(self, parameters: SampleParameters) -> torch.Tensor:

@@ -24,6 +24,7 @@ class Kandinsky5TextToImage(Kandinsky5):
     spec: ClassVar[ArchitectureSpec] = KANDINSKY5_T2I
     pipelines = ("Kandinsky5T2IPipeline",)
     vae_class = AutoencoderKL
+    vae_dtype_on_card = torch.float32  # as FLUX, whose VAE it is
     text_tokens = 512
 
     def plan_tiles(self, parameters: SampleParameters, vae: VaeOptions) -> TilePlan | None:

@@ -35,6 +35,7 @@ class Kandinsky5TextToVideo(Kandinsky5):
     spec: ClassVar[ArchitectureSpec] = KANDINSKY5_T2V
     pipelines = ("Kandinsky5T2VPipeline",)
     vae_class = AutoencoderKLHunyuanVideo
+    vae_dtype_on_card = torch.float16  # as HunyuanVideo, whose VAE it is
     text_tokens = 256
     chunked = True
 
