@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """What computes attention: auto, native, cudnn, flash, flash3, xformers or sage (approximate)."""
     tf32: bool = True
     """Convolutions in float32 may use TF32 on a GPU, as with PyTorch's defaults and so in the trainers."""
+    decode_device: str | None = None
+    """Another GPU, on which samples are decoded: cuda:1."""
     min_free_vram: float = Field(default=0.0, ge=0)
     """GiB of the GPU that must be available before a sample begins; until then it waits."""
     encoder_memory: float | None = Field(default=None, ge=0)

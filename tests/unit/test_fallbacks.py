@@ -201,6 +201,12 @@ def test_a_sample_that_ran_out_of_memory_ends_the_overlap_for_its_shape(engine, 
     assert sampled(engine, make_job(model, **SIZE))[1].overlaps
 
 
+def test_a_decode_on_another_card_leaves_the_base_model_where_it_is():
+    ways = decode_fallbacks(VaeOptions(), 480, 832, chunked=False, apart=True)[1:]
+    assert [fallback.name for fallback in ways] == [AGAIN, "tiles of 256 pixels", "tiles of 128 pixels"]
+    assert not any(fallback.transformer_on_cpu for fallback in ways)
+
+
 @pytest.mark.parametrize(
     ("asked", "chunked", "expected"),
     [

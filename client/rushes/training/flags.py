@@ -49,6 +49,9 @@ MODEL_SWITCHES = (
 )
 """Flags of the trainers that say how the base model is to be used, wherever its files are."""
 
+SHORT_DTYPES = {"fp32": "float32", "float": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""What trainers also call a precision."""
+
 SAMPLED_INSTEAD = ("dit", "dit_high_noise")
 """Parts that may be others in samples than in training: `--rushes_dit`, `--rushes_dit_high_noise`."""
 
@@ -93,6 +96,9 @@ def model_from_args(given: dict[str, Any], architecture: str, model: str | None)
             parts[part], version = located(given[flag]), stands_for
     parts |= {flag: located(given[f"rushes_{flag}"]) for flag in SAMPLED_INSTEAD if given.get(f"rushes_{flag}")}
     parts |= {field: given[f"rushes_{field}"] for field in OWN_CHOICES if given.get(f"rushes_{field}")}
+    if given.get("vae_dtype"):
+        named = str(given["vae_dtype"]).removeprefix("torch.")
+        parts["vae_dtype"] = SHORT_DTYPES.get(named, named)
     if spec and version and version != next(iter(spec.versions), None):
         parts["model_version"] = version  # the first is what is meant without the flag
     variants = [other for flag, other in spec.variants if given.get(flag)] if spec else []
@@ -178,6 +184,10 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--dit_high_noise": {"metavar": "FILE", "help": "Wan2.2: weights of the transformer for much noise"},
     "--turbo_dit": {"metavar": "FILE", "help": "Krea 2: Turbo's weights, sampled instead of those in --dit"},
     "--vae": {"metavar": "FILE", "help": "VAE weights"},
+    "--vae_dtype": {
+        "metavar": "DTYPE",
+        "help": "precision of the VAE: float32, bfloat16 or float16 (default: the family's)",
+    },
     "--vae_chunk_size": {"metavar": "N", "type": int, "help": "decode in chunks of this size (exact)"},
     "--vae_spatial_tile_sample_min_size": {
         "metavar": "N",

@@ -49,6 +49,9 @@ class ModelSpec(FrozenModel):
     """Directories of the tokenizers of the first and the second text encoder; T5 of Wan counts as the first."""
 
     dtype: Dtype | None = None
+    vae_dtype: Dtype | None = None
+    """Precision of the VAE; None is the family's usual one."""
+
     fp8_base: bool = False
     """Keep the transformer's weights in float8; it computes in `dtype`."""
     fp8_scaled: bool = False

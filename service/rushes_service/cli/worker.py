@@ -30,6 +30,7 @@ SETTINGS = (
     "dtype",
     "offload",
     "attention",
+    "decode_device",
     "min_free_vram",
     "encoder_memory",
 )
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="host memory for text encoders between prompts; 0 keeps none (default: what leaves a quarter available)",
     )
+    parser.add_argument("--decode_device", metavar="D", help="decode on another GPU, cuda:1 for example")
     parser.add_argument("--no_tf32", action="store_true", help="keep convolutions in float32 exact: three times slower")
     parser.add_argument("--no-overlap", action="store_true", help="end one sample before the next one is begun")
     parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
@@ -136,6 +138,7 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
         offload=settings.offload,
         attention=settings.attention,
         tf32=settings.tf32,
+        decode_device=settings.decode_device,
         min_free_gib=settings.min_free_vram,
         encoder_bytes=settings.encoder_bytes,
     )

@@ -65,6 +65,7 @@ class Engine:
         offload: keep the transformer in host memory and bring its blocks to the device as they compute.
         attention: "auto", or a name of `attention.BACKENDS`.
         tf32: convolutions in float32 may use TF32, as with PyTorch's defaults; see `allow_tf32`.
+        decode_device: decode there, if not on `device`; "cuda:1" for example.
         min_free_gib: GiB of the device that must be available before a sample begins; until then it waits.
         encoder_bytes: host memory for encoders between prompts, see `EncoderStore`; None is as much as there is.
         measure: bytes that this process could use on a device.
@@ -83,11 +84,14 @@ class Engine:
         offload: bool = False,
         attention: str = AUTO,
         tf32: bool = True,
+        decode_device: str | None = None,
         min_free_gib: float = 0.0,
         encoder_bytes: int | None = None,
         measure: Callable[[torch.device], int] = available_bytes,
     ) -> None:
-        self.device = resolve_device(device)
+        other = resolve_device(decode_device) if decode_device else None
+        self.device = resolve_device(device)  # the last one is the current one
+        self.decode_device = other or self.device
         usual = ON_CPU if self.device.type == "cpu" else None
         self.conditioning = ConditioningCache(cache_dir / CONDITIONING_DIR, cache_bytes, usual)
         self.encoders = EncoderStore(encoder_bytes)
@@ -100,7 +104,7 @@ class Engine:
         self._memory_gate = MemoryGate(min_free_gib, self.device, measure)
         self._locks = EngineLocks()
         self._peaks = PeakMeters(self.device)
-        self._decode_stream = DecodeStream(self.device)
+        self._decode_stream = DecodeStream(self.decode_device)
         self._loaded: LoadedModel | None = None
 
     @property
@@ -172,7 +176,13 @@ class Engine:
     def _sample(self, loaded: LoadedModel, denoised: Denoised, context: SampleContext) -> DenoisedSample:
         """The denoised sample, with all that its decode and its receipt need."""
         job, parameters = context.job, context.parameters
-        ways = decode_fallbacks(job.vae, parameters.width, parameters.height, chunked=loaded.base.chunked)
+        ways = decode_fallbacks(
+            job.vae,
+            parameters.width,
+            parameters.height,
+            chunked=loaded.base.chunked,
+            apart=self.decode_device != self.device,
+        )
         decode = self.fallbacks.attempt("decode", context.shape, ways)
         about_model = (*loaded.base.file_hashes.warnings, *loaded.base.warnings(parameters, job.vae))
         return DenoisedSample(
@@ -187,6 +197,7 @@ class Engine:
             facts={
                 **loaded.facts(),
                 "device": device_name(self.device),
+                **({"decode_device": device_name(self.decode_device)} if self.decode_device != self.device else {}),
                 **({"tf32": self._tf32} if self._tf32 is not None else {}),
                 "noise": job.noise,
                 "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
@@ -246,7 +257,9 @@ class Engine:
             ):
                 dtype = resolve_dtype(model.dtype or self._dtype, self.device)
                 file_hashes = FileHashCache(self.conditioning.directory / FILE_HASHES_DIR)
-                loaded = load_model(model, self.device, dtype, file_hashes, offload=offload)
+                loaded = load_model(
+                    model, self.device, dtype, file_hashes, offload=offload, decode_device=self.decode_device
+                )
             loaded.base.encoders = self.encoders
             loaded.offloaded_by = attempt if fallback.offload else None
             return loaded

@@ -55,8 +55,11 @@ ENCODE = (
 LOAD = LORA = DENOISE = (DEFAULT, AGAIN, Fallback("transformer offloaded block by block", offload=True))
 
 
-def decode_fallbacks(asked: VaeOptions, width: int, height: int, *, chunked: bool) -> tuple[Fallback, ...]:
+def decode_fallbacks(
+    asked: VaeOptions, width: int, height: int, *, chunked: bool, apart: bool = False
+) -> tuple[Fallback, ...]:
     """Ways to decode a picture of `width` x `height` pixels; `chunked` if the VAE can convolve in strips.
+    `apart`: on another device than the base model's.
 
     A GPU chooses its algorithms by the width of a strip, so chunks there are exact but for rounding.
     """
@@ -66,10 +69,13 @@ def decode_fallbacks(asked: VaeOptions, width: int, height: int, *, chunked: boo
     if chunked and (asked.chunk_size is None or asked.chunk_size > CHUNK):
         vae, output = asked.model_copy(update={"chunk_size": CHUNK}), "exact but for rounding"
         fallbacks.append(Fallback(f"chunks of {CHUNK} columns", output, vae=vae))
-    fallbacks.append(Fallback("base model on the CPU meanwhile", output, vae=vae, transformer_on_cpu=True))
+    if not apart:
+        fallbacks.append(Fallback("base model on the CPU meanwhile", output, vae=vae, transformer_on_cpu=True))
     present = asked.spatial_tile_sample_min_size or (TILES[0] if asked.tiling else max(width, height))
     for size in TILES:
         if size < min(present, max(width, height)):
             tiled = vae.model_copy(update={"tiling": True, "spatial_tile_sample_min_size": size})
-            fallbacks.append(Fallback(f"tiles of {size} pixels", "approximate", vae=tiled, transformer_on_cpu=True))
+            fallbacks.append(
+                Fallback(f"tiles of {size} pixels", "approximate", vae=tiled, transformer_on_cpu=not apart)
+            )
     return tuple(fallbacks)

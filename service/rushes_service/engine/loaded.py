@@ -46,6 +46,11 @@ class LoadedModel:
         """True if each block of the transformer is on the device only while it computes."""
         return bool(self.offloaders)
 
+    @property
+    def decode_device(self) -> torch.device:
+        """Where the VAE decodes."""
+        return torch.device(self.base.decoder.device)
+
     def settle(self) -> None:
         """Bring the transformer to where it can compute, whatever a failed stage left behind.
 
@@ -110,7 +115,13 @@ def lora_manager(base: Architecture, spec: ModelSpec, device: torch.device) -> L
 
 
 def load_model(
-    spec: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache, *, offload: bool
+    spec: ModelSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    file_hashes: FileHashCache,
+    *,
+    offload: bool,
+    decode_device: torch.device | None = None,
 ) -> LoadedModel:
     """Load a base model, its weights straight to where and how they are to be kept.
 
@@ -129,4 +140,6 @@ def load_model(
             offloaders.append(BlockOffloader(part, device))
         else:
             part.to(device)
+    if decode_device not in (None, device):
+        base.decode_on(decode_device)
     return LoadedModel(spec, base, device, lora_manager(base, spec, device), offloaders)

@@ -107,7 +107,7 @@ class DenoisedSample:
     def _clips(self, convert: Callable[[torch.Tensor], T]) -> Iterator[T]:
         """What `convert` makes of each clip, on the device; every frame once, however often memory runs out."""
         total, done = self.parameters.frame_count, 0
-        attempt, device = self._decoding.attempt, self._decoding.loaded.device
+        attempt, device = self._decoding.attempt, self._decoding.loaded.decode_device
         registration = self._registration or self._decoding.locks.register_decode()
         registration.claim()
         use_in_this_thread(device)
@@ -136,7 +136,7 @@ class DenoisedSample:
         with contextlib.ExitStack() as stack:
             if alone:
                 stack.enter_context(self._decoding.locks.compute_lock)
-            stack.enter_context(device_errors(loaded.device, "decoding"))
+            stack.enter_context(device_errors(loaded.decode_device, "decoding"))
             if fallback.transformer_on_cpu:
                 stack.enter_context(loaded.transformer_on_cpu())
             clips = stack.enter_context(contextlib.closing(loaded.base.decode(self.latents, vae)))

@@ -46,6 +46,6 @@ class DecodeStream:
             self._stream = torch.cuda.Stream(self._device, priority=HIGH)
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(event)
-            if latents.is_cuda:
+            if latents.device == self._device:  # on another card, what copies them here waits for them
                 latents.record_stream(self._stream)
             yield

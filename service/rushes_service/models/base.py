@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from rushes_service.models.encoder_store import EncoderStore
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.filling import Destination
 from rushes_service.models.loading.storing import WeightStorage
-from rushes_service.runtime.devices import CPU
+from rushes_service.runtime.devices import CPU, DTYPES
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each step with steps done, steps in all and the latents. Raising ends the sample at once."""
@@ -60,6 +61,9 @@ class Architecture(ABC):
     text_loras: TextLoras = TextLoras()
     """LoRAs of the text encoders for the next sample; set by the engine. Embeddings depend on them."""
 
+    usual_vae_dtype: torch.dtype = torch.float32
+    """Precision of the VAE where `--vae_dtype` names none."""
+
     storage: WeightStorage | None = None
     """How the transformer's weights are kept, if not as they are computed with; set before `load`."""
 
@@ -69,11 +73,27 @@ class Architecture(ABC):
     def __init__(
         self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
     ) -> None:
+        self._decoder: Any = None
         self.file_hashes = file_hashes or FileHashCache()
         self.encoders = EncoderStore()
         self.model = model
         self.device = device
         self.dtype = dtype
+
+    @property
+    def decoder(self) -> Any:
+        """The VAE that decodes: `vae`, or its copy on another device, see `decode_on`."""
+        return self.vae if self._decoder is None else self._decoder
+
+    def decode_on(self, device: torch.device) -> None:
+        """Decode on another device from now on, with a copy of the VAE; pictures are encoded by the VAE itself."""
+        self._decoder = copy.deepcopy(self.vae).to(device)
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """The precision of the VAE: as asked for, else the family's usual one."""
+        asked = self.model.vae_dtype
+        return self.usual_vae_dtype if asked is None else DTYPES[asked]
 
     @property
     def destination(self) -> Destination:

@@ -45,7 +45,7 @@ class PictureArchitecture(Architecture):
     transformer_class: ClassVar[Any]
     vae_class: ClassVar[Any]
 
-    vae_dtype: ClassVar[torch.dtype] = torch.float32
+    usual_vae_dtype = torch.float32
     """Whatever the transformer's precision: bfloat16, in which some references decode, shows in flat areas."""
 
     original_names: ClassVar[Sequence[tuple[re.Pattern[str], str]]] = ()

@@ -40,6 +40,28 @@ def test_a_worker_of_the_second_card_leaves_the_first_alone(
     assert used_streams() - streams <= {1}
 
 
+@pytest.mark.parametrize("family", ["wan2.1-i2v", "flux1-kontext", "framepack"])
+def test_a_second_card_decodes_what_the_first_has_denoised(workplace: Workplace, gpu: Any, family: str) -> None:
+    job = workplace.job(family, model=MODEL)
+    wanted = sample(workplace.engine(), job)
+    settled()
+    before = gpu.ask("held", 1)
+    engine = workplace.engine(decode_device="cuda:1")
+    denoised = engine.denoise(job, Recorder())
+    base = engine._loaded.base
+    assert {str(weight.device) for weight in base.decoder.parameters()} == {"cuda:1"}
+    assert {str(weight.device) for part in (base.transformer, base.vae) for weight in part.parameters()} == {"cuda:0"}
+    denoised.hand_over()
+    found = in_thread(lambda: torch.cat([part.cpu() for part in denoised.pixels()], dim=1))
+    assert torch.equal(found, wanted.pixels)
+    assert denoised.facts()["decode_device"].startswith("cuda:1 ")
+    assert torch.cuda.current_device() == 0
+    engine.unload()
+    base.decode_on(torch.device("cpu"))
+    settled()
+    assert gpu.ask("held", 1) == before
+
+
 def used_streams() -> set[int]:
     """Cards of which a stream has been made or asked for, since the last call."""
     import pretended_gpu

@@ -108,7 +108,7 @@ class FluxKontext(PictureArchitecture):
         return Denoised(unpacked(packed, parameters), self.facts(sigmas))
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        model = self.vae
+        model = self.decoder
         latents = latents.to(model.device, model.dtype) / model.config.scaling_factor + model.config.shift_factor
         yield picture(decode_kl(model, latents, vae))
 

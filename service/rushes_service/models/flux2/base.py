@@ -129,7 +129,7 @@ class Flux2(PictureArchitecture):
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        model = self.vae
+        model = self.decoder
         mean, deviation = statistics(model)
         patches = latents.to(model.device, model.dtype) * deviation + mean
         unscaled = nn.functional.pixel_shuffle(patches, 2)

@@ -66,6 +66,7 @@ class FramePackModel(Architecture):
         self.source: Source = find_framepack(model, self.spec, self.file_hashes)
         # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
         self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.usual_vae_dtype = self.side_dtype
         self._fingerprints: dict[tuple[str, ...], str] = {}
         self._transformer: Any = None
         self.vae: Any = None
@@ -86,7 +87,7 @@ class FramePackModel(Architecture):
         self._transformer = self.source.load(
             "transformer", FramePackTransformer, self.dtype, self.transformer_destination
         )
-        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.side_dtype, self.destination)
+        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.vae_dtype, self.destination)
         for part in (self._transformer, self.vae):
             part.to(self.device).eval().requires_grad_(False)
 
@@ -141,7 +142,7 @@ class FramePackModel(Architecture):
     ) -> torch.Tensor:
         """Latents [1, 16, 1, h, w] of an image, in float32: drawn from the VAE's posterior, as the reference does."""
         picture = fit(image.convert("RGB"), parameters.width, parameters.height)
-        pixels = to_signed(picture)[None, :, None].to(self.vae.device, self.side_dtype)
+        pixels = to_signed(picture)[None, :, None].to(self.vae.device, self.vae.dtype)
         latents = drawn(encode_hunyuan(self.vae, pixels, vae), generator)
         return (latents * self.vae.config.scaling_factor).float()
 
@@ -186,14 +187,14 @@ class FramePackModel(Architecture):
         return {
             "scheduler": "UniPC (flow, bh1, order 3)",
             "sigmas": sigmas.tolist(),
-            "vae_dtype": name_of(self.side_dtype),
+            "vae_dtype": name_of(self.vae_dtype),
             "text_dtype": self.text_dtype,
         }
 
     def pixels(self, latents: torch.Tensor, vae: VaeOptions) -> torch.Tensor:
         """Pixels [1, 3, F, H, W], about -1..1, of latents [1, 16, T, h, w] that belong together."""
-        unscaled = (latents / self.vae.config.scaling_factor).to(self.vae.device, self.side_dtype)
-        return decode_hunyuan(self.vae, unscaled, vae)
+        unscaled = (latents / self.decoder.config.scaling_factor).to(self.decoder.device, self.decoder.dtype)
+        return decode_hunyuan(self.decoder, unscaled, vae)
 
 
 class FramePack(FramePackModel):

@@ -79,6 +79,8 @@ class AnyPipeline(Architecture):
             for field, argument in given(parameters).items()
             if field not in taken
         ]
+        if self.model.vae_dtype is not None:
+            warnings.append(f"--vae_dtype is ignored: {name} decodes in the precision of the whole")
         if vae.chunk_size is not None:
             warnings.append("--vae_chunk_size changes nothing for a pipeline of pictures")
         if tiles := plan_kl_tiles(vae, parameters.width, parameters.height):
@@ -252,7 +254,7 @@ class AnyPipeline(Architecture):
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        model, ratio = self.vae, self._pipe.vae_scale_factor
+        model, ratio = self.decoder, self._pipe.vae_scale_factor
         height, width = (size * ratio for size in latents.shape[-2:])
         if isinstance(model, diffusers.AutoencoderKL) and plan_kl_tiles(vae, width, height):
             image = decode_kl(model, latents, vae)

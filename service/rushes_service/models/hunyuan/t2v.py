@@ -68,6 +68,7 @@ class HunyuanVideo(Architecture):
         self.source: Source = find_source(model, self.spec, self.pipelines, ("vae",), self.file_hashes)
         # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
         self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.usual_vae_dtype = self.side_dtype
         self._text_files: str | None = None
         self._transformer: Any = None
         self.vae: Any = None
@@ -98,7 +99,7 @@ class HunyuanVideo(Architecture):
         transformer = self.source.load(
             "transformer", HunyuanVideoTransformer3DModel, self.dtype, self.transformer_destination, **told
         )
-        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.side_dtype, self.destination)
+        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo, self.vae_dtype, self.destination)
         self._transformer = transformer.to(self.device).eval().requires_grad_(False)
         self._attention = give_attention(self._transformer)
         self.vae.to(self.device).eval().requires_grad_(False)
@@ -161,7 +162,7 @@ class HunyuanVideo(Architecture):
 
     def dtype_facts(self) -> dict[str, str]:
         """Precisions, for the receipt."""
-        return {"vae_dtype": name_of(self.side_dtype), "text_dtype": self.text_dtype}
+        return {"vae_dtype": name_of(self.vae_dtype), "text_dtype": self.text_dtype}
 
     @property
     def text_dtype(self) -> str:
@@ -200,8 +201,8 @@ class HunyuanVideo(Architecture):
         )[0]
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        unscaled = (latents / self.vae.config.scaling_factor).to(self.vae.device, self.vae.dtype)
-        pixels = decode_hunyuan(self.vae, unscaled, vae)[0]
+        unscaled = (latents / self.decoder.config.scaling_factor).to(self.decoder.device, self.decoder.dtype)
+        pixels = decode_hunyuan(self.decoder, unscaled, vae)[0]
         for clip in pixels[:, self.spare_frames :].split(FRAMES_AT_ONCE, dim=1):
             yield (clip / 2 + 0.5).clamp(0, 1).float()
 

@@ -62,6 +62,7 @@ class HunyuanVideo15(Architecture):
         self.source: Source = find_source(model, self.spec, self.pipelines, components, self.file_hashes)
         # As in the reference, whatever the transformer's precision; half precision is slow on a CPU.
         self.side_dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.usual_vae_dtype = self.side_dtype
         self._fingerprints: dict[tuple[str, ...], str] = {}
         self._transformer: Any = None
         self.vae: Any = None
@@ -88,7 +89,7 @@ class HunyuanVideo15(Architecture):
         self._transformer = self.source.load(
             "transformer", HunyuanVideo15Transformer, self.dtype, self.transformer_destination
         )
-        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo15, self.side_dtype, self.destination)
+        self.vae = self.source.load("vae", AutoencoderKLHunyuanVideo15, self.vae_dtype, self.destination)
         for part in (self._transformer, self.vae):
             part.to(self.device).eval().requires_grad_(False)
 
@@ -139,7 +140,7 @@ class HunyuanVideo15(Architecture):
                 velocity = negative + parameters.cfg_scale * (velocity - negative)
             latents = latents + velocity * (following - sigma)
             on_step(done, total, latents)
-        facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), "vae_dtype": name_of(self.side_dtype)}
+        facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
         return Denoised(latents, facts)
 
     def noise(self, parameters: SampleParameters) -> torch.Tensor:
@@ -177,7 +178,7 @@ class HunyuanVideo15(Architecture):
         )[0].float()
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        for frames in decoded(self.vae, latents, vae)[0].split(FRAMES_AT_ONCE, dim=1):
+        for frames in decoded(self.decoder, latents, vae)[0].split(FRAMES_AT_ONCE, dim=1):
             yield (frames.float() / 2 + 0.5).clamp(0, 1)
 
 

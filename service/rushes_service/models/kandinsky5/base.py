@@ -60,7 +60,7 @@ class Kandinsky5(Architecture):
         spec: ArchitectureSpec = replace(self.spec, hub_id=self.task.hub_id)
         self.source: Source = find_source(model, spec, self.pipelines, ("transformer", "vae"), self.file_hashes)
         # Whatever the transformer's precision; half precision is slow on a CPU.
-        self.vae_dtype = self.vae_dtype_on_card if device.type == "cuda" else torch.float32
+        self.usual_vae_dtype = self.vae_dtype_on_card if device.type == "cuda" else torch.float32
         self._text_files: str | None = None
         self._transformer: Any = None
         self.vae: Any = None

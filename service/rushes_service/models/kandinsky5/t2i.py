@@ -38,5 +38,5 @@ class Kandinsky5TextToImage(Kandinsky5):
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         # Without the shift that FLUX's VAE has for FLUX: neither the reference nor diffusers adds it.
-        unscaled = (latents[:, :, 0] / self.vae.config.scaling_factor).to(self.vae.device, self.vae.dtype)
-        yield picture(decode_kl(self.vae, unscaled, vae))
+        unscaled = (latents[:, :, 0] / self.decoder.config.scaling_factor).to(self.decoder.device, self.decoder.dtype)
+        yield picture(decode_kl(self.decoder, unscaled, vae))

@@ -67,8 +67,8 @@ class Kandinsky5TextToVideo(Kandinsky5):
         return self.noise_generator(parameters.seed)
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        unscaled = (latents / self.vae.config.scaling_factor).to(self.vae.device, self.vae.dtype)
-        for clip in decode_hunyuan(self.vae, unscaled, vae)[0].split(FRAMES_AT_ONCE, dim=1):
+        unscaled = (latents / self.decoder.config.scaling_factor).to(self.decoder.device, self.decoder.dtype)
+        for clip in decode_hunyuan(self.decoder, unscaled, vae)[0].split(FRAMES_AT_ONCE, dim=1):
             yield (clip.float() / 2 + 0.5).clamp(0, 1)
 
 

@@ -101,7 +101,7 @@ class Krea2(PictureArchitecture):
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         height, width = (SPATIAL_RATIO * size for size in latents.shape[-2:])
-        yield picture(decode_qwen(self.vae, latents, plan_tiles(vae, width, height)))
+        yield picture(decode_qwen(self.decoder, latents, plan_tiles(vae, width, height)))
 
 
 def schedule() -> ReferenceEuler:

@@ -121,7 +121,7 @@ class QwenImage(PictureArchitecture):
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         height, width = (SPATIAL_RATIO * size for size in latents.shape[-2:])
-        yield picture(decode_qwen(self.vae, latents, plan_tiles(vae, width, height)))
+        yield picture(decode_qwen(self.decoder, latents, plan_tiles(vae, width, height)))
 
 
 class QwenTextToImage(QwenImage):

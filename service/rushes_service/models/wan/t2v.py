@@ -95,7 +95,7 @@ class Wan(Architecture):
 
     blocks = ("blocks",)
 
-    vae_dtype: ClassVar[torch.dtype] = torch.float32
+    usual_vae_dtype = torch.float32
     """As diffusers advises for Wan's VAE: bfloat16 shows in flat areas, and streamed decoding is small anyway."""
 
     def __init__(
@@ -236,7 +236,7 @@ class Wan(Architecture):
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         height, width = (self.spatial_ratio * size for size in latents.shape[-2:])
         tiles = self.tiles(vae, width, height)
-        for pixels in stream_wan(self.vae, unscaled(self.vae, latents), tiles):
+        for pixels in stream_wan(self.decoder, unscaled(self.decoder, latents), tiles):
             yield (pixels[0].float() / 2 + 0.5).clamp(0, 1)
 
 

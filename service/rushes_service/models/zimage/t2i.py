@@ -111,7 +111,7 @@ class ZImage(PictureArchitecture):
         return Denoised(latents, self.facts(scheduler.sigmas))
 
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
-        model = self.vae
+        model = self.decoder
         latents = latents.to(model.device, model.dtype) / model.config.scaling_factor + model.config.shift_factor
         yield picture(decode_kl(model, latents, vae))
 
