@@ -100,5 +100,5 @@ class QwenImageLayered(QwenImage):
     def decode(self, latents: torch.Tensor, vae: VaeOptions) -> Generator[torch.Tensor, None, None]:
         height, width = (SPATIAL_RATIO * size for size in latents.shape[-2:])
         tiles = plan_tiles(vae, width, height)
-        layers = [decode_qwen(self.vae, layer, tiles).float()[0] for layer in latents.split(1)]
+        layers = [decode_qwen(self.decoder, layer, tiles).float()[0] for layer in latents.split(1)]
         yield (torch.cat(layers, dim=1)[:, None] / 2 + 0.5).clamp(0, 1)
