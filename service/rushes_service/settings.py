@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     encoder_memory: float | None = Field(default=None, ge=0)
     """GiB of host memory that text and image encoders may be kept in between prompts; 0 keeps none. By default as much
     as leaves a quarter of the host's memory available."""
+    compile: bool = False
+    """Run the blocks of transformers by compiled graphs, once these are built; they are kept in `cache_dir`."""
     overlap: bool = True
     """Decode and write a sample while the next one is denoised, unless memory ran out for its size lately."""
     cache_max_gb: float = Field(default=20.0, gt=0)

@@ -33,6 +33,7 @@ SETTINGS = (
     "decode_device",
     "min_free_vram",
     "encoder_memory",
+    "compile",
 )
 """Flags that are settings, too."""
 
@@ -60,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--decode_device", metavar="D", help="decode on another GPU, cuda:1 for example")
     parser.add_argument("--no_tf32", action="store_true", help="keep convolutions in float32 exact: three times slower")
+    parser.add_argument(
+        "--compile", action="store_true", default=None, help="run transformers' blocks by compiled graphs, once built"
+    )
     parser.add_argument("--no-overlap", action="store_true", help="end one sample before the next one is begun")
     parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
     parser.add_argument(
@@ -128,7 +132,10 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
     use_growing_segments(os.environ)
     # Imported here: torch and diffusers take seconds.
     from rushes_service.engine.engine import Engine
+    from rushes_service.engine.kernels.compiling import keep_graphs
 
+    if settings.compile:
+        keep_graphs(settings.cache_dir)
     set_threads(args.threads)
     return Engine(
         settings.device,
@@ -141,6 +148,7 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
         decode_device=settings.decode_device,
         min_free_gib=settings.min_free_vram,
         encoder_bytes=settings.encoder_bytes,
+        compiled=settings.compile,
     )
 
 

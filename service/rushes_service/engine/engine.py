@@ -22,6 +22,7 @@ from rushes.families.parameters import resolve
 from rushes.families.table import architecture
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import Dtype
+from rushes_service.engine import placement
 from rushes_service.engine.ahead.checkpoints import CheckpointReader
 from rushes_service.engine.ahead.encoding import encode_waiting
 from rushes_service.engine.context import SampleContext, Waiting, nothing_waits
@@ -29,6 +30,7 @@ from rushes_service.engine.fallback_memory import FallbackMemory, StageAttempt
 from rushes_service.engine.fallbacks import DENOISE, ENCODE, LOAD, LORA, Fallback, decode_fallbacks
 from rushes_service.engine.finite import FiniteCheck
 from rushes_service.engine.kernels.attention import AUTO, Attention
+from rushes_service.engine.kernels.compiling import BlockCompiler, compiling
 from rushes_service.engine.loaded import LoadedModel, load_model
 from rushes_service.engine.locks import EngineLocks
 from rushes_service.engine.placement import working_on
@@ -67,6 +69,7 @@ class Engine:
         tf32: convolutions in float32 may use TF32, as with PyTorch's defaults; see `allow_tf32`.
         decode_device: decode there, if not on `device`; "cuda:1" for example.
         min_free_gib: GiB of the device that must be available before a sample begins; until then it waits.
+        compiled: run the transformer's blocks by compiled graphs, see `compiling`.
         encoder_bytes: host memory for encoders between prompts, see `EncoderStore`; None is as much as there is.
         measure: bytes that this process could use on a device.
 
@@ -86,6 +89,7 @@ class Engine:
         tf32: bool = True,
         decode_device: str | None = None,
         min_free_gib: float = 0.0,
+        compiled: bool = False,
         encoder_bytes: int | None = None,
         measure: Callable[[torch.device], int] = available_bytes,
     ) -> None:
@@ -102,6 +106,7 @@ class Engine:
         self._attention = Attention(self.device, attention)
         self.reader = CheckpointReader(self.device)
         self._memory_gate = MemoryGate(min_free_gib, self.device, measure)
+        self.compiler = BlockCompiler() if compiled else None
         self._locks = EngineLocks()
         self._peaks = PeakMeters(self.device)
         self._decode_stream = DecodeStream(self.decode_device)
@@ -262,6 +267,8 @@ class Engine:
                 )
             loaded.base.encoders = self.encoders
             loaded.offloaded_by = attempt if fallback.offload else None
+            if self.compiler is not None:
+                self.compiler.install(placement.transformers_of(loaded.base))
             return loaded
 
         self._loaded = attempt.run(load, self._make_room)
@@ -354,11 +361,11 @@ class Engine:
                 context.watch.step(done, total)
 
             attention = self._attention.choose(base.dtype, masks=base.uses_masks(conditioning))
-            with attention.backend.active():
+            with attention.backend.active(), compiling(self.compiler, loaded) as compiled:
                 denoised = base.denoise(parameters, conditioning, on_step)
             finite.finish()
             context.notes = tuple(filter(None, [attention.warning]))
-            return replace(denoised, facts={**denoised.facts, "attention": attention.backend.name})
+            return replace(denoised, facts={**denoised.facts, "attention": attention.backend.name, **compiled})
 
     def _offload_now(self, loaded: LoadedModel, context: SampleContext, attempt: StageAttempt) -> None:
         """Offload a model that is loaded, until memory is back; without its LoRAs."""

@@ -64,6 +64,11 @@ class LoraMerger:
         return {name: parameter.shape for name, parameter in self._parameters.items()}
 
     @property
+    def hooked(self) -> bool:
+        """True if some layers have a LoRA beside their weights, which could not be changed."""
+        return self._hooks.active
+
+    @property
     def mode(self) -> str:
         """How weights are changed, where the copies are and why, for the receipt."""
         ways = []

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
     HunyuanVideoCausalConv3d,
@@ -97,6 +97,16 @@ def next_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, timestep: Any) -> tu
         scheduler._init_step_index(timestep)
     scheduler._step_index += 1
     return scheduler.sigmas[scheduler.step_index - 1], scheduler.sigmas[scheduler.step_index]
+
+
+def active_attention() -> str:
+    """Name of the attention backend that transformers use now, where they were not given one of their own."""
+    return _AttentionBackendRegistry.get_active_backend()[0].value
+
+
+def repeated_blocks(model: nn.Module) -> tuple[str, ...]:
+    """Names of the classes whose modules `compile_repeated_blocks` compiles; none for a model that has no such list."""
+    return tuple(getattr(model, "_repeated_blocks", None) or ())
 
 
 def guidance_scale(pipeline: DiffusionPipeline) -> float:
