@@ -33,7 +33,7 @@ from rushes_service.models.wan import tiny as wan_tiny
 from rushes_service.models.zimage import tiny as zimage_tiny
 from rushes_service.runtime import compat_diffusers_models as models
 from rushes_service.runtime.compat_accelerate import offloaded_by_accelerate
-from rushes_service.runtime.compat_torch import copy_all
+from rushes_service.runtime.compat_torch import copy_all, scaled_product
 from rushes_service.runtime.compat_transformers import PillowSiglipProcessor, Qwen3
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +164,15 @@ def test_z_image_pads_its_sequences_to_a_multiple_that_is_read_when_it_is_called
             model(*inputs)
     hook.remove()
     assert lengths == [64, 16 + 9]
+
+
+def test_products_in_float8_are_those_of_their_numbers():
+    left, right = (torch.randn(rows, 32, generator=torch.Generator().manual_seed(rows)) for rows in (5, 16))
+    scales = torch.rand(5, 1) + 0.5, torch.rand(1, 16) + 0.5
+    parts = left.to(torch.float8_e4m3fn), right.to(torch.float8_e4m3fn).t()
+    found = scaled_product(*parts, *scales, torch.float32)
+    wanted = (parts[0].float() * scales[0]) @ (parts[1].float() * scales[1])
+    assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_names_of_older_attention_blocks_are_those_of_today():

@@ -39,6 +39,7 @@ MODEL_FLAGS = (
 MODEL_SWITCHES = (
     "fp8_base",
     "fp8_scaled",
+    "fp8_fast",
     "fp8_llm",
     "fp8_vl",
     "fp8_t5",
@@ -203,6 +204,7 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "the same with a scale for every 64 weights, with --fp8_base or alone",
     },
+    "--fp8_fast": {"action": "store_true", "help": "products in fp8, too: approximate, for cards since Ada and Hopper"},
     "--fp8_llm": {"action": "store_true", "help": "first text encoder, or Qwen3, in fp8"},
     "--fp8_vl": {"action": "store_true", "help": "Qwen2.5-VL in fp8"},
     "--fp8_text_encoder": {"action": "store_true", "help": "FLUX.2's Qwen3 in fp8"},

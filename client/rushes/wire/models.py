@@ -57,6 +57,9 @@ class ModelSpec(FrozenModel):
     fp8_scaled: bool = False
     """The same with scales, and only for the linear layers of its blocks."""
 
+    fp8_fast: bool = False
+    """The same with a scale for each row, and products in float8: approximate."""
+
     fp8_llm: bool = False
     fp8_vl: bool = False
     fp8_t5: bool = False

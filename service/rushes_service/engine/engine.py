@@ -189,7 +189,7 @@ class Engine:
             apart=self.decode_device != self.device,
         )
         decode = self.fallbacks.attempt("decode", context.shape, ways)
-        about_model = (*loaded.base.file_hashes.warnings, *loaded.base.warnings(parameters, job.vae))
+        about_model = (*loaded.warnings, *loaded.base.file_hashes.warnings, *loaded.base.warnings(parameters, job.vae))
         return DenoisedSample(
             parameters,
             denoised.latents,

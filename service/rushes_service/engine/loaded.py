@@ -98,6 +98,11 @@ class LoadedModel:
         self.offloaded_by = attempt
         self.loras = lora_manager(self.base, self.spec, self.device)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes pictures of this model approximate."""
+        return ("--fp8_fast: products in float8 are approximate",) if self.spec.fp8_fast else ()
+
     def facts(self) -> dict[str, Any]:
         """What the receipt says about the model and its LoRAs."""
         return {

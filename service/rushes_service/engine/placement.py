@@ -14,7 +14,7 @@ from torch import nn
 
 from rushes_service.models.loading.storing import Float8, ScaledFloat8, WeightStorage
 from rushes_service.runtime.devices import name_of
-from rushes_service.runtime.float8 import FP8
+from rushes_service.runtime.float8 import FP8, check_fast
 
 if TYPE_CHECKING:
     from rushes_service.models.base import Architecture
@@ -27,7 +27,14 @@ def transformers_of(base: Architecture) -> list[Any]:
 
 
 def storage_for(base: Architecture, device: torch.device) -> WeightStorage | None:
-    """How the transformer's weights are to be kept; `device` is where that is computed."""
+    """How the transformer's weights are to be kept; `device` is where that is computed.
+
+    Raises:
+        ModelError: the device cannot compute so.
+    """
+    if base.model.fp8_fast:
+        check_fast(device)
+        return ScaledFloat8(base.blocks, device, fast=True)
     if base.model.fp8_scaled:
         return ScaledFloat8(base.blocks, device)
     return Float8(base.dtype) if base.model.fp8_base else None
@@ -43,6 +50,8 @@ def ensure_stored(base: Architecture) -> None:
 
 def stored_as(base: Architecture) -> str:
     """How the transformer's weights are stored, for the receipt."""
+    if base.model.fp8_fast:
+        return f"{name_of(FP8)} with scales, products too"
     if base.model.fp8_scaled:
         return f"{name_of(FP8)} with scales"
     return name_of(FP8 if base.model.fp8_base else base.dtype)

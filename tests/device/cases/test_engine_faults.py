@@ -13,7 +13,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from device_support import PRECISIONS, Watch, Workplace, base_of, places_of, sample, settled, weights_of
 from engine_support import Recorder
-from rushes.errors import ConfigError, NonFiniteLatents, OutOfMemory
+from rushes.errors import ConfigError, ModelError, NonFiniteLatents, OutOfMemory
 from rushes.wire.jobs import SampleJob
 from rushes_service.runtime.devices import allow_tf32, resolve_dtype
 
@@ -219,6 +219,16 @@ def test_convolutions_in_float32_are_as_in_the_trainers_or_exact(workplace: Work
         assert torch.backends.cudnn.allow_tf32 is allowed
         assert not torch.backends.cuda.matmul.allow_tf32
         assert sample(engine, workplace.job("flux1-kontext")).facts["tf32"] is allowed
+
+
+def test_products_in_float8_are_for_cards_that_have_them(workplace: Workplace, gpu: Any) -> None:
+    job = workplace.job(WAN, model={**MODEL, "fp8_fast": True})
+    gpu.capability = (8, 0)
+    try:
+        with pytest.raises(ModelError, match="--fp8_fast: cuda:0 has no products in float8"):
+            sample(workplace.engine(), job)
+    finally:
+        gpu.capability = (9, 0)
 
 
 def test_wrong_kernels_of_tf32_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

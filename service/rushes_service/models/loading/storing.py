@@ -57,11 +57,13 @@ class ScaledFloat8(WeightStorage):
     Args:
         blocks: names of the transformer's lists of blocks.
         device: where scales are computed, one layer at a time.
+        fast: products are in float8, too, see `FastFloat8Linear`.
     """
 
     dtype = None
 
-    def __init__(self, blocks: Sequence[str], device: torch.device) -> None:
+    def __init__(self, blocks: Sequence[str], device: torch.device, *, fast: bool = False) -> None:
+        self._fast = fast
         self._blocks = blocks
         self._device = device
         self._layers: dict[str, nn.Linear] = {}
@@ -72,8 +74,8 @@ class ScaledFloat8(WeightStorage):
     def arrived(self, model: nn.Module, name: str) -> None:
         module, _, leaf = name.rpartition(".")
         if leaf == "weight" and module in self._layers:
-            stored_in_float8(self._layers[module], scaled=True, device=self._device)
+            stored_in_float8(self._layers[module], scaled=True, device=self._device, fast=self._fast)
 
     def finish(self, model: Any) -> None:
         for layer in self._layers.values():
-            stored_in_float8(layer, scaled=True, device=self._device)
+            stored_in_float8(layer, scaled=True, device=self._device, fast=self._fast)
