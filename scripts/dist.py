@@ -26,6 +26,9 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 LIGHT_EXTRAS = ("", "api", "watch", "trackers", "s3")
 """Extras without torch, which are installed for every Python."""
 
+API_MODULES = ("api", "cli.doctor", "cli.export", "cli.grid", "cli.rank", "catalogue.adoption")
+"""Of the service: what an installation without torch runs."""
+
 MOST_MIB = {".whl": 12, ".gz": 40}
 """Sizes beyond which something got in that does not belong there: the wheel holds the demo's model, the sdist the
 recorded cases of the tests."""
@@ -89,7 +92,7 @@ def try_client(version: str, wheel: Path) -> None:
             run(python, "-c", "import rushes; print('rushes', rushes.__version__)")
             run(python, "-m", "rushes", "models")
             if extra == "api":
-                run(python, "-c", "import rushes_service.api")
+                run(python, "-c", f"import {', '.join(f'rushes_service.{name}' for name in API_MODULES)}")
             if extra == LIGHT_EXTRAS[-1]:
                 install(python, *TEST_TOOLS)
                 tests = [ROOT / "tests" / "unit" / f"{name}.py" for name in CLIENT_TESTS]
