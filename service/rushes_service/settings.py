@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -19,6 +19,9 @@ from rushes.wire.base import summary
 from rushes.wire.models import Dtype
 
 GIB = 1 << 30
+
+Batching = Literal["auto", "on", "off"]
+"""Of small samples: on a GPU, on any device, or never."""
 
 
 def xdg(variable: str, fallback: str) -> Path:
@@ -69,6 +72,8 @@ class Settings(BaseSettings):
     """Keep transformers in host memory; each block is on the GPU only while it computes."""
     attention: str = "auto"
     """What computes attention: auto, native, cudnn, flash, flash3, xformers or sage (approximate)."""
+    batching: Batching = "auto"
+    """Small samples of one checkpoint, and guidance, in one batch: auto (on a GPU), on or off."""
     tf32: bool = True
     """Convolutions in float32 may use TF32 on a GPU, as with PyTorch's defaults and so in the trainers."""
     decode_device: str | None = None

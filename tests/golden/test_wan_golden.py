@@ -56,6 +56,16 @@ def test_latents_and_video_are_the_references(ready, run):
     assert distance(video(denoised), ready.case.expected[f"{run}.video"]) <= VIDEO_TOLERANCE
 
 
+def test_latents_are_the_references_with_guidance_in_one_batch(ready):
+    ready.engine.batching = "on"
+    try:
+        denoised = sample(ready.engine, ready.model, ready.prompt)
+    finally:
+        ready.engine.batching = "auto"
+    assert denoised.facts()["guidance"] == "in one batch"
+    assert distance(denoised.latents, ready.case.expected["base.final_latents"]) <= LATENTS_TOLERANCE
+
+
 def test_the_references_cast_of_attention_to_bfloat16_is_no_more_than_rounding_noise(ready):
     denoised = sample(ready.engine, ready.model, ready.prompt)
     assert distance(denoised.latents, ready.case.expected["asis_bf16_attention.final_latents"]) <= ROUNDING_NOISE

@@ -17,6 +17,7 @@ from rushes.wire.jobs import SampleJob
 from rushes.wire.models import ModelSpec
 from rushes.wire.results import JobState
 from rushes_service.engine.engine import Engine
+from rushes_service.media.receipts import read_receipt
 from rushes_service.queue import Queue
 from rushes_service.settings import Settings
 from rushes_service.storage.disk_cache import CONDITIONING_DIR
@@ -80,6 +81,26 @@ def test_eight_new_prompts_load_the_encoder_once_and_a_wrong_one_fails_alone(
             alone.denoise(job, engine_support.Recorder())
     assert alone.encoders.loads == PROMPTS - 1
     assert embeddings(tmp_path / "together") == embeddings(tmp_path / "alone")
+
+
+@pytest.mark.usefixtures("signals")
+def test_previews_of_one_batch_have_their_own_turns_files_and_receipts(
+    redis_url: str, tiny_wan: Path, tmp_path: Path
+) -> None:
+    model = ModelSpec(architecture="wan2.1-t2v", model=str(tiny_wan))
+    engine = Engine("cpu", tmp_path / "cache", batching="on")
+    with contextlib.closing(Client(redis_url)) as client:
+        ids = client.submit(submission(model, tmp_path / "out", wrong=3))
+        client.cancel(ids[5])
+        work(redis_url, engine, tmp_path / "cache")
+        records = [client.get(job_id) for job_id in ids]
+        wanted = {3: JobState.FAILED, 5: JobState.CANCELLED}
+        assert [record.state for record in records] == [wanted.get(index, JobState.DONE) for index in range(PROMPTS)]
+        made = [record.result for record in records if record.state is JobState.DONE]
+    receipts = [read_receipt(Path(result.receipt)) for result in made]
+    assert [receipt["batch"] for receipt in receipts] == [{"samples": PROMPTS - 2, "denoised_with": ids[0]}] * 6
+    assert len({Path(result.path).read_bytes() for result in made}) == PROMPTS - 2
+    assert len({receipt["parameters"]["prompt"] for receipt in receipts}) == PROMPTS - 2
 
 
 def test_a_new_prompt_finds_the_encoder_in_host_memory(tiny_wan: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ SETTINGS = (
     "offload",
     "attention",
     "decode_device",
+    "batching",
     "min_free_vram",
     "encoder_memory",
     "compile",
@@ -51,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--attention",
         metavar="NAME",
         help="auto (the best exact one), native, cudnn, flash, flash3, xformers, or sage, which is approximate",
+    )
+    parser.add_argument(
+        "--batching",
+        choices=("auto", "on", "off"),
+        help="denoise small samples of one checkpoint, and guidance, in one batch (auto: on a GPU)",
     )
     parser.add_argument("--min_free_vram", metavar="GIB", type=float, help="wait for so much of the GPU's memory")
     parser.add_argument(
@@ -146,6 +152,7 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
         attention=settings.attention,
         tf32=settings.tf32,
         decode_device=settings.decode_device,
+        batching=settings.batching,
         min_free_gib=settings.min_free_vram,
         encoder_bytes=settings.encoder_bytes,
         compiled=settings.compile,

@@ -23,6 +23,7 @@ from rushes.families.table import architecture
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import Dtype
 from rushes_service.engine import placement
+from rushes_service.engine.ahead.batch import Other, SampleBatch, denoised_together
 from rushes_service.engine.ahead.checkpoints import CheckpointReader
 from rushes_service.engine.ahead.encoding import encode_waiting
 from rushes_service.engine.context import SampleContext, Waiting, nothing_waits
@@ -48,6 +49,7 @@ from rushes_service.runtime.available_memory import MemoryGate, available_bytes
 from rushes_service.runtime.device_errors import device_errors
 from rushes_service.runtime.device_memory import PeakMeters, free_memory, memory_now
 from rushes_service.runtime.devices import CPU, allow_tf32, resolve_device, resolve_dtype
+from rushes_service.settings import Batching
 from rushes_service.storage.disk_cache import CONDITIONING_DIR
 
 logger = logging.getLogger("rushes.worker")
@@ -70,6 +72,7 @@ class Engine:
         decode_device: decode there, if not on `device`; "cuda:1" for example.
         min_free_gib: GiB of the device that must be available before a sample begins; until then it waits.
         compiled: run the transformer's blocks by compiled graphs, see `compiling`.
+        batching: whether small samples, and their guidance, are denoised in one batch.
         encoder_bytes: host memory for encoders between prompts, see `EncoderStore`; None is as much as there is.
         measure: bytes that this process could use on a device.
 
@@ -90,6 +93,7 @@ class Engine:
         decode_device: str | None = None,
         min_free_gib: float = 0.0,
         compiled: bool = False,
+        batching: Batching = "auto",
         encoder_bytes: int | None = None,
         measure: Callable[[torch.device], int] = available_bytes,
     ) -> None:
@@ -105,6 +109,8 @@ class Engine:
         self._tf32 = allow_tf32(tf32) if self.device.type == "cuda" else None
         self._attention = Attention(self.device, attention)
         self.reader = CheckpointReader(self.device)
+        self.batching: Batching = batching
+        self.batch = SampleBatch()
         self._memory_gate = MemoryGate(min_free_gib, self.device, measure)
         self.compiler = BlockCompiler() if compiled else None
         self._locks = EngineLocks()
@@ -126,6 +132,7 @@ class Engine:
     def unload(self) -> None:
         """Give the base model's memory back."""
         self.reader.wait()
+        self.batch.forget()
         self._loaded = None
         free_memory(self.device)
 
@@ -167,8 +174,12 @@ class Engine:
             self._locks.wait_for_decoding()
         loaded = self._load(context)
         loaded.base.noise_source = context.job.noise
+        # Each size of a batch would be another graph.
+        loaded.base.batching = "off" if self.compiler is not None else self.batching
         context.parameters = loaded.base.completed(context.parameters)
         self._prepare(loaded, context)
+        if (made := self.batch.take(context, loaded.base.total_steps(context.parameters))) is not None:
+            return self._sample(loaded, made, context)
         conditioning = self._attempt("encode", context.shape, ENCODE, context).run(
             lambda fallback: self._encode(loaded, context, fallback), self._make_room
         )
@@ -361,11 +372,22 @@ class Engine:
                 context.watch.step(done, total)
 
             attention = self._attention.choose(base.dtype, masks=base.uses_masks(conditioning))
+            beside = self._others(loaded, conditioning, context) if fallback is DENOISE[0] else []
             with attention.backend.active(), compiling(self.compiler, loaded) as compiled:
-                denoised = base.denoise(parameters, conditioning, on_step)
+                made = denoised_together(base, conditioning, context, beside, on_step)
             finite.finish()
             context.notes = tuple(filter(None, [attention.warning]))
-            return replace(denoised, facts={**denoised.facts, "attention": attention.backend.name, **compiled})
+            how = {"attention": attention.backend.name, **compiled}
+            denoised, *more = (replace(each, facts={**each.facts, **how}) for each in made)
+            self.batch.keep(beside, more, context.notes)
+            return denoised
+
+    def _others(self, loaded: LoadedModel, conditioning: Conditioning, context: SampleContext) -> list[Other]:
+        """Samples that are to be denoised beside this one."""
+        if loaded.offloaded or self._needs_all_memory(context):
+            return []
+        with self.encoders.session():
+            return self.batch.others(loaded.base, conditioning, context, self.conditioning)
 
     def _offload_now(self, loaded: LoadedModel, context: SampleContext, attempt: StageAttempt) -> None:
         """Offload a model that is loaded, until memory is back; without its LoRAs."""

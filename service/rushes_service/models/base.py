@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.filling import Destination
 from rushes_service.models.loading.storing import WeightStorage
 from rushes_service.runtime.devices import CPU, DTYPES
+from rushes_service.settings import Batching
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each step with steps done, steps in all and the latents. Raising ends the sample at once."""
@@ -66,6 +67,9 @@ class Architecture(ABC):
 
     storage: WeightStorage | None = None
     """How the transformer's weights are kept, if not as they are computed with; set before `load`."""
+
+    batching: Batching = "off"
+    """Whether guidance, and small samples, are denoised in one batch; set by the engine."""
 
     noise_source: NoiseSource = "device"
     """Which device's numbers the noise of the next sample is made of; set by the engine."""
@@ -172,6 +176,20 @@ class Architecture(ABC):
     def uses_masks(self, conditioning: Conditioning) -> bool:
         """True if some of the transformer's attention may be masked, which not all kernels can do."""
         return True
+
+    def batch_key(self, parameters: SampleParameters, conditioning: Conditioning) -> Hashable:
+        """What a sample has in common with those it can be denoised with in one batch; None if there can be none."""
+        return None
+
+    def most_together(self, parameters: SampleParameters) -> int:
+        """How many samples of these parameters are to be denoised in one batch."""
+        return 1
+
+    def denoise_together(
+        self, samples: Sequence[tuple[SampleParameters, Conditioning]], on_step: OnStep
+    ) -> list[Denoised]:
+        """Sample latents of several samples of one `batch_key`; `on_step` gets those of all, [n, ...]."""
+        raise NotImplementedError
 
     def total_steps(self, parameters: SampleParameters) -> int:
         """Denoising steps of a sample, for its progress: `on_step` is called so many times."""

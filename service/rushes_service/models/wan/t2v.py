@@ -8,7 +8,8 @@ generator's second draw.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+import math
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from rushes.wire.jobs import VaeOptions
 from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable
 from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes_service.models.batching import fits, guided_at_once
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.umt5 import TextEncoder
 from rushes_service.models.loading.files.hashes import FileHashCache
@@ -42,7 +44,14 @@ from rushes_service.runtime.float8 import precision
 
 SIGMA_MAX = 0.999
 LATENT_CHANNELS = 16
-TEXT_ARGUMENTS = ("prompt_embeds", "negative_prompt_embeds")
+NEGATIVE = "negative_prompt_embeds"
+TEXT_ARGUMENTS = ("prompt_embeds", NEGATIVE)
+
+PATCH = 2
+"""Latents per side of a token."""
+
+MOST_SAMPLES = 8
+"""In one batch."""
 
 
 class WanScheduler(UniPCMultistepScheduler):
@@ -76,6 +85,11 @@ class ReferencePipeline(WanPipeline):
     def do_classifier_free_guidance(self) -> bool:
         """True if each step also runs the negative prompt."""
         return guidance_scale(self) != 1.0
+
+
+def transformers_in(module: nn.Module) -> list[nn.Module]:
+    """One transformer, or both experts."""
+    return list(module.values()) if isinstance(module, nn.ModuleDict) else [module]
 
 
 class Wan(Architecture):
@@ -186,7 +200,39 @@ class Wan(Architecture):
     def uses_masks(self, conditioning: Conditioning) -> bool:
         return False
 
+    def guides(self, parameters: SampleParameters, conditioning: Conditioning) -> bool:
+        """True if each step also computes the negative prompt."""
+        return self.guidance(parameters)["guidance_scale"] != 1.0 and NEGATIVE in conditioning
+
+    def batch_key(self, parameters: SampleParameters, conditioning: Conditioning) -> Hashable:
+        if not conditioning.keys() <= {*TEXT_ARGUMENTS}:
+            return None
+        settings = parameters.model_dump_json(exclude={"seed", "prompt", "negative_prompt"})
+        return settings, tuple(sorted(conditioning))
+
+    def most_together(self, parameters: SampleParameters) -> int:
+        frames, side = (parameters.frame_count - 1) // 4 + 1, PATCH * self.spatial_ratio
+        tokens = frames * (parameters.height // side) * (parameters.width // side)
+        each = tokens * (1 if parameters.cfg_scale == 1.0 else 2)
+        return next((count for count in range(MOST_SAMPLES, 1, -1) if fits(self.batching, self.device, each, count)), 1)
+
     def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+        noise = self.noise(parameters, conditioning)
+        return self._denoise(parameters, conditioning, noise, on_step)
+
+    def denoise_together(
+        self, samples: Sequence[tuple[SampleParameters, Conditioning]], on_step: OnStep
+    ) -> list[Denoised]:
+        (parameters, first), *_ = samples
+        texts = {name: torch.cat([conditioning[name] for _, conditioning in samples]) for name in first}
+        noise = torch.cat([self.noise(*sample) for sample in samples])
+        made = self._denoise(parameters, texts, noise, on_step)
+        return [Denoised(latents[None].clone(), made.facts) for latents in made.latents]
+
+    def _denoise(
+        self, parameters: SampleParameters, conditioning: Conditioning, noise: torch.Tensor, on_step: OnStep
+    ) -> Denoised:
+        """Latents out of `noise` [n, C, T, h, w], of n samples that differ in texts alone."""
         scheduler = self._pipe.scheduler = self.scheduler(parameters.discrete_flow_shift or 1.0)
         total = parameters.sample_steps
 
@@ -195,9 +241,13 @@ class Wan(Architecture):
             return {}
 
         texts = {name: tensor for name, tensor in conditioning.items() if name in TEXT_ARGUMENTS}
-        noise = self.noise(parameters, conditioning)
+        guided = self.guides(parameters, conditioning)
+        tokens = math.prod(noise.shape[2:]) // PATCH**2
+        at_once = guided and fits(self.batching, self.device, tokens, 2 * len(noise))
         with self.inputs(conditioning), contextlib.ExitStack() as stack:
             stack.callback(forget, scheduler)
+            for part in transformers_in(self.transformer) if at_once else ():
+                stack.enter_context(guided_at_once(part, conditioning[NEGATIVE]))
             latents = self._pipe(
                 **texts,
                 **self.guidance(parameters),
@@ -211,7 +261,8 @@ class Wan(Architecture):
                 callback_on_step_end=step_ended,
                 callback_on_step_end_tensor_inputs=["latents"],
             )[0]
-        return Denoised(latents, {"sigmas": scheduler.sigmas.tolist(), **self.facts()})
+        batch = {"guidance": "in one batch"} if at_once else {}
+        return Denoised(latents, {"sigmas": scheduler.sigmas.tolist(), **self.facts(), **batch})
 
     def scheduler(self, shift: float) -> UniPCMultistepScheduler:
         """The scheduler of a sample."""
