@@ -15,6 +15,7 @@ from device_support import PRECISIONS, Watch, Workplace, base_of, places_of, sam
 from engine_support import Recorder
 from rushes.errors import ConfigError, ModelError, NonFiniteLatents, OutOfMemory
 from rushes.wire.jobs import SampleJob
+from rushes_service.engine.engine import Engine
 from rushes_service.runtime.devices import allow_tf32, resolve_dtype
 
 WAN = "wan2.1-t2v"
@@ -69,8 +70,8 @@ def test_a_card_does_not_take_what_a_cpu_worker_has_encoded(workplace: Workplace
     family = "wan2.2-ti2v-5b"  # whose picture has latents in float32 everywhere
     job = workplace.job(family, model=MODEL)
     wanted = sample(workplace.engine(fresh=True), job)
-    on_the_cpu, on_the_card = workplace.engine("cpu", fresh=True), workplace.engine(fresh=True)
-    on_the_card.conditioning = on_the_cpu.conditioning
+    on_the_cpu = workplace.engine("cpu", fresh=True)
+    on_the_card = Engine("cuda:0", on_the_cpu.conditioning.directory.parent)
     sample(on_the_cpu, job)
     assert sample(on_the_card, job).same_as(wanted)
 
