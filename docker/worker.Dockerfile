@@ -24,9 +24,9 @@ RUN mkdir -p client/rushes service/rushes_service \
     && touch README.md LICENSE client/rushes/__init__.py service/rushes_service/__init__.py
 
 FROM base AS cpu
-# Where PyTorch's builds for the CPU are: PyPI has those for CUDA alone, of gigabytes.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --constraint constraints.txt --extra-index-url "$TORCH_INDEX" \
+# Where PyTorch's builds for the CPU are, as docker-compose.yml says it: PyPI has those for CUDA alone, of gigabytes.
+ARG TORCH_INDEX
+RUN PIP_EXTRA_INDEX_URL="$TORCH_INDEX" pip install --constraint constraints.txt \
         "torch==$(sed -n 's/^torch==//p' constraints.txt)+cpu" '.[service,s3]' hatchling \
     && pip uninstall --yes rushes \
     && ./slim-torch.sh

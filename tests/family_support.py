@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
 from rushes.families.spec import ArchitectureSpec
 from rushes.families.table import ARCHITECTURES
@@ -40,6 +41,18 @@ def tiny_model_spec(name: str, directory: Path) -> ModelSpec:
     """The family's tiny model, below `directory`."""
     window = {"latent_window_size": WINDOW} if ARCHITECTURES[name].sections else {}
     return ModelSpec(architecture=name, model=str(build_tiny(name, directory / f"tiny-{name}")), **window)
+
+
+def as_loaded(pipe: Any) -> Any:
+    """A pipeline of diffusers with its weights in memory of their own, as ours are.
+
+    In a mapped file they lie where the CPU's kernels add up in another order.
+    """
+    for module in pipe.components.values():
+        if isinstance(module, nn.Module):
+            for parameter in module.parameters():
+                parameter.data = parameter.data.clone()
+    return pipe
 
 
 def picture(path: Path, seed: int = 0) -> Path:

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine_support import Recorder, make_job, tiny_prompt, write_lora
+from family_support import as_loaded
 from rushes.errors import ArchitectureError, ModelError, PromptError
 from rushes.families.parameters import resolve
 from rushes.families.table import architecture
@@ -299,7 +300,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused_unread(models, tmp_path
 @pytest.mark.parametrize(("experts", "component"), [("low", "transformer_2"), ("high", "transformer")])
 def test_one_expert_is_what_diffusers_makes_of_it_alone(engine, models, experts, component):
     denoised = engine.denoise(job(models, TWO_EXPERTS, experts=experts), Recorder())
-    whole = WanPipeline.from_pretrained(models[TWO_EXPERTS])
+    whole = as_loaded(WanPipeline.from_pretrained(models[TWO_EXPERTS]))
     alone = WanPipeline(
         tokenizer=whole.tokenizer,
         text_encoder=whole.text_encoder,
@@ -317,7 +318,7 @@ def test_both_experts_are_what_diffusers_makes_of_them(engine, models, asked):
     prompt = {"sample_steps": 4, "discrete_flow_shift": 3.0, "cfg_scale": asked}
     denoised = engine.denoise(job(models, TWO_EXPERTS, prompt=prompt, experts="both"), Recorder())
     high, low = (asked, asked) if asked else (4.0, 3.0)
-    pipe = WanPipeline.from_pretrained(models[TWO_EXPERTS])
+    pipe = as_loaded(WanPipeline.from_pretrained(models[TWO_EXPERTS]))
     assert torch.equal(denoised.latents, by_diffusers(pipe, denoised, guidance_scale=high, guidance_scale_2=low))
     assert denoised.warnings == ()
     assert (denoised.facts()["experts"], denoised.facts()["boundary"]) == ("both", 0.875)
