@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 
 from rushes.errors import CheckpointMissing, ConfigError
 from rushes.submission.build import Run, build_jobs, extra_loras
-from rushes.training.flags import add_sampling_arguments, loras_from_args
+from rushes.training.flags import add_sampling_arguments, loras_from_args, run_from_args
 from rushes.wire.ids import job_id
 from rushes.wire.jobs import ExtraLora, Prompt, SampleJob
 from rushes.wire.models import ModelSpec
@@ -46,6 +47,31 @@ def test_flags_may_list_files_or_be_repeated(files: list[str]) -> None:
     repeated = parsed("--lora_weight", files[0], "--lora_weight", files[1], "--lora_multiplier", "0.8")
     assert [lora.strength for lora in loras_from_args(repeated)] == [0.8, 1.0]
     assert loras_from_args(parsed()) == ()
+
+
+def test_each_may_be_for_one_of_two_transformers(files: list[str], tmp_path: Path) -> None:
+    given = parsed("--lora_weight", *files, "--lora_expert", "high", "low")
+    run = run_from_args({**given, "output_dir": str(tmp_path)}, "wan2.2-t2v-a14b")
+    assert [lora.expert for lora in run.loras] == ["high", "low"]
+    jobs = [
+        build_jobs(replace(run, loras=extra_loras(files, (), experts)), [Prompt(prompt="a")])[0]
+        for experts in (("high", "low"), ("low", "high"), ())
+    ]
+    assert [lora.expert for lora in jobs[0].loras] == ["high", "low"]
+    assert len({job.id for job in jobs}) == 3
+
+
+def test_an_expert_that_contradicts_the_name_or_the_family_is_an_error(files: list[str], tmp_path: Path) -> None:
+    low = Path(files[0]).rename(tmp_path / "style_low_noise.safetensors")
+    with pytest.raises(ConfigError, match=r"--lora_expert high: the name of .*style_low_noise.* says low"):
+        extra_loras([low], (), ("high",))
+    with pytest.raises(ConfigError, match="2 values for --lora_expert, but 1 files"):
+        extra_loras([low], (), ("low", "low"))
+    with pytest.raises(ConfigError, match="--lora_expert middle: it is low or high"):
+        extra_loras([low], (), ("middle",))  # type: ignore[arg-type]
+    given = {**parsed("--lora_weight", str(low), "--lora_expert", "low"), "output_dir": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"wan2\.1-t2v has one transformer: leave --lora_expert out"):
+        run_from_args(given, "wan2.1-t2v")
 
 
 def test_what_the_trainer_merged_into_its_base_is_merged_first(files: list[str]) -> None:

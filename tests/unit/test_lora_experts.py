@@ -178,6 +178,14 @@ def test_both_files_of_a_step_are_one_checkpoint(engine: Engine, tiny: Path, tmp
     assert len(load_file(pair.checkpoint.path)) == len(load_file(high)) + len(load_file(low))
 
 
+def test_further_files_go_each_into_the_expert_that_is_named_for_it(engine: Engine, tiny: Path, tmp_path: Path) -> None:
+    strong, weak = written(tmp_path / "a.safetensors", alpha=8.0), written(tmp_path / "b.safetensors", alpha=0.8)
+    found = changes(engine, job(tiny, None, loras=extra_loras([strong, weak], (), ("high", "low"))))
+    assert found["low"] == pytest.approx(found["high"] / 100, rel=1e-3)
+    turned = changes(engine, job(tiny, None, loras=extra_loras([strong, weak], (), ("low", "high"))))
+    assert turned["high"] == pytest.approx(turned["low"] / 100, rel=1e-3)
+
+
 def test_a_pair_the_wrong_way_round_is_refused(tmp_path: Path) -> None:
     high, low = (written(tmp_path / f"a_{name}_noise.safetensors") for name in ("high", "low"))
     with pytest.raises(ConfigError, match="is given as high, but its name says low"):

@@ -20,6 +20,7 @@ from rushes.training.flags import SAMPLING_FLAGS
 OURS = (
     "--lora_weight",
     "--lora_multiplier",
+    "--lora_expert",
     "--allow_partial_lora",
     "--allow_other_family",
     "--tokenizer1",

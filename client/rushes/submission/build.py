@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from rushes._paths import absolute
 from rushes.checkpoints.adapters import checkpoint_fingerprint
@@ -32,7 +33,7 @@ from rushes.wire.jobs import (
     SampleJob,
     VaeOptions,
 )
-from rushes.wire.models import ModelSpec
+from rushes.wire.models import Expert, ModelSpec
 from rushes.wire.results import JobError
 
 logger = logging.getLogger("rushes")
@@ -265,23 +266,44 @@ def checkpoint_at(path: str | Path) -> Checkpoint:
     return Checkpoint(path=str(found), fingerprint=checkpoint_fingerprint(found), expert=expert_in_name(found))
 
 
-def extra_loras(paths: Sequence[str | Path], strengths: Sequence[float] = ()) -> tuple[ExtraLora, ...]:
+def extra_loras(
+    paths: Sequence[str | Path], strengths: Sequence[float] = (), experts: Sequence[Expert | None] = ()
+) -> tuple[ExtraLora, ...]:
     """LoRAs to merge beside the checkpoint, read once for their hashes. A strength that is not given is 1.
+
+    Args:
+        experts: the transformer that each is for, of a model of two; where none is given, what its name says.
 
     Raises:
         CheckpointMissing: there is no such file.
-        ConfigError: there are more strengths than files, or one is not a finite number.
+        ConfigError: there are more strengths or experts than files, a strength is not a finite number, or a file's name
+            contradicts its expert.
     """
-    if len(strengths) > len(paths):
-        raise ConfigError(f"{len(strengths)} values for --lora_multiplier, but {len(paths)} files for --lora_weight")
+    for flag, values in (("--lora_multiplier", strengths), ("--lora_expert", experts)):
+        if len(values) > len(paths):
+            raise ConfigError(f"{len(values)} values for {flag}, but {len(paths)} files for --lora_weight")
     if not all(map(math.isfinite, strengths)):
         raise ConfigError("--lora_multiplier must be finite numbers")
     found = [checkpoint_at(path) for path in paths]
     padded = [*strengths, *[1.0] * (len(paths) - len(strengths))]
+    named: list[Expert | None] = [*experts, *[None] * (len(paths) - len(experts))]
     return tuple(
-        ExtraLora(path=file.path, fingerprint=file.fingerprint, strength=strength, expert=file.expert)
-        for file, strength in zip(found, padded, strict=True)
+        ExtraLora(path=file.path, fingerprint=file.fingerprint, strength=strength, expert=expert_of_extra(file, expert))
+        for file, strength, expert in zip(found, padded, named, strict=True)
     )
+
+
+def expert_of_extra(file: Checkpoint, named: Expert | None) -> Expert | None:
+    """The transformer that a further LoRA is for: as named, or as its file is.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    if named not in (None, *get_args(Expert)):
+        raise ConfigError(f"--lora_expert {named}: it is {' or '.join(get_args(Expert))}")
+    if named and file.expert and named != file.expert:
+        raise ConfigError(f"--lora_expert {named}: the name of {file.path} says {file.expert}")
+    return named or file.expert
 
 
 def sampled_architecture(name: str) -> ArchitectureSpec:

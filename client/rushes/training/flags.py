@@ -76,7 +76,7 @@ def run_from_args(
         output_name=output_name,
         vae=vae_from_args(given),
         keep=keep,
-        loras=loras_from_args(given),
+        loras=checked_experts(loras_from_args(given), given, architecture),
         allow_partial_lora=bool(given.get("allow_partial_lora")),
         allow_other_family=bool(given.get("allow_other_family")),
         noise=given.get("rushes_noise") or "device",
@@ -111,6 +111,9 @@ def loras_from_args(given: dict[str, Any]) -> tuple[ExtraLora, ...]:
 
     Also those that the trainer itself has merged before training (musubi-tuner's `--base_weights`): a checkpoint is
     worth little without what it was trained on.
+
+    Raises:
+        CheckpointMissing, ConfigError: as `extra_loras`.
     """
     found: list[ExtraLora] = []
     for files, strengths in LORA_FLAGS:
@@ -118,8 +121,17 @@ def loras_from_args(given: dict[str, Any]) -> tuple[ExtraLora, ...]:
         values: Any = given.get(strengths) or ()
         if isinstance(values, (int, float)):
             values = [values] * len(paths)
-        found += extra_loras(paths, values if paths else ())
+        experts = (given.get("lora_expert") or ()) if files == "lora_weight" else ()
+        found += extra_loras(paths, values if paths else (), experts)
     return tuple(found)
+
+
+def checked_experts(loras: tuple[ExtraLora, ...], given: dict[str, Any], architecture: str) -> tuple[ExtraLora, ...]:
+    """`loras`; raises `ConfigError` if a flag names a transformer for them and the family has but one."""
+    spec = ARCHITECTURES.get(architecture)
+    if given.get("lora_expert") and spec is not None and spec.high_noise_cfg_scale is None:
+        raise ConfigError(f"{architecture} has one transformer: leave --lora_expert out")
+    return loras
 
 
 def vae_from_args(given: dict[str, Any]) -> VaeOptions:
@@ -250,6 +262,12 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "type": float,
         "metavar": "X",
         "help": "their strengths, in the same order (default: 1); --m of a prompt scales the checkpoint only",
+    },
+    "--lora_expert": {
+        "nargs": "+",
+        "action": "extend",
+        "choices": ("high", "low"),
+        "help": "Wan2.2: which transformers they are for, in the same order (default: what their names say, or both)",
     },
     "--allow_other_family": {
         "action": "store_true",

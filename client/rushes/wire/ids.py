@@ -40,7 +40,7 @@ def job_id(
     asked.append(prompt.model_dump(mode="json", exclude_defaults=True, exclude={"drift_limit"}))
     # Appended only where used: ids of samples without them are those of earlier versions.
     if loras:
-        asked.append(["loras", *([lora.fingerprint, lora.strength] for lora in loras)])
+        asked.append(["loras", *(lora.identity for lora in loras)])
     if allow_partial_lora:
         asked.append("allow_partial_lora")
     if allow_other_family:

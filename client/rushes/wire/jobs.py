@@ -100,6 +100,11 @@ class ExtraLora(FrozenModel):
     strength: float = Field(default=1.0, allow_inf_nan=False)
     expert: Expert | None = None
 
+    @property
+    def identity(self) -> list[str | float]:
+        """What it does to a sample; as in versions before there were experts where it is for all."""
+        return [self.fingerprint, self.strength, *([self.expert] if self.expert else [])]
+
 
 class SampleJob(FrozenModel):
     """Everything a worker needs to make one sample.

@@ -11,7 +11,7 @@ from typing_extensions import Self
 from rushes.submission.sweeps import MAX_VALUES
 from rushes.wire.base import FrozenModel
 from rushes.wire.jobs import NoiseSource, Prompt, VaeOptions
-from rushes.wire.models import ModelSpec
+from rushes.wire.models import Expert, ModelSpec
 from rushes.wire.results import JobRecord
 
 M = TypeVar("M", bound=BaseModel)
@@ -111,6 +111,9 @@ class LoraRequest(FrozenModel):
 
     path: str
     strength: float = Field(default=1.0, allow_inf_nan=False)
+    expert: Expert | None = Field(
+        default=None, description="Transformer it is for, of Wan2.2's two; left out: what its name says, else both."
+    )
 
 
 RunName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]

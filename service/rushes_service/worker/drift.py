@@ -50,7 +50,7 @@ Arrays = dict[str, np.ndarray]
 def base_key(job: SampleJob, parameters: SampleParameters) -> str:
     """Name of what a sample shares with its base partner: 32 hex digits."""
     shared = parameters.model_dump(mode="json", exclude={"lora_multiplier"})
-    loras = [[lora.fingerprint, lora.strength] for lora in job.loras]
+    loras = [lora.identity for lora in job.loras]
     return digest([job.model.fingerprint, job.vae.model_dump(mode="json"), shared, loras], 32)
 
 

@@ -16,7 +16,7 @@ from rushes.families.parameters import resolve
 from rushes.submission.build import Run, build_job, sampled_architecture, seed_for
 from rushes.submission.sweeps import sweep_jobs, sweep_run
 from rushes.wire.base import digest
-from rushes.wire.jobs import BASE_MODEL, Checkpoint, Prompt, SampleJob
+from rushes.wire.jobs import BASE_MODEL, Checkpoint, ExtraLora, Prompt, SampleJob
 from rushes.wire.results import JobState
 from rushes_service.api.context import Context
 from rushes_service.api.http.problems import invalid
@@ -212,5 +212,5 @@ def identity(job: dict[str, object]) -> str:
     strength = 1.0 if strength is None else strength
     weights = checkpoint.get("fingerprint", BASE_MODEL) if strength else BASE_MODEL
     content = {name: value for name, value in content_of(job).items() if value not in (None, [], ())}
-    loras = [[lora["fingerprint"], lora.get("strength", 1.0)] for lora in job.get("loras") or []]  # type: ignore[attr-defined,union-attr]
+    loras = [ExtraLora.model_validate(lora).identity for lora in job.get("loras") or []]  # type: ignore[attr-defined]
     return digest([weights, strength if weights != BASE_MODEL else 0, content, prompt.get("seed"), loras])

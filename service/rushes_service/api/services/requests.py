@@ -60,7 +60,7 @@ def loras_of(request: RunFields, roots: Roots) -> tuple[ExtraLora, ...]:
     paths = [roots.resolve(lora.path, f"loras.{index}.path") for index, lora in enumerate(request.loras)]
     for path in paths:
         checkpoint_header(path)
-    return extra_loras(paths, [lora.strength for lora in request.loras])
+    return extra_loras(paths, [lora.strength for lora in request.loras], [lora.expert for lora in request.loras])
 
 
 def checkpoint_of(text: str | None, roots: Roots) -> Checkpoint | None:
