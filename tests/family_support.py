@@ -33,8 +33,8 @@ def makes_pictures(spec: ArchitectureSpec) -> bool:
 
 
 def makes_clips(spec: ArchitectureSpec) -> bool:
-    """True for a video family."""
-    return not spec.image_only
+    """True for a video family; of what makes what its model makes, the tiny model makes pictures."""
+    return not (spec.image_only or spec.own_defaults)
 
 
 def tiny_model_spec(name: str, directory: Path) -> ModelSpec:
@@ -66,7 +66,7 @@ def picture(path: Path, seed: int = 0) -> Path:
 def tiny_options(spec: ArchitectureSpec, directory: Path, frames: int | None = None) -> dict[str, Any]:
     """Options of a prompt that `spec` samples in well under a second, its input pictures made below `directory`."""
     options: dict[str, Any] = {"width": SIZE, "height": SIZE, "sample_steps": 2, "seed": 3}
-    if frames is not None and not spec.sections:
+    if frames is not None and not (spec.sections or spec.own_defaults):
         latent = spec.latent_frames is not None
         options["frame_count"] = (frames - 1) // spec.frame_stride + 1 if latent else frames
     inputs = spec.requires | spec.uses

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from golden_support import sample
 from rushes.wire.jobs import Prompt
@@ -20,7 +20,7 @@ TEXT = "a red ball on a green hill"
 
 
 def bare(model: Path, adapter: Path | None = None, *, fuse: bool = True, **arguments: Any) -> torch.Tensor:
-    """Pixels [3, 1, H, W] in 0..1, as a script makes them that knows diffusers alone.
+    """Pixels [3, F, H, W] in 0..1, as a script makes them that knows diffusers alone.
 
     Without `fuse` the LoRA stays beside the weights: some pipelines fuse that of their transformer alone.
     """
@@ -30,13 +30,29 @@ def bare(model: Path, adapter: Path | None = None, *, fuse: bool = True, **argum
         for weight in part.parameters() if isinstance(part, ModelMixin) else ():
             # In a mapped file they lie at odd addresses, where some kernels of a CPU round otherwise.
             weight.data = weight.data.clone()
-    if adapter is not None:
+    if adapter is not None and not hasattr(pipe, "load_lora_weights"):
+        add_adapter(pipe, adapter)
+    elif adapter is not None:
         pipe.load_lora_weights(adapter)
-    if adapter is not None and fuse:
+    if adapter is not None and fuse and hasattr(pipe, "load_lora_weights"):
         pipe.fuse_lora()
         pipe.unload_lora_weights()
     generator = torch.Generator("cpu").manual_seed(5)
-    return pipe(prompt=TEXT, generator=generator, output_type="pt", **arguments).images[0][:, None].float()
+    made = pipe(prompt=TEXT, generator=generator, output_type="pt", **arguments)
+    frames = made.images[0][None] if hasattr(made, "images") else made.frames[0]
+    return frames.transpose(0, 1).float()
+
+
+@torch.no_grad()
+def add_adapter(pipe: DiffusionPipeline, adapter: Path) -> None:
+    """Add a LoRA in diffusers' names to a pipeline for which diffusers itself has no loader."""
+    tensors = load_file(adapter)
+    for key in tensors:
+        if key.endswith(".lora_A.weight"):
+            name = key.removesuffix(".lora_A.weight")
+            part, _, module = name.partition(".")
+            weight = getattr(pipe, part).get_submodule(module).weight
+            weight += tensors[f"{name}.lora_B.weight"] @ tensors[key]
 
 
 def spec_of(model: Path) -> ModelSpec:

@@ -97,8 +97,8 @@ def test_embeddings_are_kept_and_the_encoders_then_not_needed(models, tmp_path):
     engine = Engine("cpu", tmp_path / "cache")
     base = find("diffusers")(spec_of(copy), engine.device, torch.float32)
     base.load()
-    assert base._pipe.text_encoder is None
-    assert base._pipe.text_encoder_2 is None
+    assert not isinstance(base._pipe.text_encoder, torch.nn.Module)
+    assert not isinstance(base._pipe.text_encoder_2, torch.nn.Module)
     again = pixels(drawn(copy, tmp_path / "cache", width=32, height=32, sample_steps=2))
     assert torch.equal(again, first)
 
@@ -133,8 +133,9 @@ def test_a_directory_without_a_pipeline_or_with_an_unknown_one_is_an_error(tmp_p
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "NoSuchPipeline"}))
     with pytest.raises(ModelError, match="NoSuchPipeline, which diffusers"):
         drawn(tmp_path, tmp_path / "cache")
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
-    with pytest.raises(ModelError, match="WanPipeline makes clips"):
+    parts = {name: ["diffusers", "WanTransformer3DModel"] for name in ("transformer", "transformer_2")}
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline", **parts}))
+    with pytest.raises(ModelError, match=r"WanPipeline must have one transformer.*transformer and transformer_2"):
         drawn(tmp_path, tmp_path / "cache")
 
 

@@ -16,7 +16,7 @@ from rushes.errors import LoraError, LoraMismatch
 from rushes.families.table import ARCHITECTURES
 from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import read_lora
-from rushes_service.lora.reading.families import KNOWN, fits
+from rushes_service.lora.reading.families import KNOWN, another_family, fits
 from rushes_service.lora.targets import NameTable, name_table, renamed
 from rushes_service.models.hunyuan.names import ORIGINAL_NAMES as HUNYUAN_NAMES
 from rushes_service.models.wan.names import wan_names
@@ -322,6 +322,18 @@ FITTING = {
 @pytest.mark.parametrize("architecture", FITTING)
 def test_each_family_reads_its_own_files_and_those_it_was_made_of(architecture: str) -> None:
     assert {label for label in KNOWN if fits((label,), architecture)} == FITTING[architecture]
+
+
+ALIKE = {
+    "flux2-klein": "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
+    "flux1-kontext": "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
+    "ltx-video": "transformer.transformer_blocks.0.audio_to_video_attn.to_q.lora_A.weight",
+}
+
+
+@pytest.mark.parametrize("architecture", ALIKE)
+def test_names_that_families_share_are_not_taken_for_another_family(architecture: str) -> None:
+    assert another_family({ALIKE[architecture]: (4, 32)}, {}, architecture) is None
 
 
 def test_every_family_that_is_sampled_is_one_that_files_can_be_of() -> None:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(spec: ArchitectureSpec) -> dict[str, Any]:
-    """One family as plain data; `fps` is None for a family that makes single pictures."""
+    """One family as plain data; `fps` is None for single pictures, and where the model says it."""
     asked: dict[str, Any] = {field: example(field) for field in spec.requires}
     resolved, _ = resolve(Prompt(prompt="", **asked), spec)
     own = resolved.left_to_model
@@ -66,10 +66,12 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
         defaults["frame_count"] = spec.layers
     still = spec.image_only and spec.layers is None
     ignored = [*spec.ignores, "frame_count"] if still else spec.ignores
+    clips = not (spec.image_only or spec.own_defaults)
+    makes = "pictures" if spec.image_only else "clips" if spec.sections else "pictures and clips"
     return {
         "name": spec.name,
         "title": spec.title,
-        "makes": "pictures" if spec.image_only else "clips" if spec.sections else "pictures and clips",
+        "makes": "pictures or clips, as the pipeline does" if spec.own_defaults else makes,
         "requires": options(spec.requires),
         "uses": options(spec.uses - spec.requires),
         "ignores": options(ignored),
@@ -81,13 +83,13 @@ def describe(spec: ArchitectureSpec) -> dict[str, Any]:
         "classifier_free_guidance": CFG_RULES[spec.cfg],
         "size_multiple": spec.size_multiple,
         "sizes_rounded_up": spec.size_floor is not None,
-        "frame_stride": None if spec.image_only else resolved.frame_count - 1 if spec.sections else spec.frame_stride,
+        "frame_stride": None if not clips else resolved.frame_count - 1 if spec.sections else spec.frame_stride,
         "layers": spec.layers,
         "frames_are_latent": spec.latent_frames is not None,
         "seed": spec.seed,
         "versions": list(spec.versions),
         "version_flag": spec.version_flag,
-        "fps": None if spec.image_only else spec.fps,
+        "fps": spec.fps if clips else None,
         "hub_id": spec.hub_id,
         "transformer_hub_id": spec.transformer_hub_id,
         "sampled": spec.sampled,

@@ -34,7 +34,7 @@ at that scale unless it is 1; only with both `--n` and `--l` other than 1; only 
 
 IMAGE_INPUTS = frozenset({"image_path", "end_image_path", "control_video_path", "control_image_path", "one_frame"})
 
-OWN = ("width", "height", "sample_steps", "guidance_scale", "cfg_scale")
+OWN = ("width", "height", "frame_count", "sample_steps", "guidance_scale", "cfg_scale")
 """Fields of `Prompt` whose defaults some models bring with them."""
 
 

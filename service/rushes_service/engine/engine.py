@@ -191,6 +191,8 @@ class Engine:
 
     def _sample(self, loaded: LoadedModel, denoised: Denoised, context: SampleContext) -> DenoisedSample:
         """The denoised sample, with all that its decode and its receipt need."""
+        if denoised.frame_count is not None:
+            context.parameters = context.parameters.model_copy(update={"frame_count": denoised.frame_count})
         job, parameters = context.job, context.parameters
         ways = decode_fallbacks(
             job.vae,
@@ -209,7 +211,7 @@ class Engine:
             clock=context.clock,
             peak=context.peak,
             earlier=tuple(context.attempts),
-            warnings=(*context.warnings, *context.notes, *about_model, *loaded.loras.warnings),
+            warnings=(*context.warnings, *context.notes, *denoised.warnings, *about_model, *loaded.loras.warnings),
             facts={
                 **loaded.facts(),
                 "device": device_name(self.device),

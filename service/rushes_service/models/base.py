@@ -31,10 +31,15 @@ OnStep = Callable[[int, int, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class Denoised:
-    """The result of denoising: latents as the decoder's `decode` takes them, and what to say in the receipt."""
+    """The result of denoising: latents as the decoder's `decode` takes them, and what to say in the receipt.
+
+    `frame_count` is how many frames they become, if that is for the model to say; None is as asked.
+    """
 
     latents: torch.Tensor
     facts: dict[str, Any] = field(default_factory=dict)
+    frame_count: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Architecture(ABC):

@@ -6,16 +6,15 @@ from rushes.families.spec import ArchitectureSpec
 
 DIFFUSERS = ArchitectureSpec(
     name="diffusers",
-    title="pictures by any pipeline of diffusers",
+    title="pictures and clips by any pipeline of diffusers",
     hub_id="stabilityai/stable-diffusion-xl-base-1.0",
     size_multiple=8,
     frame_stride=1,
-    fps=1,
+    fps=24,
     cfg="by_pipeline",
     guidance_scale=1.0,
     flow_shift=None,
-    uses=frozenset({"image_path"}),
-    image_only=True,
+    uses=frozenset({"image_path", "end_image_path"}),
     own_defaults=True,
     sampled=True,
 )

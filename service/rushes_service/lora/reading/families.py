@@ -71,8 +71,9 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"^lora_unet_transformer_blocks_\d+_attn(?!\d)", (FRAMEPACK, QWEN, KREA2)),
     (r"^lora_unet_(single_)?transformer_blocks_\d+_(attn|ff|norm|proj)(?!\d)", (FRAMEPACK,)),
     (r"token_refiner", (HUNYUAN, FRAMEPACK)),
+    (r"transformer_blocks[._]\d+[._](audio_|audio_to_video|video_to_audio)", ("ltx-video",)),
     (r"transformer_blocks[._]\d+[._]attn[12]", ("ltx-video", "cogvideox")),
-    (r"(^|[._])transformer_blocks[._]\d+[._]attn[._]", (FLUX, HUNYUAN, FRAMEPACK, QWEN, KREA2)),
+    (r"(^|[._])transformer_blocks[._]\d+[._]attn[._]", (FLUX, FLUX2, HUNYUAN, FRAMEPACK, QWEN, KREA2)),
     (r"(^|[._])(single_)?transformer_blocks[._]\d+[._]", (FLUX, HUNYUAN, FRAMEPACK)),
     (r"(^|[._])(layers|(noise|context)_refiner)[._]\d+[._](attention|feed_forward)", (Z_IMAGE,)),
 )

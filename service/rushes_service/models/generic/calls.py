@@ -34,17 +34,17 @@ def in_place_of(owner: Any, name: str, function: Callable[..., Any]) -> Iterator
         object.__delattr__(owner, name)
 
 
-def until(pipe: Any, owner: Any, name: str, arguments: dict[str, Any]) -> tuple[Any, ...]:
-    """Call `pipe` until it calls `owner.name`, and return what it passes by position.
+def until(pipe: Any, owner: Any, name: str, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Call `pipe` until it calls `owner.name`, and return what it passes by position and by name.
 
     Raises:
         RuntimeError: it ends without.
     """
-    passed: tuple[Any, ...] = ()
+    passed: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
-    def stop(*args: Any, **_kwargs: Any) -> Any:
+    def stop(*args: Any, **kwargs: Any) -> Any:
         nonlocal passed
-        passed = args
+        passed = args, kwargs
         raise Reached
 
     with in_place_of(owner, name, stop):

@@ -34,12 +34,10 @@ ENCODERS = ("text_encoder",)
 them in every call."""
 
 T5_NAME = f"{TEXT}_3"
+"""What kohya's trainers call T5, however many encoders there are before it."""
 
 BACKBONES = ("transformer", "unet")
 """What the part that denoises is called."""
-
-CALLBACKS = ("callback_on_step_end", "callback")
-"""Arguments of pipelines that are called after each step; the second is diffusers' older one."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,6 @@ class PipelineFiles:
             with torch.device("meta"), loading(Path(name)):
                 model = empty(kind, self.source.config(name, kind))
             found[name] = text_table(name, model, text_names(model))
-            # kohya's trainers call T5 the third encoder, however many there are.
             if issubclass(kind, T5EncoderModel):
                 found.setdefault(T5_NAME, found[name])
         return found
@@ -112,7 +109,7 @@ def find_pipeline(model: ModelSpec, spec: ArchitectureSpec, file_hashes: FileHas
         raise ModelError(f"{name}: there is no such directory, and it is no hub id either (owner/name)")
     try:
         index = dict(source.index())
-        parts = {part: (str(of[0]), str(of[1])) for part, of in index.items() if isinstance(of, list) and all(of)}
+        parts = {part: (str(of[0]), str(of[1])) for part, of in index.items() if is_part(of)}
         kind = getattr(diffusers, str(index["_class_name"]), None)
     except (ModelError, KeyError, IndexError, ValueError) as error:
         raise ModelError(f"{path} is no diffusers model: {INDEX} cannot be read ({first_line(error)})") from error
@@ -125,15 +122,18 @@ def find_pipeline(model: ModelSpec, spec: ArchitectureSpec, file_hashes: FileHas
     return found
 
 
+def is_part(entry: Any) -> bool:
+    """True for what `model_index.json` says of a part: its library and its class. Other entries are settings."""
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
+
+
 def check(files: PipelineFiles) -> None:
     """Raise `ModelError` for a pipeline that cannot be sampled here."""
     name = files.kind.__name__
     if "prompt" not in files.signature or not hasattr(files.kind, "encode_prompt"):
         raise ModelError(f"{name} takes no prompt that is encoded by itself: it cannot be sampled")
-    if not any(callback in files.signature for callback in CALLBACKS):
-        raise ModelError(f"{name} says nothing after its steps (it has no callback_on_step_end): it cannot be sampled")
-    if "num_frames" in files.signature:
-        raise ModelError(f"{name} makes clips; only pipelines that make pictures are sampled so far")
+    if not hasattr(files.kind, "prepare_latents"):
+        raise ModelError(f"{name} has no prepare_latents to part texts from noise: it cannot be sampled")
     transformers = [part for part in files.parts if part.startswith(("transformer", "unet", "prior"))]
     if len(transformers) != 1 or transformers[0] not in BACKBONES or "vae" not in files.parts:
         found = " and ".join(transformers) or "neither"
@@ -152,13 +152,6 @@ def part_class(library: str, name: str) -> Any:
         raise ModelError(f"a part of the model is a {name} of {library}: only diffusers and transformers are known")
     with loading(Path(INDEX)):
         return getattr(importlib.import_module(library), name)
-
-
-def default_size(pipe: Any) -> int | None:
-    """Pixels per side of a picture without `--w` and `--h`; None where the pipeline does not tell."""
-    size = getattr(pipe, "default_sample_size", None) or getattr(backbone(pipe).config, "sample_size", None)
-    ratio = getattr(pipe, "vae_scale_factor", None)
-    return size * ratio if isinstance(size, int) and isinstance(ratio, int) else None
 
 
 def backbone(pipe: Any) -> Any:
