@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from device_support import DENSE, PRECISIONS, sample
-from family_support import FAMILIES
+from family_support import FAMILIES, makes_clips
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import VaeOptions
 
@@ -30,7 +30,7 @@ ROUNDING = 2e-2
 )
 def test_frames_are_those_of_the_cpu(benches: Any, family: str, way: str) -> None:
     workplace = benches.workplace
-    frames = 1 if ARCHITECTURES[family].image_only else 9
+    frames = 9 if makes_clips(ARCHITECTURES[family]) else 1
     options = {"model": PRECISIONS["float32"], "vae": WAYS[way], "frames": frames, "width": 64, "sample_steps": 2}
     job = workplace.job(family, **options)
     made = sample(benches.get(family, "float32").engine, job)
@@ -40,7 +40,7 @@ def test_frames_are_those_of_the_cpu(benches: Any, family: str, way: str) -> Non
     assert (made.pixels - wanted.pixels).abs().mean() <= ROUNDING
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if not ARCHITECTURES[name].image_only])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if makes_clips(ARCHITECTURES[name])])
 def test_a_decode_that_is_taken_frame_by_frame_is_the_whole_one(benches: Any, family: str) -> None:
     engine = benches.get(family, "bfloat16").engine
     job = benches.workplace.job(family, model=PRECISIONS["bfloat16"], frames=9, sample_steps=2)

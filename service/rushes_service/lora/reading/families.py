@@ -21,6 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 FLUX, HUNYUAN, FRAMEPACK, WAN = "flux1", "hunyuan-video", "framepack", "wan"
 QWEN, Z_IMAGE, FLUX2, KREA2, KANDINSKY = "qwen-image", "z-image", "flux2", "krea2", "kandinsky5"
+LTX2 = "ltx-2"
 
 STATED: tuple[tuple[str, str], ...] = (
     (r"krea[-_ ]?2", KREA2),
@@ -35,10 +36,14 @@ STATED: tuple[tuple[str, str], ...] = (
     (r"flux", FLUX),
     (r"qwen[-_ ]?image", QWEN),
     (r"(?:^|[^a-z])wan(?:[^a-z]|$)|skyreels[-_ ]?v?2", WAN),
+    (r"ltx[-_. ]?2(?!b)", LTX2),
     (r"ltx", "ltx-video"),
     (r"cogvideo", "cogvideox"),
     (r"z[-_ ]?image", Z_IMAGE),
-    (r"stable[-_ ]?diffusion|sdxl|(?:^|[^a-z])sd[-_ ]?(?:v|x|[123])", "stable-diffusion"),
+    (r"stable[-_ ]?diffusion[-_ ]?v?3|(?:^|[^a-z])sd[-_ ]?v?3", "stable-diffusion-3"),
+    (r"stable[-_ ]?diffusion[-_ ]?xl|sdxl|(?:^|[^a-z])sd[-_ ]?xl", "stable-diffusion-xl"),
+    (r"stable[-_ ]?diffusion[-_ ]?v?[12]|(?:^|[^a-z])sd[-_ ]?v?[12]", "stable-diffusion-1"),
+    (r"stable[-_ ]?diffusion|(?:^|[^a-z])sd[-_ ]?v", "stable-diffusion"),
     (r"(lumina|hidream|kandinsky|cosmos|mochi|pixart|sana|aura[-_ ]?flow|omnigen|ideogram|krea|anima|kolors)", ""),
 )
 """Words of headers, in lower case, and the family that they name; "" is the word itself. The first counts."""
@@ -71,8 +76,8 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"^lora_unet_transformer_blocks_\d+_attn(?!\d)", (FRAMEPACK, QWEN, KREA2)),
     (r"^lora_unet_(single_)?transformer_blocks_\d+_(attn|ff|norm|proj)(?!\d)", (FRAMEPACK,)),
     (r"token_refiner", (HUNYUAN, FRAMEPACK)),
-    (r"transformer_blocks[._]\d+[._](audio_|audio_to_video|video_to_audio)", ("ltx-video",)),
-    (r"transformer_blocks[._]\d+[._]attn[12]", ("ltx-video", "cogvideox")),
+    (r"transformer_blocks[._]\d+[._](audio_|audio_to_video|video_to_audio)", (LTX2,)),
+    (r"transformer_blocks[._]\d+[._]attn[12]", ("ltx-video", LTX2, "cogvideox")),
     (r"(^|[._])transformer_blocks[._]\d+[._]attn[._]", (FLUX, FLUX2, HUNYUAN, FRAMEPACK, QWEN, KREA2)),
     (r"(^|[._])(single_)?transformer_blocks[._]\d+[._]", (FLUX, HUNYUAN, FRAMEPACK)),
     (r"(^|[._])(layers|(noise|context)_refiner)[._]\d+[._](attention|feed_forward)", (Z_IMAGE,)),
@@ -100,10 +105,11 @@ GATED, PLAIN = (Fraction(6), Fraction(1, 3), Fraction(9)), (Fraction(4), Fractio
 SAME_FILES = {
     "skyreels-v1": (HUNYUAN,),
     FRAMEPACK: (FRAMEPACK, HUNYUAN),
-    "stable-diffusion-3": ("stable-diffusion",),
+    "stable-diffusion-1": ("stable-diffusion-1", "stable-diffusion"),
+    "stable-diffusion-xl": ("stable-diffusion-xl", "stable-diffusion"),
 }
-"""Families whose files are those of others as well: SkyReels V1 and FramePack are HunyuanVideo, trained on. Headers
-call every Stable Diffusion alike."""
+"""Families whose files are those of others as well: SkyReels V1 and FramePack are HunyuanVideo, trained on. Keys
+tell no Stable Diffusion from another that has a UNet."""
 
 SAME_NAMES = {"hunyuan-video-1.5": (HUNYUAN,)}
 """Families whose names look like another's."""

@@ -14,10 +14,12 @@ from rushes_service.models.flux.names import ORIGINAL_NAMES
 
 FAMILIES = (
     (r"StableDiffusion3", "stable-diffusion-3"),
-    (r"StableDiffusion", "stable-diffusion"),
+    (r"StableDiffusionXL|AnimateDiffSDXL", "stable-diffusion-xl"),
+    (r"StableDiffusion|AnimateDiff|PIA|LatentConsistency", "stable-diffusion-1"),
     (r"Chroma", "chroma"),
     (r"Flux2", "flux2"),
     (r"Flux", "flux1"),
+    (r"LTX2", "ltx-2"),
     (r"LTX", "ltx-video"),
     (r"CogVideoX", "cogvideox"),
     (r"(Lumina|HiDream|PixArt|Sana|AuraFlow|Kolors|Kandinsky|OmniGen|Cosmos|Mochi)", ""),
