@@ -98,21 +98,20 @@ class AnyPipeline(Architecture):
         return tuple(warnings)
 
     def load(self) -> None:
-        # Parts keep their gradients, as in a bare script: without, torch takes other kernels, whose last bits differ.
         quiet_loading_bars()
         loaded = self.files.load(
             self.files.modules(encoders=False), self.dtype, self.destination, self.transformer_destination
         )
+        given = {**loaded, **dict.fromkeys(self.files.modules(encoders=True))}
         with loading(self.files.source.directory):
             self._pipe = self.files.kind.from_pretrained(
-                self.files.source.directory,
-                torch_dtype=self.dtype,
-                local_files_only=True,
-                **loaded,
-                **dict.fromkeys(encoders),
+                self.files.source.directory, torch_dtype=self.dtype, local_files_only=True, **given
             )
         self._absent = AbsentEncoders(self._pipe, self.files, self.dtype)
         for part in loaded.values():
+            # As in a bare script: for weights without gradients torch takes other kernels, whose last bits differ.
+            if self.storage is None:
+                part.requires_grad_(True)
             part.to(self.device)
         if self._upcasts:
             self.vae.to(torch.float32)
