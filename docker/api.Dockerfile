@@ -28,7 +28,7 @@ COPY service service
 RUN pip install --no-deps --no-build-isolation .
 
 LABEL org.opencontainers.image.title="Rushes API and gallery" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 1000:1000
 EXPOSE 8720

@@ -36,7 +36,7 @@ COPY service service
 # Offline: what builds it was installed above.
 RUN pip install --no-deps --no-build-isolation .
 LABEL org.opencontainers.image.title="Rushes worker (CPU)" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 1000:1000
 ENTRYPOINT ["rushes"]
@@ -52,7 +52,7 @@ COPY client client
 COPY service service
 RUN pip install --no-deps --no-build-isolation .
 LABEL org.opencontainers.image.title="Rushes worker (CUDA)" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 1000:1000
 ENTRYPOINT ["rushes"]

@@ -18,7 +18,7 @@ from rushes.wire.jobs import Checkpoint, Prompt, SampleJob, VaeOptions
 from rushes.wire.models import ModelSpec
 from rushes.wire.results import JobRecord, JobState, SampleResult
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ArchitectureSpec",
