@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import lora_support
 from engine_support import Recorder
-from family_support import tiny_model_spec, tiny_options
+from family_support import FAMILIES, tiny_model_spec, tiny_options
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import Checkpoint, Prompt, SampleJob, VaeOptions
@@ -27,8 +27,28 @@ from rushes_service.runtime.devices import DTYPES
 
 FRAMES = 5
 
-DENSE = ("wan2.1-t2v", "hunyuan-video-i2v", "framepack", "flux1-kontext")
-"""Families of each kind that are tried in every combination; the others share code with them, and are tried in some."""
+DENSE = ("wan2.1-t2v", "hunyuan-video-i2v")
+"""Families that are tried in every combination: one with single layers, one with fused ones, a picture and offload."""
+
+LIKE_ANOTHER = {
+    "hunyuan-video": "hunyuan-video-i2v",
+    "skyreels-v1-t2v": "hunyuan-video-i2v",
+    "skyreels-v1-i2v": "hunyuan-video-i2v",
+    "hunyuan-video-1.5-i2v": "hunyuan-video-1.5-t2v",
+    "framepack-one-frame": "framepack",
+    "wan2.1-i2v": "wan2.1-t2v",
+    "wan2.1-fun-control": "wan2.1-t2v",
+    "wan2.1-flf2v": "wan2.1-t2v",
+    "wan-one-frame": "wan2.1-t2v",
+    "wan2.2-i2v-a14b": "wan2.2-t2v-a14b",
+    "flux2-dev": "flux2-klein",
+    "qwen-image": "qwen-image-edit",
+    "kandinsky5-i2v": "kandinsky5-t2v",
+    "kandinsky5-t2i": "kandinsky5-t2v",  # with a VAE as FLUX.1 has
+}
+"""Families that have the transformer and the VAE of another one, and other inputs: they are tried in one precision."""
+
+LEADING = [family for family in FAMILIES if family not in LIKE_ANOTHER]
 
 
 @dataclass
