@@ -76,8 +76,11 @@ def exported(vae: AutoencoderKLWan, latents: torch.Tensor) -> None:
 
 def tiled(vae: AutoencoderKLWan, latents: torch.Tensor) -> None:
     """diffusers with spatial tiling, which is approximate, then `export_to_video`."""
-    (pixels,) = stream_wan(vae, latents, TILES)
-    export(pixels)
+    vae.enable_tiling(TILES.size, TILES.size, TILES.stride, TILES.stride)
+    try:
+        exported(vae, latents)
+    finally:
+        vae.use_tiling = False
 
 
 def export(pixels: torch.Tensor) -> None:

@@ -14,6 +14,7 @@ from rushes.wire.jobs import VaeOptions
 from rushes_service.models.vae.tiles import TilePlan, plan_tiles
 from rushes_service.models.wan.decode import stream_wan
 from rushes_service.models.wan.tiny import vae as tiny_vae
+from rushes_service.models.wan22.tiny import vae22 as tiny_vae22
 from rushes_service.runtime.pixels import to_uint8
 
 
@@ -90,10 +91,23 @@ def test_streaming_does_not_switch_off_gradients_for_its_consumer(vae):
 
 def test_tiles_give_the_whole_picture_and_are_switched_off_afterwards(vae):
     z = latents(2, size=8)
-    (clip,) = stream_wan(vae, z, TilePlan(32, 24))
-    assert clip.shape == (1, 3, 5, 64, 64)
-    assert not torch.equal(clip, full(vae, z))
+    clips = list(stream_wan(vae, z, TilePlan(32, 24)))
+    assert [clip.shape for clip in clips] == [(1, 3, 1, 64, 64), (1, 3, 4, 64, 64)]
+    assert not torch.equal(torch.cat(clips, dim=2), full(vae, z))
     assert not vae.use_tiling
+
+
+@pytest.mark.parametrize(
+    ("make", "plan"), [(tiny_vae, TilePlan(32, 24)), (tiny_vae, TilePlan(40, 24)), (tiny_vae22, TilePlan(48, 32))]
+)
+def test_tiles_are_those_of_diffusers_bitwise(make, plan):
+    torch.manual_seed(0)
+    model = make()
+    ratio = model.spatial_compression_ratio
+    z = torch.randn(1, model.config.z_dim, 3, 96 // ratio, 80 // ratio)
+    clip = torch.cat(list(stream_wan(model, z, plan)), dim=2)
+    model.enable_tiling(plan.size, plan.size, plan.stride, plan.stride)
+    assert torch.equal(clip, full(model, z))
 
 
 @pytest.mark.parametrize("size", [16, 32, 40, 48, 100, 256])

@@ -67,9 +67,20 @@ def decode_wan_frame(
 
     `cache` has an entry for each `WanCausalConv3d` of the decoder, and carries what later frames need.
     """
-    pixels = vae.decoder(features, feat_cache=cache, feat_idx=[0], first_chunk=first)
+    return wan_pixels(vae, wan_patches(vae, features, cache, first=first))
+
+
+def wan_patches(
+    vae: AutoencoderKLWan, features: torch.Tensor, cache: list[torch.Tensor | None], *, first: bool
+) -> torch.Tensor:
+    """As `decode_wan_frame`, before Wan2.2's patches become pixels."""
+    return vae.decoder(features, feat_cache=cache, feat_idx=[0], first_chunk=first)  # type: ignore[no-any-return]
+
+
+def wan_pixels(vae: AutoencoderKLWan, patches: torch.Tensor) -> torch.Tensor:
+    """Pixels of `wan_patches`."""
     patch = vae.config.patch_size
-    return pixels if patch is None else unpatchify(pixels, patch_size=patch)
+    return patches if patch is None else unpatchify(patches, patch_size=patch)
 
 
 def causal_padding(layer: HunyuanVideoCausalConv3d) -> tuple[int, ...]:
