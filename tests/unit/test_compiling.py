@@ -70,14 +70,14 @@ def swapped(model: Path, loras: Path, cache: Path) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_COMPILE_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=560,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3200)
 def test_one_graph_serves_every_lora_strength_prompt_and_size_and_is_found_again(
     tiny_wan: Path, tmp_path: Path
 ) -> None:
