@@ -59,3 +59,10 @@ def test_people_read_the_same_facts(capsys):
 def test_an_unknown_family_is_an_error_that_names_the_known_ones(capsys):
     assert main(["models", "wan9"]) == 1
     assert "wan2.1-t2v" in capsys.readouterr().err
+
+
+def test_families_that_are_not_served_yet_are_told_with_the_reason(capsys):
+    assert main(["models"]) == 0
+    assert "\nnot yet: ideogram4 (its weights" in capsys.readouterr().out
+    assert main(["models", "hidream-o1"]) == 1
+    assert "hidream-o1 cannot be sampled yet: diffusers has no pipeline for it" in capsys.readouterr().err

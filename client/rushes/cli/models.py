@@ -14,7 +14,7 @@ from typing import Any
 from rushes.families.parameters import resolve
 from rushes.families.prompt_options import OPTION_OF_FIELD
 from rushes.families.spec import ArchitectureSpec, CfgRule
-from rushes.families.table import ARCHITECTURES, architecture
+from rushes.families.table import ARCHITECTURES, NOT_YET, architecture
 from rushes.wire.jobs import Prompt
 
 DEFAULTS = ("width", "height", "frame_count", "sample_steps", "guidance_scale", "discrete_flow_shift")
@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found, ensure_ascii=False, indent=2))
     else:
         print("\n\n".join(as_text(family) for family in found))
+        if not args.names:
+            print("\nnot yet: " + "; ".join(f"{name} ({reason})" for name, reason in NOT_YET.items()))
     return 0
 
 
