@@ -327,7 +327,7 @@ def test_each_family_reads_its_own_files_and_those_it_was_made_of(architecture: 
 ALIKE = {
     "flux2-klein": "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
     "flux1-kontext": "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
-    "ltx-video": "transformer.transformer_blocks.0.audio_to_video_attn.to_q.lora_A.weight",
+    "ltx-2": "transformer.transformer_blocks.0.audio_to_video_attn.to_q.lora_A.weight",
 }
 
 
