@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     """`whsec_...`: signs those messages."""
 
     device: str = "auto"
+    shown_device: str | None = None
+    """What a worker calls its device, where it is shown one GPU of several alone."""
     dtype: Dtype | None = None
     """Precision of transformers where jobs name none: bfloat16 on a GPU (float16 before Ampere), else float32."""
     offload: bool = False

@@ -20,7 +20,7 @@ from rushes.client.client import Client
 from rushes.errors import ConfigError
 from rushes_service.cli import up
 from rushes_service.cli.up import devices_of
-from rushes_service.settings import load_settings, xdg
+from rushes_service.settings import Settings, load_settings, xdg
 from support import alive, wait_until
 
 START_S = 90.0
@@ -172,6 +172,51 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 def test_auto_without_a_gpu_is_one_cpu_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert up.devices_of("auto") == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "alone"),
+    [
+        (None, "cuda:1", "1"),
+        ("2,3", "cuda:1", "3"),
+        ("GPU-aaaa, MIG-bbbb", "cuda:1", "MIG-bbbb"),
+        ("0", "cuda:1", None),
+        ("", "cuda:0", None),
+        ("0,1", "cpu", None),
+    ],
+)
+def test_a_worker_sees_its_own_gpu_alone_and_calls_it_by_its_place(
+    visible: str | None, device: str, alone: str | None
+) -> None:
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert up.visible_alone(device, environment) == alone
+    assert up.visible_alone(device, {**environment, "HIP_VISIBLE_DEVICES": "0"}) is None
+
+
+def test_workers_are_started_with_their_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    api, first, second, cpu = up.programs(Settings(), "redis://here", ["cuda:0", "cuda:1", "cpu"])
+    assert "CUDA_VISIBLE_DEVICES" not in api.environment
+    for worker, visible, name in ((first, "4", "cuda:0"), (second, "7", "cuda:1")):
+        assert worker.command[-2:] == ("--device", "cuda:0")
+        assert worker.environment["CUDA_VISIBLE_DEVICES"] == visible
+        assert worker.environment["RUSHES_SHOWN_DEVICE"] == name
+        assert worker.name == f"worker {name}"
+    assert cpu.command[-2:] == ("--device", "cpu")
+    assert "CUDA_VISIBLE_DEVICES" not in cpu.environment
+    both = up.programs(Settings(decode_device="cuda:1"), "redis://here", ["cuda:0"])[1]
+    assert both.command[-2:] == ("--device", "cuda:0")
+    assert "CUDA_VISIBLE_DEVICES" not in both.environment
+
+
+def test_a_worker_is_known_by_the_name_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, redis_url: str
+) -> None:
+    """A real one, which ends when the queue is empty."""
+    command = [sys.executable, "-m", "rushes", "worker", "--dry-run", "--until-empty", "--redis-url", redis_url]
+    environment = {**os.environ, "RUSHES_SHOWN_DEVICE": "cuda:3"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "ready on cuda:3" in done.stderr
 
 
 def run_up(flags: list[str], state_dir: Path) -> int:

@@ -7,9 +7,9 @@ import torch
 
 import engine_support  # noqa: F401  # one thread, no network
 from rushes.errors import OutOfMemory, SampleCancelled, WorkerUnfit
-from rushes_service.runtime.allocator import use_growing_segments
 from rushes_service.runtime.device_errors import device_errors
 from rushes_service.runtime.devices import CPU
+from rushes_service.runtime.per_process import use_growing_segments
 
 DOES_NOT_FIT = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rushes.errors import ConfigError
@@ -19,6 +21,9 @@ from rushes_service.processes.supervisor import Supervisor
 from rushes_service.settings import Settings, load_settings
 
 DEVICE = re.compile(r"cpu|cuda:\d+|mps")
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+AMD_VISIBLE = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 HAND_BACK_S = 15.0
 """After its grace a worker still hands its sample back and leaves; only then is it killed."""
@@ -122,9 +127,36 @@ def programs(settings: Settings, url: str, devices: list[str]) -> list[Program]:
     rushes = (sys.executable, "-m", "rushes")
     environment = {connection.URL_VARIABLE: url}
     api = (*rushes, "api", "--host", settings.host, "--port", str(settings.port))
-    worker = (*rushes, "worker", "--attention", settings.attention, "--device")
-    workers = [Program(worker_name(device), (*worker, device), environment) for device in devices]
+    worker = (*rushes, "worker", "--attention", settings.attention)
+    # A worker that decodes on a second GPU has to see that one, too.
+    alone = settings.decode_device is None
+    workers = [worker_program(device, worker, environment, alone=alone) for device in devices]
     return [Program("api", api, environment), *workers]
+
+
+def worker_program(
+    device: str, worker: tuple[str, ...], environment: Mapping[str, str], *, alone: bool = True
+) -> Program:
+    """A worker. `alone` it sees its own GPU only, as its first one, so that nothing in it can take another's memory."""
+    visible = visible_alone(device, os.environ) if alone else None
+    if visible is None:
+        return Program(worker_name(device), (*worker, "--device", device), environment)
+    shown = {VISIBLE: visible, "RUSHES_SHOWN_DEVICE": device}
+    return Program(worker_name(device), (*worker, "--device", "cuda:0"), {**environment, **shown})
+
+
+def visible_alone(device: str, environment: Mapping[str, str]) -> str | None:
+    """What `CUDA_VISIBLE_DEVICES` must be to show `device` alone: its entry of the list that is there, or its index.
+
+    None if it is no CUDA device, or not in the list; or AMD's own variables choose the GPUs first.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or any(environment.get(name) for name in AMD_VISIBLE):
+        return None
+    if VISIBLE not in environment:
+        return number
+    entries = [entry.strip() for entry in environment[VISIBLE].split(",")]
+    return entries[int(number)] or None if int(number) < len(entries) else None
 
 
 def revive(server: EmbeddedRedis, print_line: Printer) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rushes.errors import ConfigError, WorkerUnfit
 from rushes.wire.models import ModelSpec
 from rushes_service.queue import Queue
-from rushes_service.runtime.allocator import use_growing_segments
+from rushes_service.runtime.per_process import call, called, use_growing_segments
 from rushes_service.scores.registry import make_scores
 from rushes_service.settings import GIB, Settings, load_settings
 from rushes_service.storage.path_map import PathMap
@@ -113,7 +113,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--score_images {args.score_images}: there is no such directory")
     scores = make_scores(args.score or (), args.score_images, args.score_device)
     engine = make_engine(settings, args)
-    name = worker_name(str(engine.device))
+    if settings.shown_device:
+        call(str(engine.device), settings.shown_device)
+    name = worker_name(called(engine.device))
     queue = Queue(
         settings.redis_url,
         worker=name,

@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 import torch
 
+from rushes_service.runtime.per_process import called
+
 PACKAGES = ("rushes", "torch", "diffusers", "transformers")
 
 
@@ -19,4 +21,4 @@ def versions() -> dict[str, str]:
 
 def device_name(device: torch.device) -> str:
     """The device, with the GPU's name."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    return f"{called(device)} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import torch
 
+from rushes_service.runtime.per_process import called
+
 logger = logging.getLogger("rushes.worker")
 
 GIB = 1 << 30
@@ -67,7 +69,7 @@ class MemoryGate:
         while (there := self._measure(self._device)) < self._minimum:
             if not told:
                 logger.info(
-                    "waiting for %.1f GiB on %s, %.1f are there", self._minimum / GIB, self._device, there / GIB
+                    "waiting for %.1f GiB on %s, %.1f are there", self._minimum / GIB, called(self._device), there / GIB
                 )
                 told = True
             watch.stage("wait")

@@ -12,6 +12,7 @@ from enum import Enum
 import torch
 
 from rushes.errors import OutOfMemory, WorkerUnfit, first_line
+from rushes_service.runtime.per_process import called
 
 
 class Failure(Enum):
@@ -106,7 +107,7 @@ def translated(device: torch.device, doing: str, error: BaseException, failure: 
     """The error to raise in the place of the device's."""
     why, advice = first_line(error), "use a smaller --w, --h or --f, or --vae_tiling"
     if failure is Failure.MEMORY:
-        return OutOfMemory(f"{device} ran out of memory while {doing}: {advice} ({why})")
+        return OutOfMemory(f"{called(device)} ran out of memory while {doing}: {advice} ({why})")
     if failure is Failure.WAY:
-        return OutOfMemory(f"{device} has no kernel for so large a sample while {doing}: {advice} ({why})")
-    return WorkerUnfit(f"{device} failed while {doing}: {why}")
+        return OutOfMemory(f"{called(device)} has no kernel for so large a sample while {doing}: {advice} ({why})")
+    return WorkerUnfit(f"{called(device)} failed while {doing}: {why}")

@@ -19,6 +19,7 @@ from rushes.errors import LeaseLost, QueueUnavailable, WireError, WorkerUnfit
 from rushes.wire.jobs import SampleJob
 from rushes.wire.results import JobError, JobState, SampleResult
 from rushes_service.queue import Queue, Reservation
+from rushes_service.runtime.per_process import called
 from rushes_service.scores.registry import Score
 from rushes_service.settings import Settings
 from rushes_service.storage.path_map import PathMap
@@ -96,7 +97,7 @@ class Worker:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: self._stop_asked())
         signal.signal(signal.SIGALRM, lambda *_: self.shutdown.interrupt_load())
-        logger.info("ready on %s", self.engine.device)
+        logger.info("ready on %s", called(self.engine.device))
         try:
             self._work()
         except WorkerUnfit:
@@ -241,7 +242,7 @@ class Worker:
         self._announced = time.monotonic()
         model = {"model": self._warm_model() or "", "label": self._label}
         memory = {name: str(count) for name, count in self.engine.memory.items()}
-        facts = {"state": state, "device": str(self.engine.device)}
+        facts = {"state": state, "device": called(self.engine.device)}
         self._order = self.queue.announce({**facts, **memory, **model, **(more or {})})
         if self._order == "drain":
             self.shutdown.drain()

@@ -1,4 +1,4 @@
-"""Settings of PyTorch's allocator, which reads them once: before anything imports torch."""
+"""What an entry point sets once for its process: PyTorch's allocator before torch is imported, the names of devices."""
 
 from __future__ import annotations
 
@@ -16,3 +16,19 @@ def use_growing_segments(environment: MutableMapping[str, str]) -> None:
     """Let the GPU's memory be kept in segments that grow, unless somebody has set the allocator otherwise."""
     if not any(name in environment for name in NAMES):
         environment.update(dict.fromkeys(NAMES, GROWING))
+
+
+_names: dict[str, str] = {}
+
+
+def call(device: str, name: str) -> None:
+    """Let `device`, as this process counts, be called `name` in all that people read.
+
+    A worker that is shown one GPU alone calls it by its place in the machine.
+    """
+    _names[device] = name
+
+
+def called(device: object) -> str:
+    """The name of a device: what it was given, or its own."""
+    return _names.get(str(device), str(device))
