@@ -34,8 +34,9 @@ def beside_the_cpu(kit: Kit, family: str, precision: str) -> Row:
     costs on the CPU besides.
     """
     pixels, latents = references.read(kit, family, "float32")
-    with noise_of_the_cpu(), tf32(precision != "float32"):
-        found = sample(make_engine(kit, dtype=precision), make_job(kit, family))
+    rounded = precision != "float32"
+    with noise_of_the_cpu(), tf32(rounded):
+        found = sample(make_engine(kit, dtype=precision, tf32=rounded), make_job(kit, family))
     allowed = 2e-2 if family.startswith(HALF_ON_A_GPU) else 2e-3
     limits, costs = [allowed, allowed], None
     if precision == "bfloat16":
