@@ -21,7 +21,10 @@ from rushes_service.media.receipts import read_receipt
 from rushes_service.queue import Queue
 from rushes_service.settings import Settings
 from rushes_service.storage.disk_cache import CONDITIONING_DIR
+from rushes_service.storage.path_map import PathMap
+from rushes_service.worker.ahead import waiting_for
 from rushes_service.worker.loop import Worker
+from valkey_support import free_port
 
 PROMPTS = 8
 TINY = {"width": 32, "height": 32, "frame_count": 1, "sample_steps": 1}
@@ -81,6 +84,13 @@ def test_eight_new_prompts_load_the_encoder_once_and_a_wrong_one_fails_alone(
             alone.denoise(job, engine_support.Recorder())
     assert alone.encoders.loads == PROMPTS - 1
     assert embeddings(tmp_path / "together") == embeddings(tmp_path / "alone")
+
+
+def test_an_outage_is_left_to_the_lease_to_tell(caplog: pytest.LogCaptureFixture) -> None:
+    queue = Queue(f"redis://127.0.0.1:{free_port()}/0", worker="ahead", lease_s=30.0)
+    with caplog.at_level("INFO"):
+        assert waiting_for("0" * 16, queue, PathMap()) == ()
+    assert caplog.records == []
 
 
 @pytest.mark.usefixtures("signals")

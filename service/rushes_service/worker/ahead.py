@@ -25,7 +25,8 @@ def waiting_for(model: str, queue: Queue, paths: PathMap) -> Sequence[SampleJob]
     try:
         jobs = queue.waiting(model, MOST)
     except QueueUnavailable as error:
-        logger.info("the samples that come next are not known: %s", error)
+        # It is asked again and again, and the lease has told of the outage.
+        logger.debug("the samples that come next are not known: %s", error)
         return ()
     for job in jobs:
         try:
