@@ -184,7 +184,7 @@ KEYS = {
     "z-image": ["lora_unet_layers_0_attention_to_q", "diffusion_model.noise_refiner.0.feed_forward.w1"],
     "wan": ["transformer.blocks.0.attn1.to_q"],
     "framepack": ["lora_unet_single_transformer_blocks_0_proj_mlp"],
-    "ltx-video or cogvideox": ["transformer.transformer_blocks.0.attn1.to_q"],
+    "ltx-video or ltx-2 or cogvideox": ["transformer.transformer_blocks.0.attn1.to_q"],
     "stable-diffusion": ["lora_unet_down_blocks_0_attentions_0_proj_in"],
     "krea2": [
         "lora_unet_blocks_27_attn_wq",

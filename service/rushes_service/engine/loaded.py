@@ -16,6 +16,7 @@ from rushes_service.engine.offload import BlockOffloader
 from rushes_service.lora.manager import LoraManager
 from rushes_service.models.base import Architecture
 from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.method_caches import give_own_caches
 from rushes_service.models.registry import find
 from rushes_service.runtime.device_memory import free_memory
 from rushes_service.runtime.devices import CPU, name_of
@@ -138,6 +139,8 @@ def load_model(
     with placement.working_on(base, CPU if offload else device):
         base.load()
     placement.ensure_stored(base)
+    for part in placement.transformers_of(base):
+        give_own_caches(part)
     offloaders = []
     base.vae.to(device)
     for part in placement.transformers_of(base):

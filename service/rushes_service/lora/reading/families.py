@@ -117,7 +117,12 @@ SAME_NAMES = {"hunyuan-video-1.5": (HUNYUAN,)}
 KNOWN = {label for _, label in STATED if label} | {label for _, labels in SIGNS for label in labels} | set(SAME_FILES)
 """Every family that a file may be told to be of; that of a model is the longest that its name begins with."""
 
-SIGNED = {label for _, labels in SIGNS for label in labels} | {"hunyuan-video-1.5", "skyreels-v1"}
+SIGNED = {label for _, labels in SIGNS for label in labels} | {
+    "hunyuan-video-1.5",
+    "skyreels-v1",
+    "stable-diffusion-1",
+    "stable-diffusion-xl",
+}
 """Families that keys are told by; of a model of another one, keys alone do not say that a file is not for it."""
 
 WIDTHS = {1536: "Wan 1.3B", 5120: "Wan 14B", 3072: "HunyuanVideo, FramePack, FLUX.1 and Wan 5B"}

@@ -55,6 +55,7 @@ class QwenEditText(LazyEncoder):
             image_grid_thw=seen["image_grid_thw"].to(self.device),
             output_hidden_states=True,
         ).hidden_states[-1]
+        model.rope_deltas = None  # for a text that goes on; an encoder that is kept would keep it on the GPU
         return {"embeds": hidden[:, template.prompt_template_encode_start_idx :]}
 
     def load(self) -> Any:
