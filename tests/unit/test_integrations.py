@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from torch import nn
@@ -52,6 +53,22 @@ def test_with_accelerate_the_main_process_submits_what_is_due(make_sampler: Make
     with sampling(other, with_lora(), make_sampler) as samples:
         samples.step(10)
     assert len(spooled(tmp_path)) == 2
+
+
+def test_a_second_model_with_a_lora_is_told_of_once_unless_weights_are_given(
+    make_sampler: MakeSampler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    accelerator, trained = Accelerator(cpu=True), with_lora()
+    accelerator.prepare_model(trained)
+    warning = "samples have the LoRA of ModuleDict alone, and PeftModel carries one"
+    with sampling(accelerator, trained, make_sampler) as samples:
+        samples.step(10)
+        assert warning not in logged(caplog)
+        accelerator.prepare_model(get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"])))
+    with sampling(accelerator, trained, make_sampler) as samples:
+        for step in (20, 30):
+            samples.step(step)
+    assert logged(caplog).count(warning) == 1
 
 
 def test_a_log_directory_that_another_training_has_stops_nothing(

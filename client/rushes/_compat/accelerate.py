@@ -8,7 +8,7 @@ from typing import Any
 
 def prepared_models(accelerator: Any) -> Sequence[Any]:
     """Models that it has prepared, in that order, as it wraps them."""
-    return accelerator._models
+    return getattr(accelerator, "_models", ())
 
 
 def prepared_schedulers(accelerator: Any) -> Sequence[Any]:

@@ -16,16 +16,20 @@ Where its weights are in pieces (FSDP, DeepSpeed ZeRO-3), save the LoRA as your 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
+from rushes._compat.accelerate import prepared_models
 from rushes.checkpoints.weights import Weights
-from rushes.integrations.adapter_files import save_adapter
+from rushes.integrations.adapter_files import carries_adapter, save_adapter
 from rushes.integrations.result_logger import SHOWN_BY, log_exceptions
 from rushes.trackers import Tracker
 from rushes.training.sampler import TrainingSampler
 from rushes.wire.results import SampleResult
+
+logger = logging.getLogger("rushes")
 
 MakeSampler = Callable[[], TrainingSampler]
 
@@ -42,6 +46,7 @@ class Samples:
         self.model = model
         self.sampler = sampler
         self._trackers: list[Tracker] | None = None
+        self._told = False
 
     def step(self, step: int, *, epoch: int | None = None, weights: Weights | None = None) -> None:
         """Hand the LoRA over if it is due, and show what has come back in accelerate's trackers. Never waits.
@@ -54,8 +59,25 @@ class Samples:
         if self.sampler is None:
             return
         if self.sampler.due(step=step, epoch=epoch):
+            if weights is None:
+                self.tell_of_other_adapters()
             submit(self.accelerator, self.model, self.sampler, step=step, epoch=epoch, weights=weights)
         self.show(self.sampler.results())
+
+    def tell_of_other_adapters(self) -> None:
+        """Warn, once, of models that are trained as well: a sample without their LoRA is not what was trained."""
+        if self._told:
+            return
+        self._told = True
+        unwrap = functools.partial(self.accelerator.unwrap_model, keep_torch_compile=False)
+        own = unwrap(self.model)
+        prepared = [unwrap(model) for model in prepared_models(self.accelerator)]
+        if others := {type(model).__name__ for model in prepared if model is not own and carries_adapter(model)}:
+            logger.warning(
+                "samples have the LoRA of %s alone, and %s carries one, too: give `weights` that write both",
+                type(own).__name__,
+                " and ".join(sorted(others)),
+            )
 
     def show(self, results: Iterable[SampleResult]) -> None:
         """Log results in accelerate's own trackers, at the steps that they belong to."""

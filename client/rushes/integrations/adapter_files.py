@@ -43,6 +43,11 @@ def save_adapter(model: Any, path: str, adapter: str | None = None) -> None:
     cast("Callable[..., None]", save_file)(tensors, path, metadata=metadata)
 
 
+def carries_adapter(model: Any) -> bool:
+    """True if a module of `model` has a LoRA of PEFT or diffusers on it."""
+    return any(isinstance(getattr(module, "peft_config", None), dict) for module in model.modules())
+
+
 def adapted(model: Any) -> Any:
     """The first module, from the outside in, that carries an adapter.
 
