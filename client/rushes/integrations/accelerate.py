@@ -60,7 +60,8 @@ class Samples:
             return
         if self.sampler.due(step=step, epoch=epoch):
             if weights is None:
-                self.tell_of_other_adapters()
+                with log_exceptions("whether other models carry a LoRA is not known"):
+                    self.tell_of_other_adapters()
             submit(self.accelerator, self.model, self.sampler, step=step, epoch=epoch, weights=weights)
         self.show(self.sampler.results())
 

@@ -45,18 +45,22 @@ def save_adapter(model: Any, path: str, adapter: str | None = None) -> None:
 
 def carries_adapter(model: Any) -> bool:
     """True if a module of `model` has a LoRA of PEFT or diffusers on it."""
-    return any(isinstance(getattr(module, "peft_config", None), dict) for module in model.modules())
+    return first_adapted(model) is not None
+
+
+def first_adapted(model: Any) -> Any:
+    """The first module, from the outside in, that carries an adapter; None if none does."""
+    return next((module for module in model.modules() if isinstance(getattr(module, "peft_config", None), dict)), None)
 
 
 def adapted(model: Any) -> Any:
-    """The first module, from the outside in, that carries an adapter.
+    """See `first_adapted`.
 
     Raises:
         CheckpointError: none does.
     """
-    for module in model.modules():
-        if isinstance(getattr(module, "peft_config", None), dict):
-            return module
+    if (found := first_adapted(model)) is not None:
+        return found
     raise CheckpointError(
         f"{type(model).__name__} has no LoRA of PEFT or diffusers on it; give `weights`, a function that writes your "
         "LoRA to the path it is given"

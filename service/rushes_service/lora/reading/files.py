@@ -21,25 +21,10 @@ from rushes.checkpoints.safetensors import HEADER_LENGTH_BYTES, METADATA, data_s
 from rushes.errors import CheckpointFormat, CheckpointIncomplete, CheckpointMissing
 from rushes.wire.jobs import Checkpoint
 from rushes_service.lora.reading.statements import ALPHAS, Statement, statements
+from rushes_service.runtime.devices import STORED_DTYPES
 from rushes_service.runtime.pinned import pinned_bytes
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
-
-
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 @dataclass(frozen=True)
@@ -167,10 +152,10 @@ def digest(head: bytes, data: torch.Tensor) -> str:
 
 def view(path: Path, name: str, entry: Mapping[str, Any], data: torch.Tensor) -> torch.Tensor:
     """One tensor of the file's data section."""
-    if entry["dtype"] not in DTYPES:
+    if entry["dtype"] not in STORED_DTYPES:
         raise CheckpointFormat(f"{path}: its tensor {name} is of type {entry['dtype']}, which is not read")
     try:
-        dtype = DTYPES[entry["dtype"]]
+        dtype = STORED_DTYPES[entry["dtype"]]
         start, stop = entry["data_offsets"]
         part = data[start:stop]
         if (part.data_ptr() % dtype.itemsize) or (stop - start) % dtype.itemsize:

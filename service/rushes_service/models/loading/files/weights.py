@@ -18,24 +18,9 @@ from rushes_service.models.loading.files.headers import Entry, Header, read_safe
 from rushes_service.models.loading.files.naming import Slot
 from rushes_service.models.loading.files.quant_markers import SCALES
 from rushes_service.models.loading.files.transfer import ByteSource, FileBytes, TensorBytes, Transfer
+from rushes_service.runtime.devices import STORED_DTYPES
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-
-DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""Precisions by the format's names."""
 
 
 class WeightReader:
@@ -85,9 +70,9 @@ class WeightReader:
         if key in self._pickled:
             return self._pickled[key].dtype
         stored = self.entries[key].dtype
-        if stored not in DTYPES:
+        if stored not in STORED_DTYPES:
             raise ModelError(f"{self._header.path}: {key} holds {stored}, which are no numbers of a model")
-        return DTYPES[stored]
+        return STORED_DTYPES[stored]
 
     def _stored(self, key: str, way: Transfer) -> torch.Tensor:
         """A whole tensor as it is stored."""
