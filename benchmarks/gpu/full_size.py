@@ -142,7 +142,7 @@ class FullSize:
 
     def swap(self) -> Row:
         """Two LoRAs of rank 32 in all linear layers of the blocks, in turn; then none."""
-        manager, transformer = self.loaded()._loaded.loras, base_of(self.engine).transformer
+        manager, transformer = self.loaded().loaded.loras, base_of(self.engine).transformer
         modules = transformer.named_modules()
         linears = {name: part for name, part in modules if isinstance(part, nn.Linear) and "blocks" in name}
         files = [write_lora(self.kit.home / f"full-{seed}.safetensors", linears, seed) for seed in (1, 2)]

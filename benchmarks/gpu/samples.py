@@ -66,7 +66,7 @@ def sample(engine: Engine, job: SampleJob, watch: Any = None) -> Sampled:
 
 def base_of(engine: Engine) -> Any:
     """The loaded model of an engine."""
-    return engine._loaded.base
+    return engine.loaded.base
 
 
 def weights_of(engine: Engine) -> dict[str, torch.Tensor]:

@@ -124,7 +124,7 @@ def sample(engine: Engine, job: SampleJob, heard: Recorder | None = None) -> Mad
 
 def base_of(engine: Engine) -> Any:
     """The family's object of a warm engine."""
-    return engine._loaded.base
+    return engine.loaded.base
 
 
 def weights_of(engine: Engine) -> dict[str, torch.Tensor]:

@@ -138,7 +138,7 @@ def test_wan_modulates_by_time_and_guides_in_float32(wan_case):
         seen.extend(output[:2])
 
     denoised = sample(engine, model, case.prompt())
-    transformer = engine._loaded.base.transformer
+    transformer = engine.loaded.base.transformer
     assert isinstance(transformer.condition_embedder, TimeInFloat32)
     transformer.condition_embedder.register_forward_hook(look)
     transformer.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))

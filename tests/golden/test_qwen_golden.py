@@ -119,7 +119,7 @@ def test_edits_are_the_references(edit):
 
 def test_control_images_are_encoded_as_recorded(edit):
     case, _, engine = edit
-    base = engine._loaded.base
+    base = engine.loaded.base
     parameters, _ = resolve(case.prompt(), base.spec)
     found = control_latents(base.encode_images(parameters, {}, VaeOptions()))
     for index, latents in enumerate(found):
@@ -151,6 +151,6 @@ def test_layers_are_the_references(run, tmp_path):
         assert torch.equal(
             initial_noise(denoised.parameters, torch.device("cpu"), torch.float32), LAYERED.expected["noise"]
         )
-        base = engine._loaded.base
+        base = engine.loaded.base
         shown = control_latents(base.encode_images(denoised.parameters, {}, VaeOptions()))[0]
         assert distance(shown[..., EVERY_8TH, EVERY_8TH], LAYERED.expected["base.control_latents_every8.0"]) <= 1e-5

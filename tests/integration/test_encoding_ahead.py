@@ -75,14 +75,14 @@ def test_eight_new_prompts_load_the_encoder_once_and_a_wrong_one_fails_alone(
         ids = client.submit(submission(model, tmp_path / "out", wrong=3))
         work(redis_url, engine, tmp_path / "together")
         states = [client.get(job_id).state for job_id in ids]
-    assert engine.encoders.loads == 1
+    assert engine.shared.encoders.loads == 1
     assert states == [JobState.FAILED if index == 3 else JobState.DONE for index in range(PROMPTS)]
 
     alone = Engine("cpu", tmp_path / "alone", encoder_bytes=0)
     for job in submission(model, tmp_path / "out"):
         if job.prompt_index != 3:
             alone.denoise(job, engine_support.Recorder())
-    assert alone.encoders.loads == PROMPTS - 1
+    assert alone.shared.encoders.loads == PROMPTS - 1
     assert embeddings(tmp_path / "together") == embeddings(tmp_path / "alone")
 
 
@@ -118,5 +118,5 @@ def test_a_new_prompt_finds_the_encoder_in_host_memory(tiny_wan: Path, tmp_path:
     engine = Engine("cpu", tmp_path, encoder_bytes=1 << 30)
     jobs = submission(model, tmp_path / "out")[:3]
     latents = [engine.denoise(job, engine_support.Recorder()).latents for job in jobs]
-    assert engine.encoders.loads == 1
+    assert engine.shared.encoders.loads == 1
     assert not torch.equal(latents[0], latents[1])

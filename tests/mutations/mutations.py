@@ -190,8 +190,8 @@ MEMORY = [
     ),
     Mutation(
         "a model is unloaded under a decode",
-        f"{SERVICE}/engine/engine.py",
-        "        self._locks.wait_for_decoding()\n        self.unload()",
+        f"{SERVICE}/engine/stages/loading.py",
+        "        self._shared.locks.wait_for_decoding()\n        self.unload()",
         "        self.unload()",
         ORDER,
     ),

@@ -72,7 +72,7 @@ def test_the_padding_of_a_text_is_cut_and_changes_nothing_but_rounding(family: s
     sample(engine, model, prompt)  # encoders have attention, too
     with Masks() as cut:
         found = sample(engine, model, prompt)
-    base = engine._loaded.base
+    base = engine.loaded.base
     blocks = len(base.transformer.transformer_blocks) + len(base.transformer.single_transformer_blocks)
     assert cut.calls[False] >= blocks * found.parameters.sample_steps
     base.uses_masks = lambda conditioning: True

@@ -58,7 +58,7 @@ def frames(engine: Engine, job: SampleJob) -> np.ndarray:
 
 
 def live_weights(engine: Engine) -> dict[str, torch.Tensor]:
-    return engine._loaded.base.transformer.state_dict()
+    return engine.loaded.base.transformer.state_dict()
 
 
 def is_base(engine: Engine, model: Path) -> bool:
@@ -251,9 +251,9 @@ def test_a_lora_in_memory_is_merged_again_at_another_strength_without_being_read
     half = make_job(model, path, lora_multiplier=0.5)
     wanted = frames(engine, half)
     engine.denoise(make_job(model, path), Recorder())
-    (held,) = engine._loaded.loras._read.values()
+    (held,) = engine.loaded.loras._read.values()
     assert np.array_equal(frames(engine, half), wanted)
-    assert next(iter(engine._loaded.loras._read.values())) is held
+    assert next(iter(engine.loaded.loras._read.values())) is held
 
 
 def test_a_diverged_checkpoint_is_told_from_a_broken_machine(engine, model, lora):

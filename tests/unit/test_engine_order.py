@@ -48,7 +48,7 @@ def test_frames_are_handed_on_once_however_late_memory_runs_out(model: Path, tmp
     job = make_job(model, frame_count=13)
     wanted = np.stack(list(engine.denoise(job, Recorder()).frames()))
     made = engine.denoise(job, Recorder())
-    with failing_call(type(engine._loaded.base.vae.decoder), failing):  # type: ignore[union-attr]
+    with failing_call(type(engine.loaded.base.vae.decoder), failing):  # type: ignore[union-attr]
         frames = np.stack(list(made.frames()))
     assert frames.shape == wanted.shape
     assert np.array_equal(frames, wanted)

@@ -71,7 +71,7 @@ def fallback_used(denoised: DenoisedSample, stage: str) -> tuple[str, str] | Non
 
 
 def decoder(engine: Engine) -> type[nn.Module]:
-    return type(engine._loaded.base.vae.decoder)
+    return type(engine.loaded.base.vae.decoder)
 
 
 @pytest.mark.parametrize(("failing", "expected"), [({0}, AGAIN), ({1}, AGAIN), ({0, 1}, ON_CPU), ({2, 5}, ON_CPU)])
@@ -121,7 +121,7 @@ def test_a_hunyuan_decode_is_chunked_first_and_keeps_its_pixels(engine, tmp_path
 
 def test_denoising_begins_again_with_memory_freed(engine, model):
     wanted, _ = sampled(engine, make_job(model))
-    with out_of_memory(type(engine._loaded.base.transformer), {1}):
+    with out_of_memory(type(engine.loaded.base.transformer), {1}):
         frames, denoised = sampled(engine, make_job(model))
     assert np.array_equal(frames, wanted)
     assert fallback_used(denoised, "denoise") == ("again, with other memory freed", "exact")
@@ -133,7 +133,7 @@ def test_an_offloaded_transformer_keeps_its_lora_and_its_base(engine, model, tmp
     jobs = [make_job(model, lora), make_job(model, other), make_job(model, lora, lora_multiplier=0.0)]
     wanted = [sampled(engine, job)[0] for job in jobs]
     sampled(engine, jobs[0])
-    with out_of_memory(type(engine._loaded.base.transformer), {0, 1}):
+    with out_of_memory(type(engine.loaded.base.transformer), {0, 1}):
         frames, denoised = sampled(engine, jobs[0])
     assert fallback_used(denoised, "denoise") == ("transformer offloaded block by block", "exact")
     assert denoised.facts()["offloaded"]
@@ -141,7 +141,7 @@ def test_an_offloaded_transformer_keeps_its_lora_and_its_base(engine, model, tmp
     for job, expected in zip(jobs, wanted, strict=True):
         assert np.array_equal(sampled(engine, job)[0], expected)
     on_disk = weights(model)
-    live = dict(engine._loaded.base.transformer.named_parameters())
+    live = dict(engine.loaded.base.transformer.named_parameters())
     assert all(torch.equal(live[name], tensor) for name, tensor in on_disk.items() if name in live)
 
 
@@ -164,7 +164,7 @@ def test_a_model_or_lora_that_does_not_fit_is_offloaded(engine, model, tmp_path,
     wanted, _ = sampled(Engine("cpu", tmp_path / "cache"), job)
     for tries, expected in ((1, "again, with other memory freed"), (2, "transformer offloaded block by block")):
         engine.unload()
-        engine.fallbacks = FallbackMemory(lambda: 0)
+        engine.shared.fallbacks = FallbackMemory(lambda: 0)
         heard = Recorder()
         with FullDevice(heard, stage, tries):
             denoised = engine.denoise(job, heard)
@@ -195,7 +195,7 @@ def test_an_encoder_that_does_not_fit_makes_room_or_moves(engine, model, failing
 
 def test_a_sample_that_ran_out_of_memory_ends_the_overlap_for_its_shape(engine, model):
     assert sampled(engine, make_job(model))[1].overlaps
-    with out_of_memory(type(engine._loaded.base.transformer), {0}):
+    with out_of_memory(type(engine.loaded.base.transformer), {0}):
         assert not sampled(engine, make_job(model))[1].overlaps
     assert not sampled(engine, make_job(model, seed=5))[1].overlaps
     assert sampled(engine, make_job(model, **SIZE))[1].overlaps

@@ -73,7 +73,7 @@ def test_samples_say_that_they_are_approximate_and_loras_come_and_go(tmp_path: P
 
     exact, scaled = frames(), frames(fp8_scaled=True)
     fast = frames(fp8_fast=True)
-    assert any(type(part) is FastFloat8Linear for part in engine._loaded.base.transformer.modules())
+    assert any(type(part) is FastFloat8Linear for part in engine.loaded.base.transformer.modules())
     assert 0 < np.abs(fast - scaled).mean() < 10
     assert np.abs(fast - exact).mean() < 10
     assert np.abs(frames(lora, fp8_fast=True) - fast).mean() > 1

@@ -256,7 +256,7 @@ def live_weights(studio: Studio, family: str, *, loaded: bool = False) -> dict[s
     """The transformer's weights as they are; without `loaded` those of the base model."""
     if not loaded:
         studio.denoised(family)
-    return studio.engine._loaded.base.transformer.state_dict()
+    return studio.engine.loaded.base.transformer.state_dict()
 
 
 def test_bfloat16_keeps_latents_in_full_precision_between_steps(studio, tmp_path):

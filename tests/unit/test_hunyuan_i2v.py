@@ -128,7 +128,7 @@ def test_text_is_encoded_as_the_text_pipeline_does(tmp_path):
     engine = Engine("cpu", tmp_path / "cache")
     job = SampleJob(id="0" * 32, run="r", submission="s", model=spec, prompt=prompt, output_dir="/nowhere")
     engine.denoise(job, Recorder())
-    base = engine._loaded.base
+    base = engine.loaded.base
     cached = engine.conditioning.read(base.text_key(prompt.prompt))
     embeds, pooled, mask = pipe.encode_prompt(prompt.prompt)
     assert torch.equal(cached["prompt_embeds"], embeds)

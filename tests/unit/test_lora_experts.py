@@ -66,8 +66,8 @@ def changes(engine: Engine, asked: SampleJob) -> dict[str, float]:
 
 
 def weights(engine: Engine) -> State:
-    assert engine._loaded is not None
-    transformer: nn.Module = engine._loaded.base.transformer
+    assert engine.loaded is not None
+    transformer: nn.Module = engine.loaded.base.transformer
     return transformer.state_dict()
 
 

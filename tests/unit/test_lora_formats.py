@@ -42,7 +42,7 @@ class Stage:
         """False for a family whose trainers use diffusers' names."""
         calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = []
         engine.denoise(job, Recorder())
-        base = engine._loaded.base
+        base = engine.loaded.base
         self.model: nn.Module = base.transformer
         self.names: NameTable = base.lora_names()
         parts = [self.model, *self.model.children()]

@@ -50,7 +50,7 @@ def test_weights_in_fp8_take_less_and_change_the_picture_a_little(model, tmp_pat
     difference = np.abs(np.stack(list(denoised.frames())).astype(int) - wanted).mean()
     assert 0 < difference < 10
     assert denoised.facts()["stored_as"] == "float8_e4m3fn"
-    stored = {parameter.dtype for parameter in engine._loaded.base.transformer.parameters()}
+    stored = {parameter.dtype for parameter in engine.loaded.base.transformer.parameters()}
     assert torch.float8_e4m3fn in stored
 
 
@@ -82,7 +82,7 @@ def test_scaled_fp8_is_for_the_linear_layers_of_blocks_alone(model, tmp_path):
     denoised = engine.denoise(in_fp8(make_job(model), scaled=True), Recorder())
     assert denoised.facts()["stored_as"] == "float8_e4m3fn with scales"
     offloaded = np.stack(list(denoised.frames()))
-    parameters = engine._loaded.base.transformer.named_parameters()
+    parameters = engine.loaded.base.transformer.named_parameters()
     stored = {name for name, parameter in parameters if parameter.dtype == torch.float8_e4m3fn}
     assert "blocks.0.ffn.net.2.weight" in stored
     assert all(name.startswith("blocks.") and name.endswith("weight") and "norm" not in name for name in stored)
@@ -108,5 +108,5 @@ def test_a_sample_that_waits_for_room_can_be_cancelled(model, tmp_path):
 def test_an_offloaded_transformer_lies_in_host_memory_between_steps(model, tmp_path):
     engine = Engine("cuda:0", tmp_path / "cache", offload=True)
     assert frames(engine, make_job(model)).shape[0] == 5
-    blocks = engine._loaded.base.transformer.blocks.parameters()
+    blocks = engine.loaded.base.transformer.blocks.parameters()
     assert {part.device.type for part in blocks} == {"cpu"}

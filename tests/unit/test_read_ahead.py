@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
     engine = Engine("cpu", tmp_path / "cache", encoder_bytes=GIB)
-    engine.reader = CheckpointReader(CPU, lambda: HostMemory(100 * GIB, 90 * GIB))
+    engine.shared.reader = CheckpointReader(CPU, lambda: HostMemory(100 * GIB, 90 * GIB))
     return engine
 
 
@@ -50,7 +50,7 @@ def jobs(tiny_wan: Path, tmp_path: Path) -> list[SampleJob]:
 def latents(engine: Engine, job: SampleJob, *following: SampleJob) -> torch.Tensor:
     """Those of a sample, once what `following` needs has been read."""
     made = engine.denoise(job, Recorder(), lambda: following).latents
-    engine.reader.wait()
+    engine.shared.reader.wait()
     return made
 
 
@@ -61,7 +61,7 @@ def test_the_next_checkpoint_is_read_by_another_thread_and_once(engine, readers,
     assert [name for name, _ in readers] == ["step-1", "step-2"]
     assert readers[0][1] == threading.main_thread().name != readers[1][1]
     assert torch.equal(made, latents(Engine("cpu", tmp_path / "cache"), second))
-    assert not engine._loaded.loras.ahead, "it is in use, and no longer kept for later"
+    assert not engine.loaded.loras.ahead, "it is in use, and no longer kept for later"
 
 
 def test_a_sample_of_the_same_checkpoint_needs_no_reading(engine, readers, jobs):
@@ -101,7 +101,7 @@ def test_what_is_wrong_with_the_next_checkpoint_is_told_at_its_own_turn(engine, 
 
 
 def test_where_memory_is_scarce_nothing_is_read_ahead(engine, readers, jobs):
-    engine.reader = CheckpointReader(CPU, lambda: HostMemory(100 * GIB, 25 * GIB))
+    engine.shared.reader = CheckpointReader(CPU, lambda: HostMemory(100 * GIB, 25 * GIB))
     first, second = jobs
     latents(engine, first, second)
     assert [name for name, _ in readers] == ["step-1"]
@@ -110,13 +110,13 @@ def test_where_memory_is_scarce_nothing_is_read_ahead(engine, readers, jobs):
 
 def test_what_was_read_ahead_is_given_back_when_memory_is_short(engine, readers, jobs):
     memory = [HostMemory(100 * GIB, 90 * GIB)]
-    engine.reader = CheckpointReader(CPU, lambda: memory[-1])
+    engine.shared.reader = CheckpointReader(CPU, lambda: memory[-1])
     first, second = jobs
     latents(engine, first, second)
     engine.relieve()
-    assert engine._loaded.loras.ahead
+    assert engine.loaded.loras.ahead
     memory.append(HostMemory(100 * GIB, 5 * GIB))
     engine.relieve()
-    assert not engine._loaded.loras.ahead
+    assert not engine.loaded.loras.ahead
     latents(engine, second)
     assert [name for name, _ in readers] == ["step-1", "step-2", "step-2"]

@@ -344,7 +344,7 @@ def test_a_whole_checkpoint_replaces_the_expert_it_is_of(engine, models, tmp_pat
     save_file(original, tmp_path / "whole.safetensors")
     whole = job(models, TWO_EXPERTS, tmp_path / "whole.safetensors", experts="both", lora_expert="low")
     latents(engine, whole)
-    state = engine._loaded.base.transformer.state_dict()
+    state = engine.loaded.base.transformer.state_dict()
     assert all(torch.equal(state[f"low.{name}"], tensor) for name, tensor in tuned.items())
     assert any(not torch.equal(state[f"high.{name}"], tensor) for name, tensor in tuned.items())
 

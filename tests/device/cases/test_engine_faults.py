@@ -82,7 +82,7 @@ def test_a_transformer_that_cannot_come_back_is_loaded_anew(benches: Any, workpl
     wanted = sample(workplace.engine(), job)
     engine = workplace.engine()
     sample(engine, job)
-    loaded = engine._loaded
+    loaded = engine.loaded
     with loaded.transformer_on_cpu():
         gpu.tell("neighbour", 0, gpu.ask("total") - gpu.ask("reserved"))
         with pytest.raises(torch.OutOfMemoryError):
@@ -125,7 +125,7 @@ def test_nothing_is_unloaded_under_a_sample_that_was_handed_over(workplace: Work
     made.hand_over()
     there = engine.loaded_model
     next_one = in_thread(lambda: engine.denoise(other, Recorder()))
-    assert engine._locks.decoding
+    assert engine.shared.locks.decoding
     frames = list(made.frames())
     assert len(frames) == made.parameters.frame_count
     next_one.join(120)

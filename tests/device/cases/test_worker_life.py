@@ -48,7 +48,7 @@ def test_a_second_card_decodes_what_the_first_has_denoised(workplace: Workplace,
     before = gpu.ask("held", 1)
     engine = workplace.engine(decode_device="cuda:1")
     denoised = engine.denoise(job, Recorder())
-    base = engine._loaded.base
+    base = engine.loaded.base
     assert {str(weight.device) for weight in base.decoder.parameters()} == {"cuda:1"}
     assert {str(weight.device) for part in (base.transformer, base.vae) for weight in part.parameters()} == {"cuda:0"}
     denoised.hand_over()
@@ -198,12 +198,12 @@ def test_a_kept_encoder_is_copied_to_the_card_and_leaves_nothing_there(
 ) -> None:
     keeping, fresh = (workplace.engine(fresh=True, encoder_bytes=size) for size in (1 << 30, 0))
     sample(keeping, workplace.job(family, model=MODEL))
-    loads = keeping.encoders.loads
+    loads = keeping.shared.encoders.loads
     settled()
     held = gpu.ask("held")
     job = workplace.job(family, model=MODEL, prompt="a blue cube")
     made = sample(keeping, job)
-    assert keeping.encoders.loads == loads
+    assert keeping.shared.encoders.loads == loads
     settled()
     assert gpu.ask("held") == held
     stage = {"encode": lambda: gpu.fail(3)}
@@ -221,8 +221,8 @@ def test_a_checkpoint_that_was_read_ahead_makes_the_same(benches: Any, workplace
     engine, plain = workplace.engine(), workplace.engine()
     made = engine.denoise(first, Recorder(), lambda: [second])
     list(made.pixels())
-    engine.reader.wait()
-    assert engine._loaded.loras.ahead
+    engine.shared.reader.wait()
+    assert engine.loaded.loras.ahead
     wanted = sample(plain, second)
     assert sample(engine, second).same_as(wanted)
-    assert not engine._loaded.loras.ahead
+    assert not engine.loaded.loras.ahead

@@ -1,0 +1,88 @@
+"""Latents out of noise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from rushes_service.engine.ahead.batch import Other, SampleBatch, denoised_together
+from rushes_service.engine.context import SampleContext
+from rushes_service.engine.fallback_memory import StageAttempt
+from rushes_service.engine.fallbacks import DENOISE, Fallback
+from rushes_service.engine.finite import FiniteCheck
+from rushes_service.engine.kernels.attention import Attention
+from rushes_service.engine.kernels.compiling import BlockCompiler, compiling
+from rushes_service.engine.loaded import LoadedModel
+from rushes_service.engine.stages.loading import BaseModels
+from rushes_service.engine.stages.shared import Shared
+from rushes_service.models.base import Denoised
+from rushes_service.models.conditioning import Conditioning
+
+
+class Denoising:
+    """One engine's way to denoise: its kernels, and the small samples that share a batch.
+
+    Args:
+        models: asked for room when memory runs out.
+    """
+
+    def __init__(
+        self, shared: Shared, models: BaseModels, attention: Attention, compiler: BlockCompiler | None
+    ) -> None:
+        self.batch = SampleBatch()
+        self._shared = shared
+        self._models = models
+        self._attention = attention
+        self._compiler = compiler
+
+    def run(self, loaded: LoadedModel, conditioning: Conditioning, context: SampleContext) -> Denoised:
+        """The latents of a sample, made in less memory if it runs out.
+
+        Raises:
+            NonFiniteLatents, OutOfMemory, WorkerUnfit, SampleStopped: see `Engine.denoise`.
+        """
+        attempt = self._shared.attempt("denoise", context.shape, DENOISE, context)
+        return attempt.run(
+            lambda fallback: self._denoise(loaded, conditioning, context, fallback, attempt), self._models.make_room
+        )
+
+    def _denoise(
+        self,
+        loaded: LoadedModel,
+        conditioning: Conditioning,
+        context: SampleContext,
+        fallback: Fallback,
+        attempt: StageAttempt,
+    ) -> Denoised:
+        base = loaded.base
+        if fallback.offload and not loaded.offloaded:
+            self._models.offload(loaded, context, attempt)
+        context.watch.stage("denoise", base.total_steps(context.parameters))
+        with (
+            self._shared.using(loaded, "denoise", context, "denoising"),
+            self._shared.reader.reading(loaded.loras, context),
+        ):
+            finite = FiniteCheck(self._shared.device, context.parameters.lora_multiplier)
+
+            def on_step(done: int, total: int, latents: torch.Tensor) -> None:
+                finite.step(done, total, latents)
+                context.watch.step(done, total)
+
+            attention = self._attention.choose(base.dtype, masks=base.uses_masks(conditioning))
+            beside = self._others(loaded, conditioning, context) if fallback is DENOISE[0] else []
+            with attention.backend.active(), compiling(self._compiler, loaded) as compiled:
+                made = denoised_together(base, conditioning, context, beside, on_step)
+            finite.finish()
+            context.notes = tuple(filter(None, [attention.warning]))
+            how = {"attention": attention.backend.name, **compiled}
+            denoised, *more = (replace(each, facts={**each.facts, **how}) for each in made)
+            self.batch.keep(beside, more, context.notes)
+            return denoised
+
+    def _others(self, loaded: LoadedModel, conditioning: Conditioning, context: SampleContext) -> list[Other]:
+        """Samples that are to be denoised beside this one."""
+        if loaded.offloaded or self._shared.needs_all_memory(context):
+            return []
+        with self._shared.encoders.session():
+            return self.batch.others(loaded.base, conditioning, context, self._shared.conditioning)
