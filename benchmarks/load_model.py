@@ -11,6 +11,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ OURS = "ours"
 READ = "read"
 COPIED = "from_pretrained, copied"
 BLOCK = 16 << 20
+FORKS = multiprocessing.get_context("forkserver")
+"""Of a process that has imported all and computed nothing: torch's threads do not survive a fork."""
 
 Loader = Callable[[Path, torch.dtype], Any]
 
@@ -35,6 +38,7 @@ Loader = Callable[[Path, torch.dtype], Any]
 def main() -> None:
     """Run the benchmark."""
     args = parser(__doc__.splitlines()[0]).parse_args()
+    FORKS.set_forkserver_preload(["rushes_service.models.loading.from_repo", "diffusers.models.transformers"])
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -82,15 +86,24 @@ def one_round(directory: Path, dtype: torch.dtype) -> Round:
     """Seconds, and the memory of each loader above the model's bytes as a part of them."""
     taken = new_round()
     for name in LOADERS:
-        with multiprocessing.get_context("fork").Pool(1) as pool:
-            seconds, above = pool.apply(measured, (name, directory, dtype))
+        here, there = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=tell_measured, args=(there, name, directory, dtype))
+        process.start()
+        seconds, above = here.recv()
+        process.join()
         taken[name].append(seconds)
         taken[f"{name} memory"].append(above)
     return taken
 
 
+def tell_measured(result: Connection, *load: Any) -> None:
+    """Send what `measured` gives."""
+    result.send(measured(*load))
+
+
 def measured(name: str, directory: Path, dtype: torch.dtype) -> tuple[float, float]:
     """Seconds of one load, and its peak memory above the model's bytes, as a part of them."""
+    torch.set_num_threads(1)
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     began = time.perf_counter()
