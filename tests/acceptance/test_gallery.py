@@ -19,6 +19,8 @@ from rushes_service.queue import Queue
 
 STEPS = (0, 100, 200)
 ENOUGH = PROMPTS[:2]
+LARGE_SEED = 2**62 + 1
+"""ComfyUI draws such seeds; the nearest double is another number."""
 
 
 @pytest.fixture
@@ -270,6 +272,28 @@ def test_all_checkpoints_are_sampled_with_a_new_prompt(api: Api, painted: Visit)
     painted.see(".prompt", 3)
     painted.see('.cell[data-state="queued"]', 3)
     assert len(api.queue.list(state=JobState.QUEUED)) == 3
+
+
+def test_a_seed_larger_than_javascripts_numbers_stays_what_it_is(api: Api, browser: Browser) -> None:
+    (made,) = jobs_of("cut", api.root, (100,), ENOUGH[:1], (96, 64), 1)
+    job = made.model_copy(update={"prompt": made.prompt.model_copy(update={"seed": LARGE_SEED})})
+    api.queue.submit([job])
+    finish(api.queue, job, Scene(0, 96, 64, 1), 1.0)
+    page = visit(browser, api.url)
+    page.see(".cell.loaded")
+    page.page.locator('.cell[data-row="0"]').first.click()
+    expect(page.page.locator("#viewer")).to_contain_text(str(LARGE_SEED))
+
+    page.page.get_by_role("button", name="Sample all checkpoints").click()
+    form = page.page.locator("#ask")
+    form.locator('[name="prompt"]').fill("a red paper boat")
+    form.locator('[name="seeds"]').fill(f"{LARGE_SEED}, {LARGE_SEED + 2}")
+    form.get_by_role("button", name="Sample", exact=True).click()
+    expect(page.page.locator("#toast")).to_contain_text("queued")
+
+    seeds = {record.job.prompt.seed for record in api.queue.list(state=JobState.QUEUED) if record.job}
+    assert seeds == {LARGE_SEED, LARGE_SEED + 2}
+    assert page.errors == []
 
 
 def test_a_queued_sample_is_cancelled_from_the_queue(api: Api, browser: Browser) -> None:

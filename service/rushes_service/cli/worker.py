@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from rushes.errors import ConfigError, WorkerUnfit
+from rushes.errors import ArchitectureError, ConfigError, WorkerUnfit
+from rushes.families.table import architecture
 from rushes.wire.models import ModelSpec
 from rushes_service.queue import Queue
 from rushes_service.runtime.per_process import call, called, use_growing_segments
@@ -37,6 +39,9 @@ SETTINGS = (
     "compile",
 )
 """Flags that are settings, too."""
+
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+"""Of a base model."""
 
 logger = logging.getLogger("rushes.worker")
 
@@ -162,9 +167,18 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
 
 
 def serves(only: str | None) -> Callable[[ModelSpec], bool] | None:
-    """A predicate for the model that `--only` names; None serves every model."""
+    """A predicate for the model that `--only` names; None serves every model.
+
+    Raises:
+        ConfigError: no model can be called so. Paths are the trainer's, and need not be here.
+    """
     if only is None:
         return None
+    if not ({"/", "\\"} & set(only) or FINGERPRINT.fullmatch(only)):
+        try:
+            architecture(only)
+        except ArchitectureError as error:
+            raise ConfigError(f"--only {only}: {error}. A path, a hub id or a fingerprint will do, too") from None
     return lambda model: only in (model.architecture, model.model, model.dit, model.fingerprint)
 
 

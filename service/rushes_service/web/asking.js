@@ -107,7 +107,7 @@ function changesOf(values, row, cell) {
   const options = row.options ?? {};
   if (values.prompt !== row.prompt) changes.prompt = values.prompt;
   if (values.negative_prompt !== (options.negative_prompt ?? "")) changes.negative_prompt = values.negative_prompt || null;
-  if (values.seed === "" || Number(values.seed) !== cell.seed) changes.seed = values.seed === "" ? null : Number(values.seed);
+  if (values.seed === "" || values.seed !== String(cell.seed)) changes.seed = values.seed === "" ? null : whole(values.seed);
   for (const name of ["sample_steps", "cfg_scale", "guidance_scale", "discrete_flow_shift"]) {
     const before = options[name] === undefined || options[name] === null ? "" : String(options[name]);
     if (values[name] !== before) changes[name] = values[name] === "" ? null : Number(values[name]);
@@ -120,7 +120,10 @@ async function uploaded(file) {
   return path;
 }
 
-const numbers = (text) => text.split(/[\s,;]+/).filter(Boolean).map(Number);
+// A seed; one that JavaScript would round stays text.
+const whole = (text) => (Number.isSafeInteger(Number(text)) ? Number(text) : text);
+
+const numbers = (text, read = Number) => text.split(/[\s,;]+/).filter(Boolean).map(read);
 
 export function sampleAll(cell) {
   const row = rowOf(cell);
@@ -139,7 +142,7 @@ export function sampleAll(cell) {
     ],
     "Sample",
     async (values) => {
-      const body = { run: grid.run, checkpoints: values.checkpoints, strengths: numbers(values.strengths), seeds: numbers(values.seeds) };
+      const body = { run: grid.run, checkpoints: values.checkpoints, strengths: numbers(values.strengths), seeds: numbers(values.seeds, whole) };
       if (values.prompt === row.prompt) body.samples = [cell.id];
       else body.prompts = [promptLike(row, values.prompt)];
       said(await send("POST", "v1/grids", body));

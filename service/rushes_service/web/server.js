@@ -8,6 +8,9 @@ export class Problem extends Error {
   }
 }
 
+// Whole numbers that JavaScript would round, large seeds say, stay text; the server takes them as such.
+const exact = (_key, value, from) => (typeof value === "number" && !Number.isSafeInteger(value) && /^\d+$/.test(from?.source ?? "") ? from.source : value);
+
 export async function ask(path, options = {}) {
   let response;
   try {
@@ -15,7 +18,7 @@ export async function ask(path, options = {}) {
   } catch {
     throw new Problem({ detail: "the server cannot be reached" }, 0);
   }
-  const body = response.status === 204 ? {} : await response.json().catch(() => ({}));
+  const body = response.status === 204 ? {} : await response.text().then((text) => JSON.parse(text, exact)).catch(() => ({}));
   if (!response.ok) throw new Problem(body, response.status);
   return body;
 }
