@@ -102,8 +102,8 @@ class Engine:
         self._tf32 = allow_tf32(tf32) if here.type == "cuda" else None
         self.batching: Batching = batching
         self.compiler = BlockCompiler() if compiled else None
-        self._models = BaseModels(shared, dtype, offload=offload, compiler=self.compiler)
-        self._denoising = Denoising(shared, self._models, Attention(here, attention), self.compiler)
+        self.base_models = BaseModels(shared, dtype, offload=offload, compiler=self.compiler)
+        self._denoising = Denoising(shared, self.base_models, Attention(here, attention), self.compiler)
         self._memory_gate = MemoryGate(min_free_gib, here, measure)
         self._peaks = PeakMeters(here)
         self._decode_stream = DecodeStream(shared.decode_device)
@@ -111,7 +111,7 @@ class Engine:
     @property
     def loaded(self) -> LoadedModel | None:
         """The base model that is loaded."""
-        return self._models.loaded
+        return self.base_models.loaded
 
     @property
     def conditioning(self) -> ConditioningCache:
@@ -132,11 +132,11 @@ class Engine:
     def unload(self) -> None:
         """Give the base model's memory back."""
         self._denoising.batch.forget()
-        self._models.unload()
+        self.base_models.unload()
 
     def relieve(self) -> None:
         """Give back what is kept in host memory for later, if that is short; called now and then."""
-        self._models.relieve()
+        self.base_models.relieve()
 
     def denoise(self, job: SampleJob, watch: ProgressCallback, waiting: Waiting = nothing_waits) -> DenoisedSample:
         """Make the latents of `job`.
@@ -169,16 +169,16 @@ class Engine:
         shared = self.shared
         if shared.needs_all_memory(context):
             shared.locks.wait_for_decoding()
-        loaded = self._models.load(context)
+        loaded = self.base_models.load(context)
         loaded.base.noise_source = context.job.noise
         # Each size of a batch would be another graph.
         loaded.base.batching = "off" if self.compiler is not None else self.batching
         context.parameters = loaded.base.completed(context.parameters)
-        self._models.prepare(loaded, context)
+        self.base_models.prepare(loaded, context)
         if (made := self._denoising.batch.take(context, loaded.base.total_steps(context.parameters))) is not None:
             return self._sample(loaded, made, context)
         conditioning = shared.attempt("encode", context.shape, ENCODE, context).run(
-            lambda fallback: encoded(shared, loaded, context, fallback), self._models.make_room
+            lambda fallback: encoded(shared, loaded, context, fallback), self.base_models.make_room
         )
         return self._sample(loaded, self._denoising.run(loaded, conditioning, context), context)
 

@@ -32,7 +32,7 @@ class Denoising:
     ) -> None:
         self.batch = SampleBatch()
         self._shared = shared
-        self._models = models
+        self.base_models = models
         self._attention = attention
         self._compiler = compiler
 
@@ -44,7 +44,7 @@ class Denoising:
         """
         attempt = self._shared.attempt("denoise", context.shape, DENOISE, context)
         return attempt.run(
-            lambda fallback: self._denoise(loaded, conditioning, context, fallback, attempt), self._models.make_room
+            lambda fallback: self._denoise(loaded, conditioning, context, fallback, attempt), self.base_models.make_room
         )
 
     def _denoise(
@@ -57,7 +57,7 @@ class Denoising:
     ) -> Denoised:
         base = loaded.base
         if fallback.offload and not loaded.offloaded:
-            self._models.offload(loaded, context, attempt)
+            self.base_models.offload(loaded, context, attempt)
         context.watch.stage("denoise", base.total_steps(context.parameters))
         with (
             self._shared.using(loaded, "denoise", context, "denoising"),
