@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from rushes_service.sheets.typefaces import Face, face_for
 
 Frame = np.ndarray
 """One picture, uint8 [H, W, 3]."""
@@ -60,7 +62,8 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[Column], *, title: str,
     height = body + sum(heights) + ROW_GAP * (len(rows) - 1) + 30 + 16 + MARGIN
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), fitting_text(draw, title, width - 2 * MARGIN, 26), TEXT, font(26), anchor="lt")
+    face = face_for(title, 26)
+    draw.text((MARGIN, MARGIN), fitting_text(draw, title, width - 2 * MARGIN, face), TEXT, face, anchor="lt")
     for index, column in enumerate(columns):
         draw_header(draw, column, left + index * (CELL_WIDTH + GAP), top)
     y = body
@@ -69,13 +72,8 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[Column], *, title: str,
         for index, frames in enumerate(row.cells):
             draw_cell(sheet, frames, left + index * (CELL_WIDTH + GAP), y, row_pixels)
         y += row_pixels + ROW_GAP
-    draw.text((MARGIN, height - MARGIN), footer, QUIET, font(13), anchor="lb")
+    draw.text((MARGIN, height - MARGIN), footer, QUIET, face_for(footer, 13), anchor="lb")
     return sheet
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own typeface, so that the sheet is the same on every machine."""
-    return ImageFont.load_default(size)
 
 
 def row_height(row: Row) -> int:
@@ -102,48 +100,50 @@ def strip_width() -> int:
 
 def draw_header(draw: ImageDraw.ImageDraw, column: Column, x: int, y: int) -> None:
     """Name of a checkpoint over its column, ruled off from the pictures."""
-    draw.text((x, y + 12), column.title, ACCENT if column.base else TEXT, font(17), anchor="ls")
+    face, small = face_for(column.title, 17), face_for(column.note, 13)
+    draw.text((x, y + 12), column.title, ACCENT if column.base else TEXT, face, anchor="ls")
     if column.note:
-        room = CELL_WIDTH - round(draw.textlength(column.title, font(17))) - GAP
-        draw.text((x + CELL_WIDTH, y + 12), fitting_text(draw, column.note, room, 13), QUIET, font(13), anchor="rs")
+        room = CELL_WIDTH - round(draw.textlength(column.title, face)) - GAP
+        draw.text((x + CELL_WIDTH, y + 12), fitting_text(draw, column.note, room, small), QUIET, small, anchor="rs")
     draw.line((x, y + 24, x + CELL_WIDTH - 1, y + 24), ACCENT if column.base else EMPTY, 2)
 
 
 def draw_label(draw: ImageDraw.ImageDraw, row: Row, y: int, height: int) -> None:
     """The prompt, as much of it as the row has room for, and its facts, left of the row."""
-    facts = wrap(draw, row.facts, LABEL_WIDTH - 28, size=13)
+    face, small = face_for(row.prompt, 16), face_for(row.facts, 13)
+    facts = wrap(draw, row.facts, LABEL_WIDTH - 28, small)
     room = max(1, (height - len(facts) * FACT_HEIGHT) // LINE_HEIGHT)
-    lines = wrap(draw, row.prompt, LABEL_WIDTH - 28)
+    lines = wrap(draw, row.prompt, LABEL_WIDTH - 28, face)
     if len(lines) > room:
-        lines = [*lines[: room - 1], fitting_text(draw, f"{lines[room - 1]} {lines[room]}", LABEL_WIDTH - 28)]
+        lines = [*lines[: room - 1], fitting_text(draw, f"{lines[room - 1]} {lines[room]}", LABEL_WIDTH - 28, face)]
     for index, line in enumerate(lines):
-        draw.text((MARGIN, y - 3 + index * LINE_HEIGHT), line, TEXT, font(16), anchor="la")
+        draw.text((MARGIN, y - 3 + index * LINE_HEIGHT), line, TEXT, face, anchor="la")
     below = y + 4 + len(lines) * LINE_HEIGHT
     for index, line in enumerate(facts):
-        draw.text((MARGIN, below + index * FACT_HEIGHT), line, QUIET, font(13), anchor="la")
+        draw.text((MARGIN, below + index * FACT_HEIGHT), line, QUIET, small, anchor="la")
 
 
-def wrap(draw: ImageDraw.ImageDraw, text: str, width: int, size: int = 16) -> list[str]:
+def wrap(draw: ImageDraw.ImageDraw, text: str, width: int, face: Face) -> list[str]:
     """`text` broken into lines of at most `width` pixels, at spaces; a word longer than a line is broken too."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font(size)) <= width:
+        if draw.textlength(longer, face) <= width:
             lines[-1] = longer
             continue
         lines += [""] if lines[-1] else []
         for letter in word:
-            if lines[-1] and draw.textlength(lines[-1] + letter, font(size)) > width:
+            if lines[-1] and draw.textlength(lines[-1] + letter, face) > width:
                 lines.append("")
             lines[-1] += letter
     return lines
 
 
-def fitting_text(draw: ImageDraw.ImageDraw, text: str, width: int, size: int = 16) -> str:
+def fitting_text(draw: ImageDraw.ImageDraw, text: str, width: int, face: Face) -> str:
     """`text`, or as much of its beginning as fits into `width` pixels with an ellipsis."""
-    if draw.textlength(text, font(size)) <= width:
+    if draw.textlength(text, face) <= width:
         return text
-    while text and draw.textlength(f"{text}…", font(size)) > width:
+    while text and draw.textlength(f"{text}…", face) > width:
         text = text[:-1]
     return f"{text.rstrip()}…"
 
@@ -153,7 +153,7 @@ def draw_cell(sheet: Image.Image, frames: Sequence[Frame], x: int, y: int, heigh
     if not len(frames):
         ImageDraw.Draw(sheet).rectangle((x, y, x + CELL_WIDTH - 1, y + height - 1), EMPTY)
         text = (x + CELL_WIDTH // 2, y + height // 2)
-        ImageDraw.Draw(sheet).text(text, "no sample", QUIET, font(14), anchor="mm")
+        ImageDraw.Draw(sheet).text(text, "no sample", QUIET, face_for("no sample", 14), anchor="mm")
         return
     picture = scaled(frames[len(frames) // 2], CELL_WIDTH)
     sheet.paste(picture, (x, y))
