@@ -21,7 +21,7 @@ from diffusers.utils import logging
 
 from harness import Report, Round, new_round, parser, publish, ratios, rounds_of
 from lora_model import LAYERS, build
-from rushes_service.models.loading.from_repo import loaded
+from rushes_service.models.loading.directories import loaded
 
 SHARD = "500MB"
 CASES = {"float32 file, bfloat16 model": torch.bfloat16, "float32 file, float32 model": torch.float32}

@@ -19,12 +19,21 @@ from rushes_service.models.generic.names import unet_name
 TEXT = "a red ball on a green hill"
 
 
-def bare(model: Path, adapter: Path | None = None, *, fuse: bool = True, **arguments: Any) -> torch.Tensor:
+def bare(
+    model: Path, adapter: Path | None = None, *, fuse: bool = True, variant: str | None = None, **arguments: Any
+) -> torch.Tensor:
     """Pixels [3, F, H, W] in 0..1, as a script makes them that knows diffusers alone.
 
     Without `fuse` the LoRA stays beside the weights: some pipelines fuse that of their transformer alone.
     """
-    pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, variant=variant)
+    return pixels_of(pipe, adapter, fuse=fuse, **arguments)
+
+
+def pixels_of(
+    pipe: DiffusionPipeline, adapter: Path | None = None, *, fuse: bool = True, **arguments: Any
+) -> torch.Tensor:
+    """What a pipeline makes; as `bare`."""
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         for weight in part.parameters() if isinstance(part, ModelMixin) else ():
@@ -55,13 +64,14 @@ def add_adapter(pipe: DiffusionPipeline, adapter: Path) -> None:
             weight += tensors[f"{name}.lora_B.weight"] @ tensors[key]
 
 
-def spec_of(model: Path) -> ModelSpec:
-    return ModelSpec(architecture="diffusers", model=str(model))
+def spec_of(model: Path, **parts: Any) -> ModelSpec:
+    return ModelSpec(architecture="diffusers", model=str(model), **parts)
 
 
-def drawn(model: Path, cache: Path, adapter: Path | None = None, **options: Any) -> DenoisedSample:
+def drawn(model: Path | ModelSpec, cache: Path, adapter: Path | None = None, **options: Any) -> DenoisedSample:
+    spec = model if isinstance(model, ModelSpec) else spec_of(model)
     prompt = Prompt(**{"prompt": TEXT, "seed": 5, **options})
-    return sample(Engine("cpu", cache), spec_of(model), prompt, adapter)
+    return sample(Engine("cpu", cache), spec, prompt, adapter)
 
 
 def pixels(denoised: DenoisedSample) -> torch.Tensor:

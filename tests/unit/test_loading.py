@@ -16,12 +16,12 @@ from transformers import UMT5EncoderModel
 from rushes.errors import ModelError
 from rushes_service.models.flux2 import tiny as flux2
 from rushes_service.models.loading.building import build
+from rushes_service.models.loading.directories import loaded
 from rushes_service.models.loading.files.headers import read_header
 from rushes_service.models.loading.files.naming import Slot
 from rushes_service.models.loading.files.transfer import Transfer
 from rushes_service.models.loading.files.weights import opened
 from rushes_service.models.loading.filling import Destination
-from rushes_service.models.loading.from_repo import loaded
 from rushes_service.models.loading.storing import Float8, ScaledFloat8, WeightStorage
 
 CPU = torch.device("cpu")

@@ -18,10 +18,10 @@ from rushes.wire.models import ModelSpec
 from rushes_service.doctor.files import check_component
 from rushes_service.doctor.fit import check_files
 from rushes_service.models.loading.building import build
+from rushes_service.models.loading.directories import loaded
 from rushes_service.models.loading.files.headers import read_header
 from rushes_service.models.loading.files.quantisation import check_directory
 from rushes_service.models.loading.from_files import find_source
-from rushes_service.models.loading.from_repo import loaded
 from single_files_support import recorded_files
 
 Tensors = dict[str, torch.Tensor]

@@ -47,6 +47,7 @@ MODEL_SWITCHES = (
     "f1",
     "latent_window_size",
     "scheduler_scale",
+    "variant",
 )
 """Flags of the trainers that say how the base model is to be used, wherever its files are."""
 
@@ -245,6 +246,10 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
     "--model_version": {
         "metavar": "NAME",
         "help": "which of a family's models it is, edit-2511 say (default: the first that `rushes models` lists)",
+    },
+    "--variant": {
+        "metavar": "NAME",
+        "help": "weights of this variant (fp16, say) in directories and repositories that have them, as in diffusers",
     },
     "--f1": {"action": "store_true", "help": "FramePack: the model is the F1 variant"},
     "--latent_window_size": {"metavar": "N", "type": int, "help": "FramePack: latent frames in a section (default: 9)"},

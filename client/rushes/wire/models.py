@@ -48,6 +48,10 @@ class ModelSpec(FrozenModel):
     tokenizer2: str | None = None
     """Directories of the tokenizers of the first and the second text encoder; T5 of Wan counts as the first."""
 
+    variant: str | None = Field(default=None, pattern=r"^[\w-]+$")
+    """Which weights are read of directories that have several: `fp16` for `model.fp16.safetensors`; None is the plain
+    ones, or the only ones there are."""
+
     dtype: Dtype | None = None
     vae_dtype: Dtype | None = None
     """Precision of the VAE; None is the family's usual one."""

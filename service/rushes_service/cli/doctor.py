@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help_text = "also check this file, and what the model takes of a GPU (needs --architecture)"
         parser.add_argument(f"--{file.flag}", metavar="FILE", help=help_text)
     parser.add_argument(
+        "--variant", metavar="NAME", help="the variant of weights in --model that samples are made with"
+    )
+    parser.add_argument(
         "--output_dir", "--output-dir", type=Path, default=Path(), help="where samples will go (default: here)"
     )
     parser.add_argument("--redis-url", help="the Redis to look at (default: RUSHES_REDIS_URL)")
@@ -70,10 +73,10 @@ def examine(args: argparse.Namespace, settings: Settings) -> Iterator[Finding]:
     if args.architecture:
         yield files.check_architecture(args.architecture)
     if args.model:
-        yield from files.check_model(args.model)
+        yield from files.check_model(args.model, args.variant)
     if args.architecture in ARCHITECTURES:
         given = {file.flag: path for file in fit.file_flags() if (path := getattr(args, file.flag))}
-        yield from fit.check_files(args.architecture, given, args.model)
+        yield from fit.check_files(args.architecture, given, args.model, args.variant)
     if not api_alone:
         yield from software.check_gpus()
 

@@ -14,6 +14,13 @@ from rushes.errors import ArchitectureError, ModelError
 from rushes.families.table import architecture
 from rushes_service.doctor.report import Finding, fail, gib, ok, warn
 from rushes_service.models.loading.files.quantisation import check_directory as check_quantisation_of
+from rushes_service.models.loading.files.variants import (
+    check_asked,
+    chosen_in,
+    files_of_parts,
+    unread_in,
+    variant_of,
+)
 
 LITTLE_ROOM_BYTES = 5 * 2**30
 """An hour of samples and the cache of a few prompts; less is a warning."""
@@ -53,8 +60,12 @@ def check_architecture(name: str) -> Finding:
     return ok("architecture", f"{spec.name}: {spec.title}, by default {spec.hub_id}")
 
 
-def check_model(model: str) -> Iterator[Finding]:
-    """A diffusers directory: its index and each component's files. A hub id can only be noted."""
+def check_model(model: str, variant: str | None = None) -> Iterator[Finding]:
+    """A diffusers directory: its index and each component's files. A hub id can only be noted.
+
+    Args:
+        variant: the one of its weights that is asked for.
+    """
     directory = absolute(model)
     if not directory.exists() and model.count("/") == 1 and not model.startswith((".", "/", "~")):
         advice = "the first sample downloads it; on a machine without network download it beforehand"
@@ -73,15 +84,20 @@ def check_model(model: str) -> Iterator[Finding]:
     yield ok("model", f"{described.get('_class_name', 'unknown pipeline')} in {directory}")
     for component, entry in described.items():
         if not component.startswith("_") and isinstance(entry, list) and entry[0] is not None:
-            yield check_component(directory / component)
+            yield check_component(directory / component, variant)
+    try:
+        check_asked(directory, files_of_parts(directory), variant)
+    except ModelError as error:
+        yield fail("variant", str(error), "name one of those, or leave --variant out")
 
 
-def check_component(directory: Path) -> Finding:
-    """One part of a model: all its files, weights and the shards that its index names among them."""
+def check_component(directory: Path, asked: str | None = None) -> Finding:
+    """One part of a model: the files that are read, weights and the shards that their index names among them."""
     name = f"model {directory.name}"
     if not directory.is_dir():
         return fail(name, f"{directory} is missing", "download the model again, whole")
-    files = [path for path in directory.rglob("*") if path.is_file()]
+    others = unread_in(directory, asked)
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name not in others]
     size = sum(path.stat().st_size for path in files)
     try:
         absent = missing_shards(files)
@@ -90,20 +106,24 @@ def check_component(directory: Path) -> Finding:
     if absent:
         return fail(name, f"{len(absent)} missing: {', '.join(absent[:3])}", "download the model again, whole")
     try:
-        check_quantisation_of(directory)
+        variant = chosen_in(directory, asked)
+    except ModelError as error:
+        return fail(name, str(error), "name one of them")
+    try:
+        check_quantisation_of(directory, asked)
     except ModelError as error:
         return fail(name, str(error), "give a model in bf16, fp16 or fp32; docs/models.md says what is read")
     has_weights = any(path.suffix.lower() in WEIGHT_SUFFIXES for path in files)
     if not files or not (has_weights or directory.name.startswith(WEIGHTLESS)):
         return fail(name, f"{directory} holds no weights", "download the model again, whole")
-    return ok(name, f"{gib(size)} in {len(files)} files")
+    return ok(name, f"{gib(size)} in {len(files)} files" + (f", weights of the variant {variant}" if variant else ""))
 
 
 def missing_shards(files: list[Path]) -> list[str]:
     """Weight files that an index beside them names and that are not there."""
     missing: set[str] = set()
     for index in files:
-        if index.name.endswith(".index.json"):
+        if variant_of(index.name) is not None and index.suffix == ".json":
             shards = set(json.loads(index.read_text())["weight_map"].values())
             missing |= {shard for shard in shards if not (index.parent / shard).exists()}
     return sorted(missing)

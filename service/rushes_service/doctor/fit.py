@@ -17,6 +17,7 @@ from rushes_service.models.loading.files.headers import SAFETENSORS, Header, rea
 from rushes_service.models.loading.files.kinds import check_file_kind, described
 from rushes_service.models.loading.files.quant_markers import without_quant_markers
 from rushes_service.models.loading.files.quantisation import check_quantisation
+from rushes_service.models.loading.files.variants import unread_in
 
 WORKING_BYTES = 3 * 2**30
 """Of a GPU, for what is computed beside the weights (a clip of 480p takes about as much) and for CUDA itself."""
@@ -44,12 +45,15 @@ class Part:
         return ", ".join(self.dtypes)
 
 
-def check_files(architecture: str, files: Mapping[str, str], model: str | None) -> Iterator[Finding]:
+def check_files(
+    architecture: str, files: Mapping[str, str], model: str | None, variant: str | None = None
+) -> Iterator[Finding]:
     """Each file by its header, and what all together take.
 
     Args:
         files: paths by flag, without dashes.
         model: a diffusers directory for the parts that no file gives.
+        variant: the one of its weights that is asked for.
     """
     parts: dict[str, Part] = {}
     for file in ARCHITECTURES[architecture].files:
@@ -67,7 +71,7 @@ def check_files(architecture: str, files: Mapping[str, str], model: str | None) 
     for flag in sorted(set(files) - known):
         yield warn(f"--{flag}", f"{architecture} has no use for it", "leave it out")
     if model and (directory := absolute(model)).is_dir():
-        parts = {**directory_parts(directory), **parts}
+        parts = {**directory_parts(directory, variant), **parts}
     if "transformer" in parts or "transformer_2" in parts:
         yield from needed(architecture, parts)
 
@@ -84,12 +88,14 @@ def part_of(name: str, headers: Iterable[Header]) -> Part:
     return Part(name, sum(numbers.values()), in_blocks, tuple(dtype for dtype, _ in numbers.most_common()))
 
 
-def directory_parts(directory: Path) -> dict[str, Part]:
+def directory_parts(directory: Path, variant: str | None = None) -> dict[str, Part]:
     """The parts of a diffusers directory that have weights in safetensors files that can be read."""
     parts = {}
     for component in sorted(path for path in directory.iterdir() if path.is_dir()):
+        others = unread_in(component, variant)
+        files = [file for file in component.iterdir() if file.suffix.lower() in SAFETENSORS and file.name not in others]
         try:
-            headers = [read_header(file) for file in component.iterdir() if file.suffix.lower() in SAFETENSORS]
+            headers = [read_header(file) for file in files]
         except ModelError:
             continue  # what is wrong with it is said where the directory's files are checked
         unique = {header.files: header for header in headers}

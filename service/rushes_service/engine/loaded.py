@@ -112,6 +112,7 @@ class LoadedModel:
             "dtype": name_of(self.base.dtype),
             "stored_as": placement.stored_as(self.base),
             "offloaded": self.offloaded,
+            **({"variants": dict(variants)} if (variants := self.base.source.variants) else {}),
         }
 
 

@@ -21,6 +21,7 @@ from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoder_store import EncoderStore
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.filling import Destination
+from rushes_service.models.loading.from_repo import Source
 from rushes_service.models.loading.storing import WeightStorage
 from rushes_service.runtime.devices import CPU, DTYPES
 from rushes_service.settings import Batching
@@ -60,6 +61,9 @@ class Architecture(ABC):
 
     blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks", "single_transformer_blocks")
     """The transformer's lists of blocks, whose linear layers `--fp8_scaled` is for."""
+
+    source: Source
+    """Where its parts are."""
 
     vae: Any
     """The loaded VAE, a module that remembers its device."""

@@ -6,27 +6,27 @@ Its authors published the transformer alone; the rest is HunyuanVideo's and FLUX
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rushes._paths import absolute
 from rushes.errors import ModelError, first_line
-from rushes.families.spec import ArchitectureSpec
+from rushes.families.spec import ArchitectureSpec, ModelFile
 from rushes.wire.models import ModelSpec
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import FileSource, given_files
 from rushes_service.models.loading.from_repo import (
-    HUB_ID,
     INDEX,
     WEIGHTS,
     Directories,
     ModelSource,
     Source,
     check_index,
-    download,
+    check_variant,
 )
+from rushes_service.models.loading.hub import HUB_ID, download
 
 PIPELINE = "HunyuanVideoFramepackPipeline"
 TRANSFORMER = "HunyuanVideoFramepackTransformer3DModel"
@@ -46,6 +46,7 @@ class BareTransformer(Directories):
     """A directory that is a transformer and nothing else; without one, only what FramePack has of other models."""
 
     directory: Path | None
+    variant: str | None = None
 
     def component(self, name: str) -> Path:
         """The transformer's directory, or another component out of the hub.
@@ -66,7 +67,7 @@ class BareTransformer(Directories):
         return "+".join(dict.fromkeys(self._elsewhere(name).fingerprint((name,)) for name in names))
 
     def _elsewhere(self, name: str) -> ModelSource:
-        return ModelSource(download(REPOS[name], [name]), REPOS[name])
+        return ModelSource(download(REPOS[name], [name], self.variant), REPOS[name], variant=self.variant)
 
 
 def find_framepack(model: ModelSpec, spec: ArchitectureSpec, file_hashes: FileHashCache) -> Source:
@@ -77,12 +78,11 @@ def find_framepack(model: ModelSpec, spec: ArchitectureSpec, file_hashes: FileHa
     """
     given = given_files(model, spec)
     if given and model.model is None:
-        has_transformer = "dit" in {file.flag for file in given}
         return FileSource(
-            spec.files, given, lambda: published(spec, model.f1, has_transformer, file_hashes), file_hashes
+            spec.files, given, lambda: published(model, spec, given, file_hashes), file_hashes, model.variant
         )
-    whole = find_whole(model.model or published_id(spec, model.f1), file_hashes)
-    return FileSource(spec.files, given, lambda: whole, file_hashes) if given else whole
+    whole = find_whole(model.model or published_id(spec, model.f1), file_hashes, model.variant, given.values())
+    return FileSource(spec.files, given, lambda: whole, file_hashes, model.variant) if given else whole
 
 
 def published_id(spec: ArchitectureSpec, f1: bool) -> str:
@@ -90,13 +90,21 @@ def published_id(spec: ArchitectureSpec, f1: bool) -> str:
     return F1_HUB_ID if f1 else spec.hub_id
 
 
-def published(spec: ArchitectureSpec, f1: bool, has_transformer: bool, file_hashes: FileHashCache) -> Source:
+def published(
+    model: ModelSpec, spec: ArchitectureSpec, given: Mapping[ModelFile, Path], file_hashes: FileHashCache
+) -> Source:
     """What files leave to be found in the hub."""
-    return BareTransformer(None) if has_transformer else find_whole(published_id(spec, f1), file_hashes)
+    if "dit" in {file.flag for file in given}:
+        return BareTransformer(None, model.variant)
+    return find_whole(published_id(spec, model.f1), file_hashes, model.variant, given.values())
 
 
-def find_whole(name: str, file_hashes: FileHashCache) -> Source:
+def find_whole(name: str, file_hashes: FileHashCache, variant: str | None = None, given: Iterable[Path] = ()) -> Source:
     """A whole pipeline or a transformer alone, by its directory or hub id.
+
+    Args:
+        variant: the one that is asked for.
+        given: what other flags name.
 
     Raises:
         ModelError: not there, or of another family.
@@ -108,9 +116,15 @@ def find_whole(name: str, file_hashes: FileHashCache) -> Source:
     directory = path if repo is None else download(repo, [INDEX, "config.json"])
     if (directory / INDEX).is_file() or not (directory / "config.json").is_file():
         check_index(directory / INDEX, (PIPELINE,))
-        return ModelSource(directory if repo is None else download(repo, ["transformer", "vae"]), repo, file_hashes)
+        whole = ModelSource(
+            directory if repo is None else download(repo, ["transformer", "vae"], variant), repo, file_hashes, variant
+        )
+        check_variant(whole, given)
+        return whole
     check_transformer(directory / "config.json")
-    return BareTransformer(directory if repo is None else download(repo, WEIGHTS))
+    directory = directory if repo is None else download(repo, WEIGHTS, variant)
+    check_variant(ModelSource(directory, repo, variant=variant), (directory, *given))
+    return BareTransformer(directory, variant)
 
 
 def check_transformer(config: Path) -> None:

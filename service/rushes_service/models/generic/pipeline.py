@@ -69,6 +69,7 @@ class AnyPipeline(Architecture):
     ) -> None:
         super().__init__(model, device, dtype, file_hashes)
         self.files: PipelineFiles = find_pipeline(model, self.spec, self.file_hashes)
+        self.source = self.files.source
         self._pipe: Any = None
         self._absent: Any = None
         self._decode_calls: Any = WeakTensorKeyDictionary()

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from transformers import T5EncoderModel
 
-from rushes._paths import expanded
 from rushes.errors import ModelError, first_line
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.models import ModelSpec
@@ -27,7 +26,8 @@ from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.filling import ON_CPU, Destination
 from rushes_service.models.loading.from_files import given_files
-from rushes_service.models.loading.from_repo import HUB_ID, INDEX, ModelSource, download
+from rushes_service.models.loading.from_repo import INDEX, ModelSource, check_variant, model_source
+from rushes_service.models.loading.hub import download
 
 ENCODERS = ("text_encoder",)
 """What the names of parts begin with that are loaded only while a text is new. Encoders of pictures stay: pipelines ask
@@ -100,23 +100,18 @@ def find_pipeline(model: ModelSpec, spec: ArchitectureSpec, file_hashes: FileHas
     """
     given_files(model, spec)  # a file for another family is an error
     name = model.model or spec.hub_id
-    path = expanded(name)
-    if path.is_dir():
-        source = ModelSource(path, None, file_hashes)
-    elif HUB_ID.fullmatch(name):
-        source = ModelSource(download(name, [INDEX]), name)
-    else:
-        raise ModelError(f"{name}: there is no such directory, and it is no hub id either (owner/name)")
+    source = model_source(name, file_hashes, model.variant)
     try:
         index = dict(source.index())
         parts = {part: (str(of[0]), str(of[1])) for part, of in index.items() if is_part(of)}
         kind = getattr(diffusers, str(index["_class_name"]), None)
     except (ModelError, KeyError, IndexError, ValueError) as error:
-        raise ModelError(f"{path} is no diffusers model: {INDEX} cannot be read ({first_line(error)})") from error
+        raise ModelError(f"{name} is no diffusers model: {INDEX} cannot be read ({first_line(error)})") from error
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
-        raise ModelError(f"{path} holds a {index['_class_name']}, which diffusers {diffusers.__version__} has not")
+        raise ModelError(f"{name} holds a {index['_class_name']}, which diffusers {diffusers.__version__} has not")
     if source.repo is not None:
-        download(name, [part for part in parts if not part.startswith(ENCODERS)])
+        download(name, [part for part in parts if not part.startswith(ENCODERS)], model.variant)
+    check_variant(source, ())
     found = PipelineFiles(source, kind, parts)
     check(found)
     return found

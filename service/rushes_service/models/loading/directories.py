@@ -1,10 +1,11 @@
-"""A module of diffusers, made from the directory that its `save_pretrained` wrote."""
+"""A module of diffusers or transformers, made from the directory that its `save_pretrained` wrote."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,67 @@ from diffusers import ModelMixin
 
 from rushes.errors import ModelError
 from rushes_service.models.loading.building import arranged, read
+from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.headers import Header, read_safetensors
 from rushes_service.models.loading.files.naming import Slot
-from rushes_service.models.loading.filling import Destination
+from rushes_service.models.loading.files.quantisation import check_directory
+from rushes_service.models.loading.files.variants import PLAIN, chosen_in
+from rushes_service.models.loading.filling import ON_CPU, Destination
 from rushes_service.runtime.compat_diffusers_models import renamed_on_load
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
+logger = logging.getLogger("rushes.worker")
+
+WEIGHTS = "diffusion_pytorch_model"
 
 SHOWN = 3
 """Names that a message lists, of many."""
 
 
-def directory_header(directory: Path, kind: Any) -> Header | None:
-    """What the weights in a directory are; None if they are none that `build_directory` reads.
+def config_in(directory: Path) -> Mapping[str, Any]:
+    """What the `config.json` of a part says.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    with loading(directory):
+        return dict(json.loads((directory / "config.json").read_text()))
+
+
+def loaded(
+    directory: Path,
+    kind: Any,
+    dtype: torch.dtype | None,
+    destination: Destination = ON_CPU,
+    asked: str | None = None,
+) -> Any:
+    """A part of a directory: read straight to where it is to lie, or by `kind.from_pretrained` where only that can.
+
+    Args:
+        asked: the variant of its weights, if it has that.
+
+    Raises:
+        ModelError: it cannot be read, or lacks weights, which the loaders would make up at random.
+        ConfigError: its weights cannot be kept as `destination` says.
+    """
+    variant = chosen_in(directory, asked)
+    if variant and asked is None:
+        logger.info("%s has weights of the variant %s alone: those are read", directory, variant)
+    check_directory(directory, asked)
+    with loading(directory):
+        if (header := directory_header(directory, kind, variant)) is not None:
+            return build_directory(directory, header, kind, dtype, destination)
+        given = {"variant": variant} if variant else {}
+        model, found = kind.from_pretrained(directory, torch_dtype=dtype, output_loading_info=True, **given)
+    if missing := sorted(found["missing_keys"]):
+        raise incomplete(directory, kind, missing)
+    if destination.storage is not None:
+        destination.storage.prepare(model)
+        destination.storage.finish(model)
+    return model.to(destination.device)
+
+
+def directory_header(directory: Path, kind: Any, variant: str = PLAIN) -> Header | None:
+    """What the weights of a variant in a directory are; None if they are none that `build_directory` reads.
 
     Those are pickles, and models that have another way than diffusers' own to be read.
 
@@ -38,11 +86,14 @@ def directory_header(directory: Path, kind: Any) -> Header | None:
         return None
     if kind.from_pretrained.__func__ is not ModelMixin.from_pretrained.__func__:  # type: ignore[attr-defined]
         return None
-    if (directory / INDEX).is_file():
-        named = json.loads((directory / INDEX).read_text())["weight_map"].values()
+    infix = f".{variant}" if variant else ""
+    single = directory / f"{WEIGHTS}{infix}.safetensors"
+    indices = [directory / f"{WEIGHTS}.safetensors{end}" for end in (f".index{infix}.json", f"{infix}.index.json")]
+    if index := next((file for file in indices if file.is_file()), None):
+        named = json.loads(index.read_text())["weight_map"].values()
         files = tuple(directory / name for name in sorted(set(named)))
-    elif (directory / WEIGHTS).is_file():
-        files = (directory / WEIGHTS,)
+    elif single.is_file():
+        files = (single,)
     else:
         return None
     entries = {}

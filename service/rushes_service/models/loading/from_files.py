@@ -23,21 +23,22 @@ from rushes.wire.models import ModelSpec
 from rushes_service.models import rooms
 from rushes_service.models.loading.build_plans import build_plan_for, plan
 from rushes_service.models.loading.building import build
+from rushes_service.models.loading.directories import config_in, loaded
 from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.files.headers import Header, read_header
 from rushes_service.models.loading.files.kinds import check_file_kind
 from rushes_service.models.loading.files.quantisation import check_quantisation
+from rushes_service.models.loading.files.variants import chosen_in
 from rushes_service.models.loading.filling import ON_CPU, Destination
 from rushes_service.models.loading.from_repo import (
-    HUB_ID,
+    ModelSource,
     Published,
     Source,
-    config_in,
-    download,
+    check_variant,
     find_directory,
-    loaded,
 )
+from rushes_service.models.loading.hub import HUB_ID, download
 
 ENCODER = ("*.json", "*.safetensors", "*.txt")
 """Files of a repository that is an encoder with its tokenizer."""
@@ -60,6 +61,7 @@ class FileSource:
         given: those that are given, and where they are.
         rest: finds where the other parts are; asked when one is needed.
         file_hashes: what is known of files that are gone; an encoder's may never be needed.
+        variant: the one that is asked for, of weights in directories.
 
     Raises:
         ModelError: a file is not there and never was, or holds something else than its flag is for.
@@ -71,7 +73,10 @@ class FileSource:
         given: Mapping[ModelFile, Path],
         rest: Callable[[], Source],
         file_hashes: FileHashCache | None = None,
+        variant: str | None = None,
     ) -> None:
+        self._variant = variant
+        self._variants: dict[str, str] = {}
         self._file_hashes = file_hashes or FileHashCache()
         self._gone: dict[str, str] = {}
         """Fingerprints of parts whose files are gone."""
@@ -91,6 +96,11 @@ class FileSource:
     def _rest(self) -> Source:
         return self._find_rest()
 
+    @property
+    def variants(self) -> Mapping[str, str]:
+        """See `Source.variants`."""
+        return {**(self._rest.variants if "_rest" in vars(self) else {}), **self._variants}
+
     def component(self, name: str) -> Path:
         """The directory of a part: named by its own flag, beside its encoder, or of the rest of the model.
 
@@ -103,7 +113,7 @@ class FileSource:
                 raise ModelError(f"--{file.flag} {path} is a file, where a directory is needed")
             if name in self._gone:
                 raise not_there(file, path)
-            path = local(file, path)
+            path = self._local(file, path)
             return path / name if (path / name).is_dir() else path
         if name.startswith("tokenizer") and (beside := self._tokenizer_beside(name)):
             return beside
@@ -150,7 +160,11 @@ class FileSource:
             with loading(self._headers[name].path):
                 return build(self._headers[name], kind, dtype, given, destination)
         if name in self._given:
-            return loaded(self.component(name), kind, dtype, destination)
+            directory = self.component(name)
+            made = loaded(directory, kind, dtype, destination, self._variant)
+            if variant := chosen_in(directory, self._variant):
+                self._variants[name] = variant
+            return made
         return self._elsewhere(name, lambda: self._rest.load(name, kind, dtype, destination, **given))
 
     def fingerprint(self, names: Sequence[str]) -> str:
@@ -177,7 +191,9 @@ class FileSource:
     def _given_fingerprint(self, name: str) -> str:
         """Content identity of a directory, or the name of a repository: nothing is fetched for a full cache."""
         file, path = self._given[name]
-        return str(path) if on_hub(file, path) else self._file_hashes.directory(self.component(name))
+        if on_hub(file, path):
+            return f"{path}#{self._variant}" if self._variant else str(path)
+        return self._file_hashes.directory(self.component(name), variant=self._variant)
 
     def _rest_fingerprint(self, name: str) -> str:
         """Content identity of a part that no file gives, without raising: it may never be needed."""
@@ -191,8 +207,12 @@ class FileSource:
         file, path = self._given.get(name.replace("tokenizer", "text_encoder"), (None, Path()))
         if file is None:
             return None
-        path = local(file, path)
+        path = self._local(file, path)
         return path if (path / "tokenizer_config.json").is_file() else None
+
+    def _local(self, file: ModelFile, path: Path) -> Path:
+        """Where a part lies, fetched if a flag names its repository; raises `ModelError`."""
+        return download(path.as_posix(), ENCODER, self._variant) if on_hub(file, path) else path
 
     def _elsewhere(self, name: str, ask: Callable[[], Any]) -> Any:
         """A part of the rest of the model; if it is nowhere, the error says which flag gives it."""
@@ -208,11 +228,6 @@ class FileSource:
 def on_hub(file: ModelFile, path: Path) -> bool:
     """True if what a flag names is a repository."""
     return file.hub and not path.exists() and HUB_ID.fullmatch(path.as_posix()) is not None
-
-
-def local(file: ModelFile, path: Path) -> Path:
-    """Where a part lies, fetched if a flag names its repository; raises `ModelError`."""
-    return download(path.as_posix(), ENCODER) if on_hub(file, path) else path
 
 
 def not_there(file: ModelFile, path: Path) -> ModelError:
@@ -262,13 +277,17 @@ def find_source(
     """
     file_hashes = file_hashes or FileHashCache()
     given = given_files(model, spec)
+
+    def whole(name: str) -> ModelSource:
+        found = find_directory(name, pipelines, () if given else components, file_hashes, model.variant)
+        check_variant(found, given.values())
+        return found
+
     if model.model is None:
 
         def published() -> Source:
-            return Published(
-                find_directory(spec.hub_id, pipelines, () if given else components), spec.transformer_hub_id
-            )
+            return Published(whole(spec.hub_id), spec.transformer_hub_id)
 
-        return FileSource(spec.files, given, published, file_hashes) if given else published()
-    named = find_directory(model.model, pipelines, () if given else components, file_hashes)
-    return FileSource(spec.files, given, lambda: named, file_hashes) if given else named
+        return FileSource(spec.files, given, published, file_hashes, model.variant) if given else published()
+    named = whole(model.model)
+    return FileSource(spec.files, given, lambda: named, file_hashes, model.variant) if given else named

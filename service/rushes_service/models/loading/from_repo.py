@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import logging as transformers_logging
 
 from rushes._paths import expanded
 from rushes.errors import ModelError, first_line
-from rushes_service.models.loading.directories import build_directory, directory_header, incomplete
+from rushes_service.models.loading.directories import config_in, loaded
 from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
-from rushes_service.models.loading.files.quantisation import check_directory
+from rushes_service.models.loading.files.variants import (
+    PLAIN,
+    check_asked,
+    chosen_in,
+    files_in,
+    files_of_parts,
+    variants_among,
+)
 from rushes_service.models.loading.filling import ON_CPU, Destination
+from rushes_service.models.loading.hub import HUB_ID, download, names_on_hub
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 INDEX = "model_index.json"
-WEIGHTS = ("config.json", "*.safetensors", "*.index.json")
+WEIGHTS = ("config.json", "*.safetensors", "*.index*.json")
 """Files of a repository that is one part and nothing else."""
-
-PICKLES = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5"]
 
 
 class Source(Protocol):
@@ -64,9 +68,20 @@ class Source(Protocol):
     def fingerprint(self, names: Sequence[str]) -> str:
         """Hex digest of the content identity of some parts."""
 
+    @property
+    def variants(self) -> Mapping[str, str]:
+        """Parts that were loaded from weights of a variant, by name, and which that is."""
+
 
 class Directories:
-    """What holds for sources whose parts are directories."""
+    """What holds for sources whose parts are directories. `variant` is the one that is asked for."""
+
+    variant: str | None
+
+    @cached_property
+    def variants(self) -> dict[str, str]:
+        """Parts that were loaded from weights of a variant, by name, and which that is."""
+        return {}
 
     def component(self, name: str) -> Path:
         """The directory of a part."""
@@ -97,16 +112,24 @@ class Directories:
         Raises:
             ModelError: it is not there, or cannot be read.
         """
-        return loaded(self.component(name), kind, dtype, destination)
+        directory = self.component(name)
+        made = loaded(directory, kind, dtype, destination, self.variant)
+        if variant := chosen_in(directory, self.variant):
+            self.variants[name] = variant
+        return made
 
 
 @dataclass(frozen=True)
 class ModelSource(Directories):
-    """A model in diffusers layout. `repo` is its hub id, None for a directory that was named itself."""
+    """A model in diffusers layout. `repo` is its hub id, None for a directory that was named itself.
+
+    `variant` is the one that is asked for, of whatever parts have it.
+    """
 
     directory: Path
     repo: str | None
     file_hashes: FileHashCache = field(default_factory=FileHashCache, compare=False)
+    variant: str | None = None
 
     def component(self, name: str) -> Path:
         """The directory of one component, downloaded if it belongs to a hub model.
@@ -115,11 +138,24 @@ class ModelSource(Directories):
             ModelError: the model has no such component.
         """
         path = self.directory / name
-        if self.repo is not None and not path.is_dir():
-            download(self.repo, [name])
+        if self.repo is not None and not self._is_here(path):
+            download(self.repo, [name], self.variant)
         if not path.is_dir() or not any(path.iterdir()):
             raise ModelError(f"{self.directory} has no {name}/: the model is incomplete")
         return path
+
+    def _is_here(self, path: Path) -> bool:
+        """True if a part was fetched, with the weights that are to be read: others may have been before."""
+        found = variants_among(files_in(path))
+        return path.is_dir() and (not found or (self.variant or PLAIN) in found)
+
+    def _expected(self, path: Path) -> str:
+        """The variant of a part, as far as is known before it is fetched."""
+        if not self._is_here(path) and self.variant is not None:
+            return self.variant
+        with contextlib.suppress(ModelError):  # said where it is loaded
+            return chosen_in(path, self.variant)
+        return PLAIN
 
     def index(self) -> Mapping[str, Any]:
         """What `model_index.json` says; raises `ModelError`."""
@@ -134,8 +170,10 @@ class ModelSource(Directories):
         hasher = hashlib.sha256()
         if self.repo is not None:
             hasher.update(f"{self.repo}@{self.directory.name}".encode())
+            if variants := {name: variant for name in names if (variant := self._expected(self.directory / name))}:
+                hasher.update(json.dumps(variants).encode())
             return hasher.hexdigest()
-        parts = [self.file_hashes.directory(self.directory / name, self.directory) for name in names]
+        parts = [self.file_hashes.directory(self.directory / name, self.directory, self.variant) for name in names]
         hasher.update(json.dumps(parts).encode())
         return hasher.hexdigest()
 
@@ -147,10 +185,15 @@ class Published(Directories):
     rest: ModelSource
     transformer: str | None
 
+    @property
+    def variant(self) -> str | None:  # type: ignore[override]
+        """The variant that is asked for."""
+        return self.rest.variant
+
     def component(self, name: str) -> Path:
         """The directory of a part; raises as `ModelSource.component`."""
         if name == "transformer" and self.transformer is not None:
-            return download(self.transformer, WEIGHTS)
+            return download(self.transformer, WEIGHTS, self.variant)
         return self.rest.component(name)
 
     def index(self) -> Mapping[str, Any]:
@@ -163,64 +206,49 @@ class Published(Directories):
 
 
 def find_directory(
-    name: str, pipelines: Collection[str], components: Sequence[str], file_hashes: FileHashCache | None = None
+    name: str,
+    pipelines: Collection[str],
+    components: Sequence[str],
+    file_hashes: FileHashCache | None = None,
+    variant: str | None = None,
 ) -> ModelSource:
-    """The diffusers directory or hub repository called `name`; arguments and errors as of `from_files.find_source`."""
-    path = expanded(name)
-    if path.is_dir():
-        source = ModelSource(path, None, file_hashes or FileHashCache())
-    elif HUB_ID.fullmatch(name):
-        source = ModelSource(download(name, [INDEX, *components]), name)
-    else:
-        raise ModelError(f"{name}: there is no such directory, and it is no hub id either (owner/name)")
+    """The diffusers directory or hub repository called `name`; arguments and errors as of `from_files.find_source`.
+
+    Args:
+        variant: the one that is asked for.
+    """
+    source = model_source(name, file_hashes or FileHashCache(), variant, components)
     check_index(source.directory / INDEX, pipelines)
     return source
 
 
-def config_in(directory: Path) -> Mapping[str, Any]:
-    """What the `config.json` of a part says.
+def model_source(
+    name: str, file_hashes: FileHashCache, variant: str | None, components: Sequence[str] = ()
+) -> ModelSource:
+    """The directory or hub repository called `name`, of whatever pipeline.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: it is neither, or cannot be fetched.
     """
-    with loading(directory):
-        return dict(json.loads((directory / "config.json").read_text()))
+    path = expanded(name)
+    if path.is_dir():
+        return ModelSource(path, None, file_hashes, variant)
+    if HUB_ID.fullmatch(name):
+        return ModelSource(download(name, [INDEX, *components], variant), name, file_hashes, variant)
+    raise ModelError(f"{name}: there is no such directory, and it is no hub id either (owner/name)")
 
 
-def loaded(directory: Path, kind: Any, dtype: torch.dtype | None, destination: Destination = ON_CPU) -> Any:
-    """A part of a directory: read straight to where it is to lie, or by `kind.from_pretrained` where only that can.
+def check_variant(source: ModelSource, given: Iterable[Path]) -> None:
+    """Raise `ModelError` if no part of a model has weights of the variant that is asked for.
 
-    Raises:
-        ModelError: it cannot be read, or lacks weights, which the loaders would make up at random.
-        ConfigError: its weights cannot be kept as `destination` says.
+    Args:
+        given: files and directories that replace some of its parts.
     """
-    check_directory(directory)
-    with loading(directory):
-        if (header := directory_header(directory, kind)) is not None:
-            return build_directory(directory, header, kind, dtype, destination)
-        model, found = kind.from_pretrained(directory, torch_dtype=dtype, output_loading_info=True)
-    if missing := sorted(found["missing_keys"]):
-        raise incomplete(directory, kind, missing)
-    if destination.storage is not None:
-        destination.storage.prepare(model)
-        destination.storage.finish(model)
-    return model.to(destination.device)
-
-
-def download(repo: str, parts: Sequence[str]) -> Path:
-    """The local snapshot directory of `repo`, with `parts` (files and directories) in it.
-
-    Raises:
-        ModelError: the hub cannot be reached and the files are not cached, or there is no such repository.
-    """
-    patterns = [pattern for part in parts for pattern in (part, f"{part}/*")]
-    try:
-        return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=PICKLES))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise ModelError(
-            f"{repo} is no directory here and could not be fetched from the hub ({first_line(error)}); "
-            "give a diffusers directory with --rushes_model, or download the model first"
-        ) from error
+    if source.variant is None:
+        return
+    names = (source.repo and names_on_hub(source.repo)) or files_of_parts(source.directory)
+    more = [name for path in given for name in files_of_parts(path)]
+    check_asked(source.repo or source.directory, [*names, *more], source.variant)
 
 
 def check_index(index: Path, pipelines: Collection[str]) -> None:

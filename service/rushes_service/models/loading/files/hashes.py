@@ -16,6 +16,7 @@ from typing import Any
 
 from rushes.wire.base import digest
 from rushes_service.models.loading.files.headers import PICKLED, SAFETENSORS
+from rushes_service.models.loading.files.variants import unread_in
 
 FILE_HASHES_DIR = "files"
 """Below the directory of the conditioning cache, whose own directories have names of two letters."""
@@ -65,14 +66,15 @@ class FileHashCache:
             self._gone[path] = None
         return identity
 
-    def directory(self, directory: Path, root: Path | None = None) -> list[Any]:
+    def directory(self, directory: Path, root: Path | None = None, variant: str | None = None) -> list[Any]:
         """What a directory is, as `directory_facts`; what it was, if only its weights are gone."""
-        found = directory_facts(directory, root)
-        known = self._recall(directory)
+        found = directory_facts(directory, root, variant)
+        noted = directory if variant is None else directory / f".{variant}"  # weights that are gone were others
+        known = self._recall(noted)
         if isinstance(known, list) and found != known and only_weights_gone(known, found):
             self._gone[directory] = None
             return known
-        self.note(directory, found)
+        self.note(noted, found)
         return found
 
     def _recall(self, path: Path) -> Identity | None:
@@ -85,9 +87,13 @@ class FileHashCache:
         return self._directory and self._directory / f"{digest(str(path.absolute()), digits=40)}.json"
 
 
-def directory_facts(directory: Path, root: Path | None = None) -> list[Any]:
-    """Content identity of a directory: name (below `root`), size and modification time of its files."""
-    files = sorted(file for file in directory.rglob("*") if file.is_file())
+def directory_facts(directory: Path, root: Path | None = None, variant: str | None = None) -> list[Any]:
+    """Content identity of a directory: name (below `root`), size and modification time of its files.
+
+    Weights that are not read when `variant` is asked for do not count.
+    """
+    others = {directory / name for name in unread_in(directory, variant)}
+    files = sorted(file for file in directory.rglob("*") if file.is_file() and file not in others)
     facts = [(file, file.stat()) for file in files]
     return [
         [

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from rushes.errors import ModelError
 from rushes_service.models.loading.files.headers import SAFETENSORS, Entry, Header, read_header
 from rushes_service.models.loading.files.quant_markers import QUANT_MARKERS, SCALES
+from rushes_service.models.loading.files.variants import unread_in
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 FP8 = frozenset({"F8_E4M3", "F8_E5M2"})
@@ -68,8 +69,11 @@ def check_quantisation(header: Header) -> None:
         raise ModelError(f"{header.path} is quantised in a way that is not read: {problem}. {ADVICE}")
 
 
-def check_directory(directory: Path) -> None:
+def check_directory(directory: Path, variant: str | None = None) -> None:
     """The same of a part's directory, which the loaders of diffusers and transformers read: they apply no scale.
+
+    Args:
+        variant: the one that is asked for; weights that are not read then may be anything.
 
     Raises:
         ModelError: it is quantised, or a file in it cannot be read.
@@ -81,7 +85,7 @@ def check_directory(directory: Path) -> None:
     if isinstance(config, dict) and isinstance(config.get("quantization_config"), dict):
         method = config["quantization_config"].get("quant_method") or config["quantization_config"].get("quant_type")
         raise ModelError(f"{directory} is quantised in a way that is not read: {method} (config.json). {ADVICE}")
-    for header in headers_in(directory):
+    for header in headers_in(directory, variant):
         check_quantisation(header)
         if scaled := next((name for name in header.entries if leaf(name) in (*SCALES, MARKER)), None):
             raise ModelError(
@@ -90,11 +94,12 @@ def check_directory(directory: Path) -> None:
             )
 
 
-def headers_in(directory: Path) -> Iterator[Header]:
+def headers_in(directory: Path, variant: str | None) -> Iterator[Header]:
     """Headers of a directory's safetensors files, each of several shards once; what cannot be read is passed over."""
     seen: set[Path] = set()
+    others = unread_in(directory, variant)
     for file in sorted(directory.glob("*")):
-        if file.suffix.lower() in SAFETENSORS and file not in seen:
+        if file.suffix.lower() in SAFETENSORS and file not in seen and file.name not in others:
             with contextlib.suppress(ModelError):  # reported by whoever loads it
                 header = read_header(file)
                 seen |= set(header.files)
