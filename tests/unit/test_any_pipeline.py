@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from pipeline_support import bare, drawn, pixels, spec_of, write_adapter
 from rushes.cli.main import main
 from rushes.errors import LoraError, ModelError, PromptError
+from rushes.integrations.adapter_files import save_adapter
 from rushes_service.engine.engine import Engine
 from rushes_service.models.generic.names import unet_name
 from rushes_service.models.generic.tiny import PIPELINES, build
@@ -71,6 +76,31 @@ def test_a_lora_makes_what_diffusers_makes_of_it(name, style, models, tmp_path):
     wanted = bare(models / name, dotted, **asked)
     assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
     assert (wanted - bare(models / name, **asked)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_lora_of_a_unet_in_training_is_written_as_diffusers_reads_it(wrapped, models, tmp_path):
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    unet = UNet2DConditionModel.from_pretrained(models / "sdxl" / "unet")
+    if wrapped:
+        unet = get_peft_model(unet, config)
+    else:
+        unet.add_adapter(config)
+    save_adapter(unet, str(tmp_path / "lora.safetensors"))
+    asked = {"width": 32, "height": 32, "num_inference_steps": 2}
+    wanted = bare(models / "sdxl", tmp_path / "lora.safetensors", **asked)
+    assert (wanted - bare(models / "sdxl", **asked)).abs().max() > 1e-3
+    tensors = load_file(tmp_path / "lora.safetensors")
+    older = {name.replace("unet.", "transformer.", 1): tensor for name, tensor in tensors.items()}
+    with safe_open(tmp_path / "lora.safetensors", "pt") as file:
+        stated = {name: text.replace('"unet.', '"transformer.') for name, text in file.metadata().items()}
+    save_file(older, tmp_path / "older.safetensors", metadata=stated)
+    assert all(name.startswith("unet.") for name in tensors)
+    for name in ("lora", "older"):
+        options = {"width": 32, "height": 32, "sample_steps": 2}
+        found = pixels(drawn(models / "sdxl", tmp_path / "cache", tmp_path / f"{name}.safetensors", **options))
+        assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
 
 
 def test_size_steps_and_guidance_are_the_pipelines_own_and_in_the_receipt(models, tmp_path):

@@ -8,8 +8,11 @@ from typing import Any, cast
 
 from rushes.errors import CheckpointError
 
-PREFIX = "transformer."
-"""In diffusers' LoRA files, of the model that denoises."""
+PREFIXES = {"UNet": "unet."}
+"""What stands before the names in diffusers' LoRA files, by how the class of the model that denoises begins."""
+
+TRANSFORMER = "transformer."
+"""The same for all others."""
 
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers keeps the adapter's configuration in a file's header; without it `lora_alpha` is unknown."""
@@ -32,15 +35,27 @@ def save_adapter(model: Any, path: str, adapter: str | None = None) -> None:
     from safetensors.torch import save_file  # pyright: ignore
 
     holder = adapted(model)
-    name = adapter_name(holder, adapter)
+    name, prefix = adapter_name(holder, adapter), prefix_of(holder)
     tensors_of = cast("Callable[..., Mapping[str, Any]]", get_peft_model_state_dict)
     tensors = {
-        PREFIX + key.removeprefix(PEFT_PREFIX): tensor.detach().cpu().contiguous()
+        prefix + key.removeprefix(PEFT_PREFIX): tensor.detach().cpu().contiguous()
         for key, tensor in tensors_of(holder, adapter_name=name).items()
     }
-    config = {PREFIX + key: value for key, value in holder.peft_config[name].to_dict().items()}
+    config = {prefix + key: value for key, value in holder.peft_config[name].to_dict().items()}
     metadata = {"format": "pt", METADATA_KEY: json.dumps(config, default=plain, sort_keys=True)}
     cast("Callable[..., None]", save_file)(tensors, path, metadata=metadata)
+
+
+def prefix_of(holder: Any) -> str:
+    """What diffusers' LoRA files have before the names of a model's modules.
+
+    Args:
+        holder: the model, or PEFT's wrapper around it.
+    """
+    model: Any = holder.get_base_model() if hasattr(holder, "get_base_model") else holder
+    names = [kind.__name__ for kind in type(model).__mro__]
+    found = (prefix for start, prefix in PREFIXES.items() if any(name.startswith(start) for name in names))
+    return next(found, TRANSFORMER)
 
 
 def carries_adapter(model: Any) -> bool:
