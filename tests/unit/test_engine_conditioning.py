@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import engine_support  # noqa: F401  # one thread, no network
@@ -44,6 +45,17 @@ def test_a_damaged_file_is_a_miss_and_is_replaced(tmp_path):
         cache.get(KEY, encoder)
     assert encoder.calls == 4
     assert cache.read(KEY) is not None
+
+
+@pytest.mark.parametrize("where", ["embeds", "numbers"])
+def test_a_flipped_bit_is_a_miss_and_not_another_picture(where, tmp_path, caplog):
+    cache, encoder = ConditioningCache(tmp_path), Encoder()
+    cache.get(KEY, encoder)
+    content = bytearray(cache.path(KEY).read_bytes())
+    content[-1 if where == "numbers" else content.index(b"embeds")] ^= 1
+    cache.path(KEY).write_bytes(content)
+    assert torch.equal(cache.get(KEY, encoder)["embeds"], encoder()["embeds"])
+    assert "is damaged and is made anew" in caplog.text
 
 
 def test_a_file_of_another_key_is_a_miss(tmp_path):

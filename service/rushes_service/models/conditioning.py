@@ -7,6 +7,7 @@ is a miss, a cache that cannot be written a warning: neither fails a sample.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Raised when a change here or in a family's encoding makes older files wrong."""
+
+CHECKSUM_FIELD = "rushes_checksum"
+"""In a file's metadata. A disk that returns other numbers than were written would make another picture."""
 
 Conditioning = dict[str, torch.Tensor]
 """Tensors by the argument name they are passed under."""
@@ -90,10 +94,16 @@ class ConditioningCache:
         path = self.path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get(KEY_FIELD) != canonical(self.apart(key)):
+                metadata = file.metadata() or {}
+                if metadata.get(KEY_FIELD) != canonical(self.apart(key)):
                     return None
-                self._files.touch(path)
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            # Files of earlier versions have no checksum.
+            if metadata.get(CHECKSUM_FIELD) not in (None, checksum(found)):
+                logger.warning("conditioning cache: %s is damaged and is made anew", path)
+                return None
+            self._files.touch(path)
+            return found
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError) as error:
@@ -103,10 +113,11 @@ class ConditioningCache:
     def write(self, key: Mapping[str, Any], tensors: Conditioning) -> None:
         """Store tensors under `key`, whole or not at all."""
         path = self.path(key)
+        metadata = {KEY_FIELD: canonical(self.apart(key)), CHECKSUM_FIELD: checksum(tensors)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
-                save_file(tensors, temporary, metadata={KEY_FIELD: canonical(self.apart(key))})
+                save_file(tensors, temporary, metadata=metadata)
             self._files.trim(newest=path)
         except (OSError, SafetensorError) as error:
             logger.warning("conditioning cache: %s cannot be written (%s); embeddings are not kept", path, error)
@@ -115,3 +126,12 @@ class ConditioningCache:
 def canonical(key: Mapping[str, Any]) -> str:
     """A key as text."""
     return json.dumps(key, sort_keys=True)
+
+
+def checksum(tensors: Conditioning) -> str:
+    """SHA-256 of tensors on the CPU, with their names, in hex."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        found.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
