@@ -12,11 +12,13 @@ from pathlib import Path
 from rushes.errors import ArchitectureError, ConfigError, WorkerUnfit
 from rushes.families.table import architecture
 from rushes.wire.models import ModelSpec
+from rushes_service.engine.parallel.ways import WAYS
 from rushes_service.queue import Queue
 from rushes_service.runtime.per_process import call, called, use_growing_segments
 from rushes_service.scores.registry import make_scores
 from rushes_service.settings import GIB, Settings, load_settings
 from rushes_service.storage.path_map import PathMap
+from rushes_service.worker.devices import Together
 from rushes_service.worker.dry_run import DryRunEngine
 from rushes_service.worker.loop import Worker, worker_name
 from rushes_service.worker.sample import Sampler
@@ -75,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile", action="store_true", default=None, help="run transformers' blocks by compiled graphs, once built"
     )
+    parser.add_argument("--devices", metavar="D,D", help="GPUs that make each sample together, with --parallel")
+    parser.add_argument("--parallel", choices=WAYS, help="how they do, see docs/operations.md")
     parser.add_argument("--no-overlap", action="store_true", help="end one sample before the next one is begun")
     parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
     parser.add_argument(
@@ -116,8 +120,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.score_images and not args.score_images.is_dir():
         raise ConfigError(f"--score_images {args.score_images}: there is no such directory")
+    together = Together.parse(args.devices, args.parallel, settings, args.only)
+    if together:
+        settings, args.score_device = together.show_only_these(os.environ, settings, args.score_device)
     scores = make_scores(args.score or (), args.score_images, args.score_device)
     engine = make_engine(settings, args)
+    leader = together.lead(engine, settings, args.threads) if together and not args.dry_run else None
     if settings.shown_device:
         call(str(engine.device), settings.shown_device)
     name = worker_name(called(engine.device))
@@ -126,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         worker=name,
         lease_s=settings.lease_s,
         patience_s=settings.patience_s,
-        only=serves(args.only),
+        only=together.serving(serves(args.only)) if together else serves(args.only),
         locate=paths.to_local,
     )
     try:
@@ -135,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
         logger.critical("%s; this worker ends, its sample goes to another", error)
         # Not a normal exit: after a CUDA error, destructors may hang.
         os._exit(EXIT_UNFIT)
+    if leader is not None:
+        leader.end()
     return 0
 
 

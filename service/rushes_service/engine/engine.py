@@ -26,7 +26,8 @@ from rushes_service.engine.kernels.attention import AUTO, Attention
 from rushes_service.engine.kernels.compiling import BlockCompiler
 from rushes_service.engine.loaded import LoadedModel
 from rushes_service.engine.locks import EngineLocks
-from rushes_service.engine.progress import ProgressCallback
+from rushes_service.engine.parallel.partners import Partners
+from rushes_service.engine.progress import NoProgress, ProgressCallback
 from rushes_service.engine.receipt import device_name, versions
 from rushes_service.engine.sample import Decoding, DenoisedSample
 from rushes_service.engine.stages.denoising import Denoising
@@ -113,6 +114,10 @@ class Engine:
         """The base model that is loaded."""
         return self.base_models.loaded
 
+    def join(self, partners: Partners) -> None:
+        """Compute transformers that are loaded from now on together with other processes."""
+        self.shared.partners = partners
+
     @property
     def conditioning(self) -> ConditioningCache:
         """Embeddings of earlier prompts."""
@@ -133,6 +138,7 @@ class Engine:
         """Give the base model's memory back."""
         self._denoising.batch.forget()
         self.base_models.unload()
+        self.shared.partners.unload()
 
     def relieve(self) -> None:
         """Give back what is kept in host memory for later, if that is short; called now and then."""
@@ -164,23 +170,44 @@ class Engine:
                 peak.end()
                 raise
 
+    def prepare(self, job: SampleJob) -> LoadedModel:
+        """The base model of `job` with its LoRAs in it, for a process that computes a part of another's sample.
+
+        Raises:
+            InputError, OutOfMemory, WorkerUnfit: as `denoise`.
+        """
+        parameters, _ = resolve(job.prompt, architecture(job.model.architecture), job.model)
+        requested, peak = requested_loras(job), self._peaks.begin()
+        try:
+            with device_errors(self.device, "preparing a sample"):
+                return self._prepared(SampleContext(job, parameters, requested, NoProgress(), (), peak, nothing_waits))
+        finally:
+            peak.end()
+
     def _denoised(self, context: SampleContext) -> DenoisedSample:
         """All stages but the decode."""
         shared = self.shared
         if shared.needs_all_memory(context):
             shared.locks.wait_for_decoding()
-        loaded = self.base_models.load(context)
-        loaded.base.noise_source = context.job.noise
-        # Each size of a batch would be another graph.
-        loaded.base.batching = "off" if self.compiler is not None else self.batching
-        context.parameters = loaded.base.completed(context.parameters)
-        self.base_models.prepare(loaded, context)
+        with shared.partners.preparing(context.job):
+            loaded = self._prepared(context)
         if (made := self._denoising.batch.take(context, loaded.base.total_steps(context.parameters))) is not None:
             return self._sample(loaded, made, context)
         conditioning = shared.attempt("encode", context.shape, ENCODE, context).run(
             lambda fallback: encoded(shared, loaded, context, fallback), self.base_models.make_room
         )
         return self._sample(loaded, self._denoising.run(loaded, conditioning, context), context)
+
+    def _prepared(self, context: SampleContext) -> LoadedModel:
+        """The base model with the sample's LoRAs in it."""
+        loaded = self.base_models.load(context)
+        loaded.base.noise_source = context.job.noise
+        # Each size of a batch would be another graph, or another part for each device.
+        alone = self.compiler is not None or not self.shared.partners.batching
+        loaded.base.batching = "off" if alone else self.batching
+        context.parameters = loaded.base.completed(context.parameters)
+        self.base_models.prepare(loaded, context)
+        return loaded
 
     def _sample(self, loaded: LoadedModel, denoised: Denoised, context: SampleContext) -> DenoisedSample:
         """The denoised sample, with all that its decode and its receipt need."""
@@ -214,6 +241,7 @@ class Engine:
                 "noise": job.noise,
                 "vae": job.vae.model_dump(mode="json", exclude_defaults=True),
                 **denoised.facts,
+                **shared.partners.facts(),
                 "versions": versions(),
             },
             overlaps=not (loaded.offloaded or shared.needs_all_memory(context)),

@@ -21,6 +21,16 @@ class ProgressCallback(Protocol):
         """`done` of the stage's `total` units have been made: denoising steps, then decoded frames."""
 
 
+class NoProgress:
+    """For work that nobody follows."""
+
+    def stage(self, name: str, total: int = 0) -> None:
+        """Nothing."""
+
+    def step(self, done: int, total: int) -> None:
+        """Nothing."""
+
+
 @dataclass
 class Stopwatch:
     """Seconds per stage."""

@@ -97,6 +97,7 @@ class BaseModels:
         loaded.offloaded_by = attempt if fallback.offload else None
         if self._compiler is not None:
             self._compiler.install(placement.transformers_of(loaded.base))
+        shared.partners.install(placement.transformers_of(loaded.base))
         return loaded
 
     def _usable(self, loaded: LoadedModel, context: SampleContext) -> bool:

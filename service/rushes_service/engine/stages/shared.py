@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,6 +14,7 @@ from rushes_service.engine.fallback_memory import FallbackMemory, StageAttempt
 from rushes_service.engine.fallbacks import Fallback
 from rushes_service.engine.loaded import LoadedModel
 from rushes_service.engine.locks import EngineLocks
+from rushes_service.engine.parallel.partners import Partners
 from rushes_service.models.conditioning import ConditioningCache
 from rushes_service.models.encoder_store import EncoderStore
 from rushes_service.runtime.device_errors import device_errors
@@ -30,6 +31,7 @@ class Shared:
     conditioning: ConditioningCache
     encoders: EncoderStore
     reader: CheckpointReader
+    partners: Partners = field(default_factory=Partners)
 
     def needs_all_memory(self, context: SampleContext) -> bool:
         """True if samples of this shape ran out of memory lately: they are made with no other beside them."""
@@ -39,7 +41,8 @@ class Shared:
         self, stage: str, shape: tuple[object, ...], fallbacks: Sequence[Fallback], context: SampleContext
     ) -> StageAttempt:
         """An attempt at one stage, to be told of in the receipt."""
-        attempt = self.fallbacks.attempt(stage, shape, fallbacks)
+        fitting = [fallback for fallback in fallbacks if self.partners.can(fallback)]
+        attempt = self.fallbacks.attempt(stage, shape, fitting)
         context.attempts.append(attempt)
         return attempt
 

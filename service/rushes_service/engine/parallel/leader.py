@@ -1,0 +1,84 @@
+"""The leader's part: before a sample the others bring their transformers to its weights, then every call is told."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from rushes.errors import WorkerUnfit, first_line
+from rushes.wire.jobs import SampleJob
+from rushes_service.engine.parallel.group import LEADER, Group
+from rushes_service.engine.parallel.partners import Together
+from rushes_service.engine.parallel.sharing import share
+from rushes_service.engine.parallel.trouble import Trouble, told, trouble_of
+from rushes_service.engine.parallel.ways import FLASH, RING
+
+
+class Leader(Together):
+    """One engine's followers."""
+
+    def __init__(self, group: Group, way: str) -> None:
+        self.group = group
+        self.way = way
+
+    def install(self, transformers: Sequence[nn.Module]) -> None:
+        """Have a loaded model's transformers computed by all."""
+        for index, transformer in enumerate(transformers):
+            share(transformer, self.way, self.group.size)
+            transformer.forward = ToldCall(self.group, index, transformer.forward)
+
+    @contextlib.contextmanager
+    def preparing(self, job: SampleJob) -> Iterator[None]:
+        """Around the loading and merging of a sample's weights, which the followers do meanwhile.
+
+        Raises:
+            InputError, OutOfMemory: a follower could not, and goes on.
+            WorkerUnfit: a follower could not, and ends.
+        """
+        self.group.tell("prepare", job.model_dump_json())
+        trouble: Trouble | None = ("", "unfinished")
+        try:
+            yield
+            trouble = None
+        except BaseException as error:
+            trouble = trouble_of(error)
+            raise
+        finally:
+            said = self.group.gather(trouble)
+        for rank, problem in enumerate(said):
+            if problem is not None and rank != LEADER:
+                raise told(problem, f"process {rank} of {self.group.size}")
+
+    def unload(self) -> None:
+        """Have the followers give the memory of their models back."""
+        self.group.tell("unload")
+
+    def end(self) -> None:
+        """Let the followers go."""
+        self.group.tell("end")
+        self.group.leave()
+
+    def facts(self) -> dict[str, Any]:
+        """What a receipt says."""
+        attention = {"attention": FLASH} if self.way == RING else {}
+        return {"parallel": {"way": self.way, "devices": self.group.size}, **attention}
+
+
+class ToldCall:
+    """A transformer's `forward` that tells the followers of every call."""
+
+    def __init__(self, group: Group, index: int, forward: Callable[..., Any]) -> None:
+        self._group = group
+        self._index = index
+        self._forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._group.tell("call", self._index, args, kwargs)
+        try:
+            return self._forward(*args, **kwargs)
+        except Exception as error:
+            # The others wait inside this call for what will not come.
+            raise WorkerUnfit(f"a call that {self._group.size} devices compute failed: {first_line(error)}") from error

@@ -1,0 +1,48 @@
+"""Several processes of one sample: what they must not try, and what one tells another."""
+
+from __future__ import annotations
+
+import pytest
+
+from rushes.errors import CheckpointMissing, ModelError, OutOfMemory, WorkerUnfit
+from rushes.wire.jobs import VaeOptions
+from rushes_service.engine.fallbacks import LOAD, decode_fallbacks
+from rushes_service.engine.parallel.partners import Partners, Together
+from rushes_service.engine.parallel.sharing import check_heads
+from rushes_service.engine.parallel.trouble import goes_on, told, trouble_of
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "again"),
+    [
+        (CheckpointMissing("a.safetensors: gone"), CheckpointMissing, True),
+        (OutOfMemory("full"), OutOfMemory, True),
+        (WorkerUnfit("CUDA error"), WorkerUnfit, False),
+        (RuntimeError("a fault"), WorkerUnfit, False),
+        (OSError("a file"), WorkerUnfit, False),
+    ],
+)
+def test_an_error_of_another_process_is_told_as_what_it_is(error: Exception, kind: type, again: bool) -> None:
+    found = told(trouble_of(error), "process 1 of 2")
+    assert type(found) is kind
+    assert str(error) in str(found)
+    assert "process 1 of 2" in str(found)
+    assert goes_on(error) is again
+
+
+def test_transformers_that_several_processes_compute_are_not_offloaded() -> None:
+    assert [fallback.offload for fallback in LOAD] == [False, False, True]
+    assert [Partners().can(fallback) for fallback in LOAD] == [True, True, True]
+    assert [Together().can(fallback) for fallback in LOAD] == [True, True, False]
+    assert all(Together().can(fallback) for fallback in decode_fallbacks(VaeOptions(), 512, 512, chunked=True))
+
+
+@pytest.mark.parametrize(("heads", "devices"), [(12, 2), (12, 4), (40, 8), (24, 5), (3, 3)])
+def test_heads_that_devices_share(heads: int, devices: int) -> None:
+    check_heads(heads, devices)
+
+
+@pytest.mark.parametrize(("heads", "devices"), [(12, 8), (2, 3), (24, 7)])
+def test_heads_that_would_leave_a_device_without_one_are_refused(heads: int, devices: int) -> None:
+    with pytest.raises(ModelError, match=f"{devices} devices cannot share {heads} heads"):
+        check_heads(heads, devices)
