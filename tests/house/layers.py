@@ -34,10 +34,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service.models.rooms", "rushes_service.models.inputs", "rushes_service.models.tiny_parts"),
     ("rushes_service.models.euler",),
     ("rushes_service.models.loading",),
-    ("rushes_service.models.batching", "rushes_service.models.conditioning", "rushes_service.models.encoder_store"),
+    ("rushes_service.models.conditioning", "rushes_service.models.encoder_store"),
     ("rushes_service.models.encoder",),
     ("rushes_service.models.encoders", "rushes_service.models.llm", "rushes_service.models.vae"),
     ("rushes_service.models.base",),
+    ("rushes_service.models.batching",),
     ("rushes_service.models.pictures",),
     (
         "rushes_service.models.wan",

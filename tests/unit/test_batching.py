@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from torch import nn
 
 from engine_support import Recorder, make_job, write_lora
 from family_support import tiny_model_spec, tiny_options
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.jobs import Prompt, SampleJob
 from rushes_service.engine.engine import Engine
-from rushes_service.models.batching import MOST_TOKENS, fits
+from rushes_service.models.base import Denoised, OnStep, Sample
+from rushes_service.models.batching import LAYER_WEIGHTS, MOST_TOKENS, BatchedArchitecture, most_tokens
 from rushes_service.runtime.device_memory import free_memory
 from rushes_service.settings import Batching
 
@@ -102,6 +104,34 @@ def test_samples_of_one_checkpoint_are_denoised_together_and_are_those_made_alon
     assert all((2, 2) in watch.steps for watch in watches)
 
 
+TEXTS = (("ball", 1), ("a ball on a green lawn", 2), ("a red ball in the evening sun", 2))
+"""Prompts of several lengths in tokens, and seeds."""
+
+BATCHED = {"flux1-kontext": False, "flux2-klein": True, "qwen-image": True, "krea2": True, "z-image": False}
+"""Families of every way to sample, and whether guidance becomes one call: Z-Image's pipeline makes one call anyway."""
+
+
+@pytest.mark.parametrize(("family", "guided"), BATCHED.items())
+def test_small_samples_of_every_family_are_those_made_alone(engine, family, guided, tmp_path):
+    spec = ARCHITECTURES[family]
+    model = tiny_model_spec(family, tmp_path).model_copy(update={"dtype": "float32"})
+    options = {**tiny_options(spec, tmp_path / "inputs"), "control_image_path": ()}
+    options |= {"cfg_scale": 3.0, "negative_prompt": "grey"}
+    prompts = [Prompt(prompt=text, **{**options, "seed": seed}) for text, seed in TEXTS]
+    jobs = [
+        make_job(tmp_path).model_copy(update={"model": model, "prompt": prompt, "id": f"{at:032}"})
+        for at, prompt in enumerate(prompts)
+    ]
+    alone, together = engine("off"), engine("on")
+    for at, job in enumerate(jobs):
+        one = alone.denoise(job, Recorder())
+        made = together.denoise(job, Recorder(), lambda at=at: jobs[at + 1 :])
+        assert made.latents.shape == one.latents.shape
+        assert distance(made.latents, one.latents) <= TOLERANCE
+        assert made.facts()["batch"] == {"samples": len(jobs), "denoised_with": jobs[0].id}
+        assert ("guidance" in made.facts()) == guided
+
+
 def test_what_differs_is_not_denoised_together(engine, calls, tiny_wan, tmp_path):
     lora = write_lora(tmp_path / "lora.safetensors")
     (first, *_) = submission(tiny_wan, lora)
@@ -132,25 +162,28 @@ def test_latents_of_another_checkpoint_are_never_handed_out(engine, calls, tiny_
 
 
 def test_a_batch_that_runs_out_of_memory_is_split(engine, calls, tiny_wan, monkeypatch):
-    from rushes_service.models.wan.t2v import Wan
+    together = BatchedArchitecture.denoise_together
 
-    def runs_out(*_: Any) -> None:
-        free_memory(CPU)
-        raise torch.OutOfMemoryError("eight are too many")
+    def runs_out(self: BatchedArchitecture, samples: Sequence[Sample], on_step: OnStep) -> list[Denoised]:
+        if len(samples) > 1:
+            free_memory(CPU)
+            raise torch.OutOfMemoryError("eight are too many")
+        return together(self, samples, on_step)
 
-    monkeypatch.setattr(Wan, "denoise_together", runs_out)
-    jobs = submission(tiny_wan)
-    together = engine("on")
-    made = together.denoise(jobs[0], Recorder(), lambda: jobs[1:])
-    assert made.facts()["out_of_memory"].keys() == {"denoise"}
-    assert "batch" not in made.facts()
-    assert distance(made.latents, engine("off").denoise(jobs[0], Recorder()).latents) <= TOLERANCE
+    monkeypatch.setattr(BatchedArchitecture, "denoise_together", runs_out)
+    jobs, batching = submission(tiny_wan, count=2), engine("on")
+    for at, job in enumerate(jobs):
+        made = batching.denoise(job, Recorder(), lambda at=at: jobs[at + 1 :])
+        assert made.facts()["out_of_memory"].keys() == {"denoise"}
+        assert made.facts().keys().isdisjoint({"batch", "guidance"}), "one by one, and guidance in two calls"
+        assert distance(made.latents, engine("off").denoise(job, Recorder()).latents) <= TOLERANCE
+    assert set(calls) == {1}
 
 
-def test_by_itself_only_a_gpu_makes_batches_and_only_small_ones():
-    gpu = torch.device("cuda:0")
-    assert fits("auto", gpu, MOST_TOKENS // 8, 8)
-    assert not fits("auto", gpu, MOST_TOKENS // 8 + 1, 8)
-    assert not fits("auto", CPU, 1, 2)
-    assert not fits("off", gpu, 1, 2)
-    assert fits("on", CPU, 1, 2)
+def test_by_itself_only_a_gpu_makes_batches_and_the_smaller_the_larger_the_models_layers():
+    gpu, layer = torch.device("cuda:0"), nn.Linear(LAYER_WEIGHTS // 1000, 1000, device="meta")
+    wide = nn.Sequential(layer, nn.Linear(7 * layer.in_features, 1000, device="meta"))
+    assert most_tokens("auto", gpu, layer) == most_tokens("on", CPU, layer) == MOST_TOKENS
+    assert most_tokens("auto", gpu, wide) == MOST_TOKENS // 4
+    assert most_tokens("auto", gpu, nn.Linear(2, 2)) == MOST_TOKENS, "attention grows with the square of the tokens"
+    assert most_tokens("auto", CPU, layer) == most_tokens("off", gpu, layer) == 0

@@ -29,6 +29,9 @@ from rushes_service.settings import Batching
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each step with steps done, steps in all and the latents. Raising ends the sample at once."""
 
+Sample = tuple[SampleParameters, Conditioning]
+"""What a sample is denoised by."""
+
 
 @dataclass(frozen=True)
 class Denoised:
@@ -190,13 +193,11 @@ class Architecture(ABC):
         """What a sample has in common with those it can be denoised with in one batch; None if there can be none."""
         return None
 
-    def most_together(self, parameters: SampleParameters) -> int:
-        """How many samples of these parameters are to be denoised in one batch."""
+    def most_together(self, parameters: SampleParameters, conditioning: Conditioning) -> int:
+        """How many samples of this `batch_key` are to be denoised in one batch."""
         return 1
 
-    def denoise_together(
-        self, samples: Sequence[tuple[SampleParameters, Conditioning]], on_step: OnStep
-    ) -> list[Denoised]:
+    def denoise_together(self, samples: Sequence[Sample], on_step: OnStep) -> list[Denoised]:
         """Sample latents of several samples of one `batch_key`; `on_step` gets those of all, [n, ...]."""
         raise NotImplementedError
 

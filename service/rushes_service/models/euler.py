@@ -52,7 +52,8 @@ def timed_by(transformer: nn.Module, scheduler: ReferenceEuler) -> Iterator[None
         _module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         level = scheduler.sigmas[scheduler.step_index or 0]
-        return args, {**inputs, "timestep": level[None].to(inputs["hidden_states"])}
+        noisy = inputs["hidden_states"]
+        return args, {**inputs, "timestep": level.to(noisy).expand(len(noisy))}
 
     hook = transformer.register_forward_pre_hook(tell, with_kwargs=True)
     try:

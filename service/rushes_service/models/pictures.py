@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +16,8 @@ from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable, name_table, renamed
-from rushes_service.models.base import Architecture, OnStep
+from rushes_service.models.base import OnStep, Sample
+from rushes_service.models.batching import BatchedArchitecture, guided_at_once, padded
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoder import LazyEncoder
 from rushes_service.models.loading.files.hashes import FileHashCache
@@ -26,11 +28,18 @@ from rushes_service.models.vae.tiles import TilePlan
 from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import precision
 
-TEXTS: Mapping[str, str] = {"prompt_embeds": "prompt", "negative_prompt_embeds": "negative_prompt"}
+PROMPT, NEGATIVE = "prompt_embeds", "negative_prompt_embeds"
+TEXTS: Mapping[str, str] = {PROMPT: "prompt", NEGATIVE: "negative_prompt"}
 """The pipelines' arguments, and the prompts that they are embeddings of."""
 
+PATCH = 16
+"""Pixels per side of one token, in every family."""
 
-class PictureArchitecture(Architecture):
+TEXT_STEP = 64
+"""Tokens: texts of one batch, where they are padded, are of the same number of these."""
+
+
+class PictureArchitecture(BatchedArchitecture):
     """A family that makes single pictures through a pipeline of diffusers: a transformer, a VAE, one encoder of text.
 
     A family of other encoders brings its own `text_key` and `encode`.
@@ -57,6 +66,17 @@ class PictureArchitecture(Architecture):
 
     text_float8: ClassVar[str | None] = None
     """The field of `ModelSpec` that asks for the encoder in float8."""
+
+    own_inputs = frozenset(TEXTS)
+
+    text_mask: ClassVar[str | None] = None
+    """The transformer's argument for which tokens of padded texts count; None if texts are of one length."""
+
+    text_axis: ClassVar[int] = 1
+    """Of embeddings: the dimension of tokens."""
+
+    unsampled: ClassVar[tuple[str, ...]] = ()
+    """The transformer's arguments without a dimension of samples."""
 
     def __init__(
         self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
@@ -151,6 +171,54 @@ class PictureArchitecture(Architecture):
                 embeds = cache.get(self.text_key(text), lambda text=text: encoder.encode(text))["embeds"]
                 found[name] = embeds.to(self.device, self.dtype)
         return found
+
+    def token_count(self, parameters: SampleParameters, conditioning: Conditioning) -> int:
+        picture = (parameters.width // PATCH) * (parameters.height // PATCH) * (parameters.layers or 1)
+        return picture + self.shown_tokens(conditioning) + self.text_tokens(conditioning)
+
+    def shown_tokens(self, conditioning: Conditioning) -> int:
+        """Tokens of the pictures that the transformer is shown."""
+        return 0
+
+    def text_tokens(self, conditioning: Conditioning) -> int:
+        """Tokens of the longest text, as it is padded at most."""
+        longest = max(conditioning[name].shape[self.text_axis] for name in TEXTS if name in conditioning)
+        return -(-longest // TEXT_STEP) * TEXT_STEP
+
+    def text_shapes(self, conditioning: Conditioning) -> Hashable:
+        return tuple(sorted(conditioning)), self.text_tokens(conditioning)
+
+    @abstractmethod
+    def noise(self, parameters: SampleParameters) -> torch.Tensor:
+        """What denoising a sample starts from, on the device that noise is drawn on."""
+
+    def noises(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """What denoising starts from."""
+        return torch.cat([self.noise(parameters) for parameters, _ in samples]).to(self.device)
+
+    def padded_texts(self, samples: Sequence[Sample], *, at_once: bool) -> Conditioning:
+        """Embeddings, and which of their tokens count, as a pipeline takes them.
+
+        Args:
+            at_once: prompts and negative prompts are of one length.
+        """
+        (_, first), *_ = samples
+        names, found = [name for name in TEXTS if name in first], dict[str, torch.Tensor]()
+        for group in (names,) if at_once else ((name,) for name in names):
+            embeds, valid = padded([conditioning[name] for name in group for _, conditioning in samples])
+            found |= zip(group, embeds.chunk(len(group)), strict=True)
+            found |= zip((f"{name}_mask" for name in group), valid.chunk(len(group)), strict=True)
+        return found
+
+    def guided(self, texts: Conditioning, *, at_once: bool) -> AbstractContextManager[None]:
+        """Inside, the transformer computes guidance `at_once`; `texts` are those of the pipeline."""
+        if not at_once:
+            return nullcontext()
+        both: dict[str, torch.Tensor | None] = {"encoder_hidden_states": torch.cat([texts[PROMPT], texts[NEGATIVE]])}
+        if self.text_mask is not None:
+            valid = torch.cat([texts[f"{PROMPT}_mask"], texts[f"{NEGATIVE}_mask"]])
+            both[self.text_mask] = None if valid.all() else valid
+        return guided_at_once(self.transformer, both, self.unsampled)
 
     def facts(self, sigmas: torch.Tensor) -> dict[str, Any]:
         """What the receipt says about the sampler."""

@@ -71,9 +71,10 @@ class SampleBatch:
         Raises:
             WorkerUnfit, SampleStopped: from the device, or the watcher.
         """
-        key, most = base.batch_key(context.parameters, conditioning), base.most_together(context.parameters)
+        key = base.batch_key(context.parameters, conditioning)
+        most = 1 if key is None else base.most_together(context.parameters, conditioning)
         found: list[Other] = []
-        if key is None or most < 2:
+        if most < 2:
             return found
         state = weights_key(context.job)
         for job in context.waiting():

@@ -56,6 +56,8 @@ class Denoising:
         attempt: StageAttempt,
     ) -> Denoised:
         base = loaded.base
+        if fallback is not DENOISE[0]:
+            base.batching = "off"  # guidance in two calls takes less memory, too
         if fallback.offload and not loaded.offloaded:
             self.base_models.offload(loaded, context, attempt)
         context.watch.stage("denoise", base.total_steps(context.parameters))

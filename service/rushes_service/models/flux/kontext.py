@@ -8,7 +8,7 @@ selects the shift that grows with the picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,19 +20,17 @@ from rushes.families.parameters import SampleParameters
 from rushes.families.rows.flux import FLUX1_KONTEXT
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
-from rushes_service.models.base import Denoised, OnStep
+from rushes_service.models.base import Denoised, OnStep, Sample
+from rushes_service.models.batching import stacked
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.t5_clip import TextEncoders
 from rushes_service.models.euler import ReferenceEuler, timed_by
 from rushes_service.models.flux.names import ORIGINAL_NAMES
 from rushes_service.models.inputs.images import open_image, to_signed
-from rushes_service.models.pictures import PictureArchitecture, picture, step_callback
+from rushes_service.models.pictures import PATCH, PROMPT, PictureArchitecture, picture, step_callback
 from rushes_service.models.vae.kl import decode_kl
 from rushes_service.runtime.compat_diffusers_models import KEEP_SIZE
 from rushes_service.runtime.float8 import precision
-
-PATCH = 16
-"""Pixels per side of one token: eight in the VAE, two in the packing."""
 
 TOKEN_CHANNELS = 64
 """Of a packed token: 16 latent channels of 2 x 2."""
@@ -50,6 +48,7 @@ class FluxKontext(PictureArchitecture):
     pipelines = ("FluxKontextPipeline",)
     transformer_class, vae_class = FluxTransformer2DModel, AutoencoderKL
     original_names = ORIGINAL_NAMES
+    own_inputs = frozenset({PROMPT, "pooled_prompt_embeds"})
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:
@@ -85,15 +84,19 @@ class FluxKontext(PictureArchitecture):
     def uses_masks(self, conditioning: Conditioning) -> bool:
         return False
 
-    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+    def noise(self, parameters: SampleParameters) -> torch.Tensor:
+        return initial_noise(parameters, self.noise_device)
+
+    def denoise_all(self, samples: Sequence[Sample], on_step: OnStep, *, at_once: bool) -> Denoised:
+        (parameters, _), *_ = samples
         scheduler = self._pipe.scheduler = ReferenceEuler(shift=1.0)
         sigmas = schedule(parameters)
         total = parameters.sample_steps
 
         with timed_by(self.transformer, scheduler):
             packed = self._pipe(
-                **conditioning,
-                latents=initial_noise(parameters, self.noise_device).to(self.device),
+                **stacked(samples),
+                latents=self.noises(samples),
                 width=parameters.width,
                 height=parameters.height,
                 max_area=parameters.width * parameters.height,
@@ -148,7 +151,7 @@ def initial_noise(parameters: SampleParameters, device: torch.device) -> torch.T
 
 
 def unpacked(packed: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
-    """Tokens [1, h w, 64] as latents [1, 16, 2h, 2w] in float32."""
+    """Tokens [n, h w, 64] as latents [n, 16, 2h, 2w] in float32."""
     rows, columns = parameters.height // PATCH, parameters.width // PATCH
-    grid = packed.float().view(1, rows, columns, TOKEN_CHANNELS // 4, 2, 2)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(1, TOKEN_CHANNELS // 4, 2 * rows, 2 * columns)
+    grid = packed.float().view(-1, rows, columns, TOKEN_CHANNELS // 4, 2, 2)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, TOKEN_CHANNELS // 4, 2 * rows, 2 * columns)

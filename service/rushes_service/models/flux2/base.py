@@ -8,7 +8,7 @@ their own, and their latents are the posterior's mean.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -21,17 +21,15 @@ from rushes.errors import ModelError, PromptError
 from rushes.families.parameters import SampleParameters
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
-from rushes_service.models.base import Denoised, OnStep
+from rushes_service.models.base import Denoised, OnStep, Sample
+from rushes_service.models.batching import stacked
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.euler import ReferenceEuler, timed_by
 from rushes_service.models.flux2.control import CONTROL, control_pixels, control_tokens, encode_control, statistics
 from rushes_service.models.flux2.names import ORIGINAL_NAMES
 from rushes_service.models.inputs.images import to_signed
-from rushes_service.models.pictures import PictureArchitecture, picture, step_callback
+from rushes_service.models.pictures import PATCH, PictureArchitecture, picture, step_callback
 from rushes_service.models.vae.kl import decode_kl
-
-PATCH = 16
-"""Pixels per side of one token: eight in the VAE, two in the packing."""
 
 CHANNELS = 128
 """Of a token: 32 latent channels of 2 x 2."""
@@ -82,7 +80,15 @@ class Flux2(PictureArchitecture):
     def uses_masks(self, conditioning: Conditioning) -> bool:
         return False
 
-    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+    def shown_tokens(self, conditioning: Conditioning) -> int:
+        tokens, _ = control_tokens(conditioning)
+        return 0 if tokens is None else tokens.shape[1]
+
+    def noise(self, parameters: SampleParameters) -> torch.Tensor:
+        return initial_noise(parameters, self.noise_device, self.dtype)
+
+    def denoise_all(self, samples: Sequence[Sample], on_step: OnStep, *, at_once: bool) -> Denoised:
+        (parameters, conditioning), *_ = samples
         scheduler = self._pipe.scheduler = schedule(parameters)
         total = parameters.sample_steps
         last: list[torch.Tensor] = []
@@ -91,11 +97,15 @@ class Flux2(PictureArchitecture):
             last[:] = [latents]
             on_step(done, of, latents)
 
-        texts = {name: tensor for name, tensor in conditioning.items() if not name.startswith(CONTROL.format(""))}
-        with self.shown(conditioning), timed_by(self.transformer, scheduler):
+        texts = {name: tensor for name, tensor in stacked(samples).items() if not name.startswith(CONTROL.format(""))}
+        with (
+            self.guided(texts, at_once=at_once),
+            self.shown(conditioning),
+            timed_by(self.transformer, scheduler),
+        ):
             self._pipe(
                 **texts,
-                latents=initial_noise(parameters, self.noise_device, self.dtype).to(self.device),
+                latents=self.noises(samples),
                 width=parameters.width,
                 height=parameters.height,
                 sigmas=np.linspace(1.0, 1 / total, total),
@@ -150,6 +160,6 @@ def initial_noise(parameters: SampleParameters, device: torch.device, dtype: tor
 
 
 def unpacked(tokens: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
-    """Tokens [1, h w, 128] as latents [1, 128, h, w] in float32."""
+    """Tokens [n, h w, 128] as latents [n, 128, h, w] in float32."""
     rows, columns = parameters.height // PATCH, parameters.width // PATCH
-    return tokens.float().view(1, rows, columns, CHANNELS).permute(0, 3, 1, 2).contiguous()
+    return tokens.float().view(-1, rows, columns, CHANNELS).permute(0, 3, 1, 2).contiguous()

@@ -10,6 +10,7 @@ from rushes.families.parameters import SampleParameters
 from rushes.families.rows.flux import FLUX2_KLEIN
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
+from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.flux2.base import Flux2
 from rushes_service.models.llm.qwen3 import KleinText
 
@@ -38,6 +39,9 @@ class Flux2Klein(Flux2):
         "klein-base-9b": "black-forest-labs/FLUX.2-klein-base-9B",
         "klein-9b": "black-forest-labs/FLUX.2-klein-9B",
     }
+
+    def guides(self, parameters: SampleParameters, conditioning: Conditioning) -> bool:
+        return not self.distilled
 
     @property
     def distilled(self) -> bool:

@@ -7,7 +7,7 @@ is that of 6400 tokens for Turbo, whatever `--fs` says; guidance needs a negativ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,17 +19,14 @@ from rushes.families.parameters import SampleParameters
 from rushes.families.rows.qwen import KREA2
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
-from rushes_service.models.base import Denoised, OnStep
+from rushes_service.models.base import Denoised, OnStep, Sample
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.euler import ReferenceEuler, timed_by
 from rushes_service.models.krea2.names import ORIGINAL_NAMES
 from rushes_service.models.llm.qwen3_vl import Krea2Text
-from rushes_service.models.pictures import PictureArchitecture, picture, step_callback
+from rushes_service.models.pictures import NEGATIVE, PATCH, PictureArchitecture, picture, step_callback
 from rushes_service.models.vae.qwen import LATENT_CHANNELS, SPATIAL_RATIO, decode_qwen
 from rushes_service.models.vae.tiles import TilePlan, plan_tiles
-
-PATCH = 16
-"""Pixels per side of one token: eight in the VAE, two in the packing."""
 
 TURBO = "turbo"
 TURBO_STEPS = 8
@@ -48,6 +45,8 @@ class Krea2(PictureArchitecture):
     text_class, text_kind, text_float8 = Krea2Text, "krea2", "fp8_vl"
 
     blocks = ("transformer_blocks",)
+    text_mask = "encoder_attention_mask"
+    unsampled = ("position_ids",)
 
     def published_as(self) -> ArchitectureSpec:
         return replace(self.spec, hub_id=HUB_IDS[self.version])
@@ -79,15 +78,26 @@ class Krea2(PictureArchitecture):
     def encode(self, parameters: SampleParameters, cache: ConditioningCache) -> Conditioning:
         return {name: tensor[None] for name, tensor in super().encode(parameters, cache).items()}
 
-    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+    def guides(self, parameters: SampleParameters, conditioning: Conditioning) -> bool:
+        return parameters.use_cfg and parameters.cfg_scale > 1 and NEGATIVE in conditioning
+
+    def noise(self, parameters: SampleParameters) -> torch.Tensor:
+        return initial_noise(parameters, self.noise_device, self.dtype)
+
+    def denoise_all(self, samples: Sequence[Sample], on_step: OnStep, *, at_once: bool) -> Denoised:
+        (parameters, _), *_ = samples
         scheduler = self._pipe.scheduler = schedule()
         total = parameters.sample_steps
+        texts = self.padded_texts(samples, at_once=at_once)
 
-        with timed_by(self.transformer, scheduler), unpadded(self.transformer):
+        with (
+            self.guided(texts, at_once=at_once),
+            timed_by(self.transformer, scheduler),
+            told_text(self.transformer, masked=not all_count(texts)),
+        ):
             tokens = self._pipe(
-                **conditioning,
-                **all_valid(conditioning),
-                latents=initial_noise(parameters, self.noise_device, self.dtype).to(self.device),
+                **texts,
+                latents=self.noises(samples),
                 width=parameters.width,
                 height=parameters.height,
                 num_inference_steps=total,
@@ -111,19 +121,16 @@ def schedule() -> ReferenceEuler:
     )
 
 
-def all_valid(conditioning: Conditioning) -> dict[str, torch.Tensor]:
-    """Masks without padding, of embeddings that have none; the pipeline wants to be told."""
-    return {
-        f"{name}_mask": torch.ones(tensor.shape[:2], dtype=torch.bool, device=tensor.device)
-        for name, tensor in conditioning.items()
-    }
+def all_count(texts: Conditioning) -> bool:
+    """True if no text is padded."""
+    return all(bool(valid.all()) for name, valid in texts.items() if name.endswith("_mask"))
 
 
 @contextlib.contextmanager
-def unpadded(transformer: nn.Module) -> Iterator[None]:
-    """Inside, `transformer` is told places for as many tokens as its text has, and no mask, which would hide none.
+def told_text(transformer: nn.Module, *, masked: bool) -> Iterator[None]:
+    """Inside, `transformer` is told places for as many tokens as its text has, and no mask where that would hide none.
 
-    The pipeline pads all texts to one length, and has one list of places for prompt and negative prompt.
+    The pipeline has one list of places for prompt and negative prompt, of the length of the prompt.
     """
 
     def tell(
@@ -131,7 +138,8 @@ def unpadded(transformer: nn.Module) -> Iterator[None]:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         places = inputs["position_ids"][-inputs["hidden_states"].shape[1] :]
         words = places.new_zeros(inputs["encoder_hidden_states"].shape[1], places.shape[1])
-        return args, {**inputs, "position_ids": torch.cat([words, places]), "encoder_attention_mask": None}
+        mask = inputs["encoder_attention_mask"] if masked else None
+        return args, {**inputs, "position_ids": torch.cat([words, places]), "encoder_attention_mask": mask}
 
     hook = transformer.register_forward_pre_hook(tell, with_kwargs=True)
     try:
@@ -150,7 +158,7 @@ def initial_noise(parameters: SampleParameters, device: torch.device, dtype: tor
 
 
 def unpacked(tokens: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
-    """Tokens [1, h w, 64] as latents [1, 16, 1, 2h, 2w] in float32."""
+    """Tokens [n, h w, 64] as latents [n, 16, 1, 2h, 2w] in float32."""
     rows, columns = parameters.height // PATCH, parameters.width // PATCH
     patches = tokens.float().transpose(1, 2).unflatten(2, (rows, columns))
     return nn.functional.pixel_shuffle(patches, 2)[:, :, None]

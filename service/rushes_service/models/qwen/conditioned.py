@@ -24,11 +24,6 @@ def control_latents(conditioning: Conditioning) -> list[torch.Tensor]:
     return [conditioning[CONTROL.format(index)] for index in range(count)]
 
 
-def without_controls(conditioning: Conditioning) -> Conditioning:
-    """What the pipeline takes itself."""
-    return {name: tensor for name, tensor in conditioning.items() if not name.startswith(CONTROL.format(""))}
-
-
 def packed(latents: torch.Tensor) -> torch.Tensor:
     """Latents [1, 16, 2h, 2w] as tokens [1, h w, 64]."""
     batch, channels, rows, columns = latents.shape

@@ -7,7 +7,7 @@ transformer's precision.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -25,16 +25,13 @@ from rushes.families.parameters import SampleParameters
 from rushes.families.rows.qwen import QWEN_IMAGE
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
-from rushes_service.models.base import Denoised, OnStep
+from rushes_service.models.base import Denoised, OnStep, Sample
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.llm.qwen_vl import QwenImageText
-from rushes_service.models.pictures import PictureArchitecture, picture, step_callback
-from rushes_service.models.qwen.conditioned import Grid, control_latents, packed, shown, without_controls
+from rushes_service.models.pictures import NEGATIVE, PATCH, PictureArchitecture, picture, step_callback
+from rushes_service.models.qwen.conditioned import Grid, control_latents, packed, shown
 from rushes_service.models.vae.qwen import LATENT_CHANNELS, SPATIAL_RATIO, decode_qwen
 from rushes_service.models.vae.tiles import TilePlan, plan_tiles
-
-PATCH = 16
-"""Pixels per side of one token: eight in the VAE, two in the packing."""
 
 LAST_SIGMA = 0.02
 """Noise level that the last step starts from, whatever the shift."""
@@ -51,6 +48,7 @@ class QwenImage(PictureArchitecture):
     text_class, text_kind, text_float8 = QwenImageText, "qwen-image", "fp8_vl"
 
     blocks = ("transformer_blocks",)
+    text_mask = "encoder_hidden_states_mask"
 
     @classmethod
     def check(cls, parameters: SampleParameters) -> None:
@@ -86,16 +84,22 @@ class QwenImage(PictureArchitecture):
             tokenizer=None, text_encoder=None, scheduler=FlowMatchEulerDiscreteScheduler(), **parts
         )
 
-    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+    def guides(self, parameters: SampleParameters, conditioning: Conditioning) -> bool:
+        return parameters.cfg_scale > 1 and NEGATIVE in conditioning
+
+    def shown_tokens(self, conditioning: Conditioning) -> int:
+        return sum(packed(latents[:, :, 0]).shape[1] for latents in control_latents(conditioning))
+
+    def denoise_all(self, samples: Sequence[Sample], on_step: OnStep, *, at_once: bool) -> Denoised:
+        (parameters, conditioning), *_ = samples
         scheduler = self._pipe.scheduler = self.schedule(parameters)
         total = parameters.sample_steps
 
-        texts = without_controls(conditioning)
-        with self.shown(parameters, conditioning):
+        texts = self.padded_texts(samples, at_once=at_once)
+        with self.guided(texts, at_once=at_once), self.shown(parameters, conditioning):
             tokens = self._pipe(
                 **texts,
-                **all_valid(texts),
-                latents=self.noise(parameters),
+                latents=self.noises(samples),
                 width=parameters.width,
                 height=parameters.height,
                 sigmas=unshifted(total),
@@ -112,8 +116,7 @@ class QwenImage(PictureArchitecture):
         return schedule(parameters)
 
     def noise(self, parameters: SampleParameters) -> torch.Tensor:
-        """What denoising starts from, as tokens."""
-        return initial_noise(parameters, self.noise_device, self.dtype).to(self.device)
+        return initial_noise(parameters, self.noise_device, self.dtype)
 
     def shown(self, parameters: SampleParameters, conditioning: Conditioning) -> AbstractContextManager[None]:
         """Inside, the transformer sees the control images."""
@@ -129,14 +132,6 @@ class QwenTextToImage(QwenImage):
 
     spec: ClassVar[ArchitectureSpec] = QWEN_IMAGE
     pipelines = ("QwenImagePipeline",)
-
-
-def all_valid(conditioning: Conditioning) -> dict[str, torch.Tensor]:
-    """Masks without padding, of embeddings that have none; the pipeline wants to be told."""
-    return {
-        f"{name}_mask": torch.ones(tensor.shape[:2], dtype=torch.long, device=tensor.device)
-        for name, tensor in conditioning.items()
-    }
 
 
 def unshifted(steps: int) -> np.ndarray:
@@ -173,7 +168,7 @@ def grid(parameters: SampleParameters) -> Grid:
 
 
 def unpacked(tokens: torch.Tensor, parameters: SampleParameters) -> torch.Tensor:
-    """Tokens [1, layers h w, 64] as latents [layers, 16, 1, 2h, 2w] in float32."""
+    """Tokens [n, layers h w, 64] as latents [n layers, 16, 1, 2h, 2w] in float32."""
     rows, columns = parameters.height // PATCH, parameters.width // PATCH
     parts = tokens.float().view(-1, rows, columns, LATENT_CHANNELS, 2, 2)
     return parts.permute(0, 3, 1, 4, 2, 5).reshape(-1, LATENT_CHANNELS, 1, 2 * rows, 2 * columns)

@@ -83,6 +83,9 @@ class WanOneFrame(WanWithImageTokens):
             parts.append(torch.cat([mask, latents], dim=1))
         return torch.cat(parts, dim=2)
 
+    def token_count(self, parameters: SampleParameters, conditioning: Conditioning) -> int:
+        return len(conditioning[PLACES]) * super().token_count(parameters, conditioning)
+
     def noise(self, parameters: SampleParameters, conditioning: Conditioning) -> torch.Tensor:
         return initial_noise(parameters, self.noise_device, len(conditioning[PLACES])).to(self.device)
 

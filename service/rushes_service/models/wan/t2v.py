@@ -8,8 +8,7 @@ generator's second draw.
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -25,8 +24,8 @@ from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable
-from rushes_service.models.base import Architecture, Denoised, OnStep
-from rushes_service.models.batching import fits, guided_at_once
+from rushes_service.models.base import Denoised, OnStep, Sample
+from rushes_service.models.batching import BatchedArchitecture, guided_at_once, stacked
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.umt5 import TextEncoder
 from rushes_service.models.loading.files.hashes import FileHashCache
@@ -49,9 +48,6 @@ TEXT_ARGUMENTS = ("prompt_embeds", NEGATIVE)
 
 PATCH = 2
 """Latents per side of a token."""
-
-MOST_SAMPLES = 8
-"""In one batch."""
 
 
 class WanScheduler(UniPCMultistepScheduler):
@@ -92,7 +88,7 @@ def transformers_in(module: nn.Module) -> list[nn.Module]:
     return list(module.values()) if isinstance(module, nn.ModuleDict) else [module]
 
 
-class Wan(Architecture):
+class Wan(BatchedArchitecture):
     """What all Wan models share; a subclass says what its files are called and what else conditions it."""
 
     pipelines: ClassVar[tuple[str, ...]]
@@ -108,6 +104,7 @@ class Wan(Architecture):
     """Pixels per side of a latent."""
 
     blocks = ("blocks",)
+    own_inputs = frozenset(TEXT_ARGUMENTS)
 
     usual_vae_dtype = torch.float32
     """As diffusers advises for Wan's VAE: bfloat16 shows in flat areas, and streamed decoding is small anyway."""
@@ -204,35 +201,13 @@ class Wan(Architecture):
         """True if each step also computes the negative prompt."""
         return self.guidance(parameters)["guidance_scale"] != 1.0 and NEGATIVE in conditioning
 
-    def batch_key(self, parameters: SampleParameters, conditioning: Conditioning) -> Hashable:
-        if not conditioning.keys() <= {*TEXT_ARGUMENTS}:
-            return None
-        settings = parameters.model_dump_json(exclude={"seed", "prompt", "negative_prompt"})
-        return settings, tuple(sorted(conditioning))
-
-    def most_together(self, parameters: SampleParameters) -> int:
+    def token_count(self, parameters: SampleParameters, conditioning: Conditioning) -> int:
         frames, side = (parameters.frame_count - 1) // 4 + 1, PATCH * self.spatial_ratio
-        tokens = frames * (parameters.height // side) * (parameters.width // side)
-        each = tokens * (1 if parameters.cfg_scale == 1.0 else 2)
-        return next((count for count in range(MOST_SAMPLES, 1, -1) if fits(self.batching, self.device, each, count)), 1)
+        return frames * (parameters.height // side) * (parameters.width // side)
 
-    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
-        noise = self.noise(parameters, conditioning)
-        return self._denoise(parameters, conditioning, noise, on_step)
-
-    def denoise_together(
-        self, samples: Sequence[tuple[SampleParameters, Conditioning]], on_step: OnStep
-    ) -> list[Denoised]:
-        (parameters, first), *_ = samples
-        texts = {name: torch.cat([conditioning[name] for _, conditioning in samples]) for name in first}
-        noise = torch.cat([self.noise(*sample) for sample in samples])
-        made = self._denoise(parameters, texts, noise, on_step)
-        return [Denoised(latents[None].clone(), made.facts) for latents in made.latents]
-
-    def _denoise(
-        self, parameters: SampleParameters, conditioning: Conditioning, noise: torch.Tensor, on_step: OnStep
-    ) -> Denoised:
-        """Latents out of `noise` [n, C, T, h, w], of n samples that differ in texts alone."""
+    def denoise_all(self, samples: Sequence[Sample], on_step: OnStep, *, at_once: bool) -> Denoised:
+        (parameters, _), *_ = samples
+        conditioning, noise = stacked(samples), torch.cat([self.noise(*sample) for sample in samples])
         scheduler = self._pipe.scheduler = self.scheduler(parameters.discrete_flow_shift or 1.0)
         total = parameters.sample_steps
 
@@ -241,13 +216,11 @@ class Wan(Architecture):
             return {}
 
         texts = {name: tensor for name, tensor in conditioning.items() if name in TEXT_ARGUMENTS}
-        guided = self.guides(parameters, conditioning)
-        tokens = math.prod(noise.shape[2:]) // PATCH**2
-        at_once = guided and fits(self.batching, self.device, tokens, 2 * len(noise))
         with self.inputs(conditioning), contextlib.ExitStack() as stack:
             stack.callback(forget, scheduler)
             for part in transformers_in(self.transformer) if at_once else ():
-                stack.enter_context(guided_at_once(part, conditioning[NEGATIVE]))
+                both = torch.cat([texts["prompt_embeds"], texts[NEGATIVE]])
+                stack.enter_context(guided_at_once(part, {"encoder_hidden_states": both}))
             latents = self._pipe(
                 **texts,
                 **self.guidance(parameters),
@@ -261,8 +234,7 @@ class Wan(Architecture):
                 callback_on_step_end=step_ended,
                 callback_on_step_end_tensor_inputs=["latents"],
             )[0]
-        batch = {"guidance": "in one batch"} if at_once else {}
-        return Denoised(latents, {"sigmas": scheduler.sigmas.tolist(), **self.facts(), **batch})
+        return Denoised(latents, {"sigmas": scheduler.sigmas.tolist(), **self.facts()})
 
     def scheduler(self, shift: float) -> UniPCMultistepScheduler:
         """The scheduler of a sample."""

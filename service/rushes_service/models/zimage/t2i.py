@@ -6,7 +6,7 @@ and neither text nor picture is padded to 32 tokens. diffusers pads both with le
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,10 +19,10 @@ from rushes.families.rows.zimage import Z_IMAGE
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes.wire.models import ModelSpec
-from rushes_service.models.base import Denoised, OnStep
+from rushes_service.models.base import Denoised, OnStep, Sample
 from rushes_service.models.conditioning import Conditioning
 from rushes_service.models.llm.qwen3 import ZImageText
-from rushes_service.models.pictures import PictureArchitecture, picture, step_callback
+from rushes_service.models.pictures import NEGATIVE, TEXTS, PictureArchitecture, picture, step_callback
 from rushes_service.models.vae.kl import SPATIAL_RATIO, decode_kl
 from rushes_service.models.zimage.names import ORIGINAL_NAMES
 from rushes_service.runtime.compat_diffusers_models import unpadded_z_image
@@ -65,6 +65,7 @@ class ZImage(PictureArchitecture):
     spec: ClassVar[ArchitectureSpec] = Z_IMAGE
 
     blocks = ("layers", "noise_refiner", "context_refiner")
+    text_axis = 0
 
     called = "Z-Image"
     pipelines = ("ZImagePipeline",)
@@ -91,14 +92,25 @@ class ZImage(PictureArchitecture):
     def pipeline(self, **parts: Any) -> Any:
         return ZImagePipeline(tokenizer=None, text_encoder=None, scheduler=ReferenceScheduler(), **parts)
 
-    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+    def guides(self, parameters: SampleParameters, conditioning: Conditioning) -> bool:
+        return parameters.use_cfg and parameters.cfg_scale > 0 and NEGATIVE in conditioning
+
+    def guides_at_once(self, samples: Sequence[Sample]) -> bool:
+        return False  # the pipeline always does so by itself
+
+    def noise(self, parameters: SampleParameters) -> torch.Tensor:
+        return initial_noise(parameters, self.noise_device)
+
+    def denoise_all(self, samples: Sequence[Sample], on_step: OnStep, *, at_once: bool) -> Denoised:
+        (parameters, first), *_ = samples
         scheduler = self._pipe.scheduler = ReferenceScheduler(parameters.discrete_flow_shift or 1.0)
         total = parameters.sample_steps
 
         with unpadded_z_image():
             latents = self._pipe(
-                **{name: [embeds] for name, embeds in conditioning.items()},
-                latents=initial_noise(parameters, self.noise_device).to(self.device),
+                # The transformer pads and masks texts itself.
+                **{name: [conditioning[name] for _, conditioning in samples] for name in TEXTS if name in first},
+                latents=self.noises(samples),
                 width=parameters.width,
                 height=parameters.height,
                 num_inference_steps=total,
