@@ -29,6 +29,8 @@ ALWAYS_ZERO = {"samples lost after the outage", "samples lost", "streamed frames
         ("two_workers", 1),  # these start workers in every round
         ("overlap", 1),
         ("first_result", 1),
+        ("new_prompts", 1),
+        ("small_batches", 1),
     ],
 )
 def test_a_quick_run_reports_every_figure_with_its_spread(name: str, rounds: int, tmp_path: Path) -> None:
