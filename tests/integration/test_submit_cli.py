@@ -13,6 +13,7 @@ import pytest
 from client_support import lora, work
 from rushes import Client
 from rushes.cli import main as cli
+from rushes.wire.jobs import DRAFT_THRESHOLD
 from rushes.wire.results import JobState
 from support import wait_until
 
@@ -132,3 +133,18 @@ def test_an_id_that_fits_none_or_many_is_told_so(run: Run, flags: list[str], act
         code, out, err = run("jobs", action, beginning)
         assert (code, out) == (1, "")
         assert err.startswith(f"rushes: {count} samples have an id that begins with {beginning}")
+
+
+@pytest.mark.parametrize(("given", "draft"), [((), None), (("--draft",), DRAFT_THRESHOLD), (("--draft", "0.2"), 0.2)])
+def test_drafts_are_made_where_they_are_asked_for(
+    run: Run, flags: list[str], redis_url: str, given: tuple[str, ...], draft: float | None
+) -> None:
+    assert run(*flags, *given)[0] == 0
+    assert {record.job and record.job.draft for record in Client(redis_url).list()} == {draft}
+
+
+def test_a_family_that_cannot_be_drafted_queues_nothing(run: Run, flags: list[str], redis_url: str) -> None:
+    code, _, err = run(*[flag.replace("wan2.1-t2v", "z-image") for flag in flags], "--draft")
+    assert code == 1
+    assert "z-image cannot be drafted" in err
+    assert Client(redis_url).list() == []

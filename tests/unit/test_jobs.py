@@ -142,6 +142,8 @@ ASKED: dict[str, Any] = {
         {"step": 101},
         {"vae": VaeOptions(tiling=True)},
         {"vae": VaeOptions(chunk_size=2)},
+        {"draft": 0.08},
+        {"draft": 0.0},
         {"output": ("/out", None)},
         {"output": ("/out", "lora")},
     ],

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rushes import ModelSpec, Prompt, Run, build_jobs, read_prompts
-from rushes.errors import ArchitectureError, CheckpointMissing, PromptError
+from rushes.errors import ArchitectureError, CheckpointMissing, ConfigError, PromptError
 from rushes.prompts.files import PromptLine
 from rushes.submission.build import build_from_lines, check_prompts, checkpoint_at, run_name
 from rushes.submission.submission_builder import LOST, SubmissionBuilder
-from rushes.wire.jobs import Checkpoint
+from rushes.wire.jobs import DRAFT_THRESHOLD, Checkpoint
 
 RUN = Run(name="run", model=ModelSpec(architecture="wan2.1-t2v", model="/m"), output_dir="/o", output_name="lora")
 CHECKPOINT = Checkpoint(path="/c", fingerprint="f" * 64)
@@ -95,3 +97,24 @@ def test_a_prompt_file_that_breaks_in_training_leaves_the_prompts_read_before(tm
     [refused] = submission.refused
     assert "absent.txt: there is no such prompt file" in refused.error.message
     assert (refused.job.prompt_index, refused.job.prompt.prompt) == (2, "(absent.txt cannot be read)")
+
+
+def test_a_draft_is_another_sample_than_the_exact_one_which_stays_what_it_was() -> None:
+    prompt = Prompt(prompt="a cat", seed=1)
+    exact, usual, coarse = (build_jobs(replace(RUN, draft=draft), [prompt])[0] for draft in (None, True, 0.2))
+    assert len({exact.id, usual.id, coarse.id}) == 3
+    assert exact.id == build_jobs(RUN, [prompt])[0].id == build_jobs(replace(RUN, draft=False), [prompt])[0].id
+    assert (exact.draft, usual.draft, coarse.draft) == (None, DRAFT_THRESHOLD, 0.2)
+    assert "draft" not in json.loads(exact.encode())
+
+
+@pytest.mark.parametrize("draft", [-0.1, float("nan"), float("inf")])
+def test_a_threshold_that_is_none_is_refused(draft: float) -> None:
+    with pytest.raises(ConfigError, match=r"must be a number of 0 or more; 0\.08 is usual"):
+        replace(RUN, draft=draft)
+
+
+def test_a_family_that_cannot_be_drafted_is_refused_at_once_with_those_that_can() -> None:
+    model = ModelSpec(architecture="z-image", model="/m")
+    with pytest.raises(ArchitectureError, match=r"z-image cannot be drafted: .*These can: .*hunyuan-video.*wan2.1-t2v"):
+        replace(RUN, model=model, draft=True)

@@ -21,7 +21,7 @@ from rushes.errors import ConfigError, SampleFailed
 from rushes.families.table import ARCHITECTURES
 from rushes.prompts.files import read_prompts
 from rushes.submission.build import build_jobs, check_prompts, checkpoint_at
-from rushes.training.flags import add_sampling_arguments, run_from_args
+from rushes.training.flags import DRAFT_FLAG, add_sampling_arguments, run_from_args
 from rushes.training.sampler import whole_number
 from rushes.wire.results import JobRecord, JobState
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, metavar="S", help="with --wait: give up after this many seconds")
     redis_argument(parser)
     parser.add_argument("--noise", dest="rushes_noise", choices=("device", "cpu"), help="see --rushes_noise")
+    parser.add_argument("--draft", dest="rushes_draft", **DRAFT_FLAG)
     add_sampling_arguments(parser)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rushes.cli.main import redis_argument
 from rushes.client.client import Client
@@ -19,7 +20,7 @@ from rushes.families.table import ARCHITECTURES
 from rushes.prompts.files import read_prompts
 from rushes.submission.build import Run, check_prompts, checkpoint_at
 from rushes.submission.sweeps import MAX_VALUES, parse_strengths, sweep_jobs, sweep_run
-from rushes.training.flags import add_sampling_arguments, run_from_args
+from rushes.training.flags import DRAFT_FLAG, add_sampling_arguments, run_from_args
 from rushes.wire.jobs import Checkpoint, Prompt, SampleJob
 
 SEARCHED_RUNS = 50
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--step", type=int, metavar="N", help="training step it is from (default: the run's, else 0)")
     redis_argument(parser)
+    parser.add_argument("--draft", dest="rushes_draft", **DRAFT_FLAG)
     add_sampling_arguments(parser)
 
 
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         base, prompts, step = from_flags(args)
     else:
         base, prompts, step = from_run(client, args, checkpoint)
+        base = replace(base, draft=args.rushes_draft)
     shared = sweep_run(base, step)
     jobs = list(sweep_jobs(shared, prompts, checkpoint, step=step, strengths=strengths, seeds=args.seeds))
     client.submit(jobs)
@@ -98,7 +101,7 @@ def from_run(
 
 
 def run_of(job: SampleJob) -> Run:
-    """The run of a job."""
+    """The run of a job; exact, also where the job is a draft."""
     return Run(
         name=job.run,
         model=job.model,
@@ -107,6 +110,8 @@ def run_of(job: SampleJob) -> Run:
         vae=job.vae,
         loras=job.loras,
         allow_partial_lora=job.allow_partial_lora,
+        allow_other_family=job.allow_other_family,
+        noise=job.noise,
         staging=job.staging,
     )
 

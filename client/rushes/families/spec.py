@@ -145,6 +145,10 @@ class ArchitectureSpec:
     """Trainers' flags that give what is sampled instead of what is trained: (flag, the flag that it stands in for,
     version that the model then is)."""
 
+    drafts: bool = False
+    """diffusers' FirstBlockCache knows the transformer's blocks. Of a family whose model says what its transformer is,
+    only the worker knows."""
+
     sampled: bool = False
     """False while the service has no sampler for it: such a job is refused when it is made."""
 

@@ -16,6 +16,7 @@ from rushes.checkpoints.adapters import checkpoint_fingerprint
 from rushes.checkpoints.file_names import expert_in_name
 from rushes.checkpoints.store import check_url
 from rushes.errors import ArchitectureError, CheckpointError, CheckpointMissing, ConfigError, PromptError
+from rushes.families.drafts import check_draft, draft_threshold
 from rushes.families.parameters import resolve
 from rushes.families.spec import ArchitectureSpec
 from rushes.families.table import architecture
@@ -64,12 +65,18 @@ class Run:
     allow_partial_lora: bool = False
     allow_other_family: bool = False
     noise: NoiseSource = "device"
+    draft: float | bool | None = None
+    """Makes drafts, see `SampleJob.draft`; True at the usual threshold."""
+
     label: str | None = None
     """See `SampleJob.label`."""
 
     staging: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "draft", draft_threshold(self.draft))
+        if self.draft is not None:
+            check_draft(self.model.architecture)
         if self.staging is not None:
             object.__setattr__(self, "staging", check_url(self.staging))
         files = [*self.model.model_dump().values(), *(lora.path for lora in self.loras)]
@@ -201,6 +208,7 @@ def build_job(
             vae=run.vae,
             output=None if run.name == run_name(run.output_dir, run.output_name) else (run.output_dir, run.output_name),
             noise=run.noise,
+            draft=run.draft,
         ),
         run=run.name,
         submission=digest([run.name, weights, step]),
@@ -211,6 +219,7 @@ def build_job(
         allow_partial_lora=run.allow_partial_lora,
         allow_other_family=run.allow_other_family,
         noise=run.noise,
+        draft=run.draft,
         prompt=prompt.model_copy(update={"seed": seed}),
         prompt_index=index,
         step=step,

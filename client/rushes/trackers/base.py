@@ -29,13 +29,18 @@ class Tracker(Protocol):
 
 
 def key_of(result: SampleResult) -> str:
-    """`sample_0`, `sample_1`, …: one key per prompt, as the trainers themselves name them."""
-    return f"sample_{result.prompt_index}"
+    """`sample_0`, `sample_1`, …: one key per prompt, as trainers themselves name them; `sample_0_draft` of drafts."""
+    return f"sample_{result.prompt_index}{draft_suffix(result)}"
+
+
+def draft_suffix(result: SampleResult) -> str:
+    """Ends the keys of drafts, whose numbers are not to be compared with those of exact samples."""
+    return "" if result.draft is None else "_draft"
 
 
 def numbers_of(result: SampleResult) -> dict[str, float]:
     """Numbers of a result by name: `drift_0`, `drift_pixels_0`, `drifted_0` (a control beyond its limit), `clip_0`."""
-    index, drift = result.prompt_index, result.drift
+    index, drift = f"{result.prompt_index}{draft_suffix(result)}", result.drift
     found: dict[str, float] = {f"{name}_{index}": value for name, value in result.scores.items()}
     if drift is not None and drift.latents is not None:
         found[f"drift_{index}"] = drift.latents
@@ -49,7 +54,7 @@ def numbers_of(result: SampleResult) -> dict[str, float]:
 def caption_of(result: SampleResult) -> str:
     """What is written under a picture: the prompt and its seed."""
     seed = "" if result.seed is None else f" (seed {result.seed})"
-    return f"{result.prompt.prompt}{seed}"
+    return f"{'draft: ' if result.draft is not None else ''}{result.prompt.prompt}{seed}"
 
 
 def media_of(result: SampleResult) -> Path | None:

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from rushes._paths import absolute
 from rushes.errors import ConfigError
+from rushes.families.drafts import draft_threshold
 from rushes.families.table import ARCHITECTURES
 from rushes.submission.build import DEFAULT_VAE, Run, extra_loras, run_name
 from rushes.wire.base import FrozenModel, summary
-from rushes.wire.jobs import ExtraLora, Keep, VaeOptions
+from rushes.wire.jobs import DRAFT_THRESHOLD, ExtraLora, Keep, VaeOptions
 from rushes.wire.models import ModelSpec
 
 MODEL_FLAGS = (
@@ -60,6 +61,16 @@ SAMPLED_INSTEAD = ("dit", "dit_high_noise")
 OWN_CHOICES = ("dtype", "experts", "lora_expert")
 """Ours that do the same: `--rushes_dtype`, `--rushes_experts`, `--rushes_lora_expert`."""
 
+DRAFT_FLAG: dict[str, Any] = {
+    "nargs": "?",
+    "type": float,
+    "const": DRAFT_THRESHOLD,
+    "metavar": "THRESHOLD",
+    "help": "drafts: faster and approximate, by computing only the first block of a step where that changed by less "
+    f"than THRESHOLD (default: {DRAFT_THRESHOLD}); not to judge a LoRA by",
+}
+"""Of `--rushes_draft`, and of `--draft` where there is no trainer."""
+
 LORA_FLAGS = (("base_weights", "base_weights_multiplier"), ("lora_weight", "lora_multiplier"))
 """What a trainer merges into its base before it trains, then what is merged for samples only."""
 
@@ -81,6 +92,7 @@ def run_from_args(
         allow_partial_lora=bool(given.get("allow_partial_lora")),
         allow_other_family=bool(given.get("allow_other_family")),
         noise=given.get("rushes_noise") or "device",
+        draft=draft_threshold(given.get("rushes_draft"), "--draft"),
         staging=given.get("rushes_staging") or None,
     )
 
@@ -300,6 +312,7 @@ SAMPLING_FLAGS: dict[str, dict[str, Any]] = {
         "help": "whose random numbers samples start from: the sampling GPU's, as trainers draw them, which differ "
         "between kinds of GPU, or the CPU's, which are the same everywhere (default: device)",
     },
+    "--rushes_draft": DRAFT_FLAG,
     "--rushes_dtype": {
         "choices": ("bfloat16", "float16", "float32"),
         "help": "precision of the transformer (default: the worker's, bfloat16 on a GPU)",

@@ -25,6 +25,7 @@ def job_id(
     vae: VaeOptions | None = None,
     output: tuple[str, str | None] | None = None,
     noise: NoiseSource = "device",
+    draft: float | None = None,
 ) -> str:
     """The id of a sample: the same request has the same id wherever and whenever it is made.
 
@@ -34,6 +35,7 @@ def job_id(
     Args:
         expert: see `Checkpoint.expert`.
         output: output directory and output name, unless `run` is made from them.
+        draft: see `SampleJob.draft`.
     """
     asked: list[Any] = [run, model.fingerprint, checkpoint_fingerprint, step, prompt_index]
     # A limit changes no picture: setting one makes no sample again.
@@ -53,4 +55,6 @@ def job_id(
         asked.append(["output", *output])
     if noise != "device":
         asked.append(["noise", noise])
+    if draft is not None:
+        asked.append(["draft", draft])
     return digest(asked, digits=32)

@@ -28,6 +28,10 @@ LABEL = r"^[A-Za-z0-9.-]{1,32}$"
 BASE_MODEL = "base"
 """Checkpoint fingerprint of the base model without a LoRA."""
 
+DRAFT_THRESHOLD = 0.08
+"""Of a draft that names none: what ParaAttention, which FirstBlockCache is from, advises for FLUX.1. diffusers' own
+default is 0.05."""
+
 NoiseSource = Literal["device", "cpu"]
 """Whose random numbers a sample starts from: the sampling device's, as the trainers draw them, or the CPU's. A GPU's
 differ between kinds of GPU, the CPU's are the same everywhere."""
@@ -125,6 +129,10 @@ class SampleJob(FrozenModel):
     allow_partial_lora: bool = False
     allow_other_family: bool = False
     noise: NoiseSource = "device"
+    draft: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Makes it a draft: a step computes only its first block where that changed by less than this share since the last
+    whole step (FirstBlockCache). Approximate. None is exact, and older workers refuse what is not."""
+
     prompt: Prompt
     prompt_index: int = Field(default=0, ge=0)
     step: int = Field(default=0, ge=0)

@@ -90,6 +90,8 @@ class SampleResult(FrozenModel):
     noise: str | None = None
     """What drew its noise: `cpu`, or the name of the GPU ("NVIDIA H200"): a seed means other numbers on each kind. None
     where it is not known."""
+    draft: float | None = None
+    """The threshold of a draft, which is approximate; None is an exact sample."""
 
     @classmethod
     def of(cls, job: SampleJob, state: JobState, **fields: Any) -> SampleResult:
@@ -104,6 +106,7 @@ class SampleResult(FrozenModel):
             prompt=job.prompt,
             prompt_index=job.prompt_index,
             seed=fields.pop("seed", job.prompt.seed),
+            draft=job.draft,
             **fields,
         )
 

@@ -28,6 +28,7 @@ FLUX1_KONTEXT = ArchitectureSpec(
     uses=frozenset({"control_image_path"}),
     image_only=True,
     control_images=1,
+    drafts=True,
     sampled=True,
     files=FLUX_FILES,
 )

@@ -24,6 +24,7 @@ FRAMEPACK = ArchitectureSpec(
     requires=frozenset({"image_path"}),
     sections=True,
     variants=(("one_frame", "framepack-one-frame"),),
+    drafts=True,
     sampled=True,
     files=FRAMEPACK_FILES,
 )
@@ -41,6 +42,7 @@ FRAMEPACK_ONE_FRAME = ArchitectureSpec(
     requires=frozenset({"image_path"}),
     uses=frozenset({"control_image_path", "one_frame"}),
     image_only=True,
+    drafts=True,
     sampled=True,
     files=FRAMEPACK_FILES,
 )

@@ -16,6 +16,7 @@ DIFFUSERS = ArchitectureSpec(
     flow_shift=None,
     uses=frozenset({"image_path", "end_image_path"}),
     own_defaults=True,
+    drafts=True,
     sampled=True,
 )
 

@@ -22,6 +22,7 @@ HUNYUAN_VIDEO = ArchitectureSpec(
     fps=24,
     cfg="with_negative",
     guidance_scale=6.0,
+    drafts=True,
     sampled=True,
     files=HUNYUAN_FILES,
 )
@@ -36,6 +37,7 @@ HUNYUAN_VIDEO_I2V = ArchitectureSpec(
     cfg="with_negative",
     guidance_scale=6.0,
     requires=frozenset({"image_path"}),
+    drafts=True,
     sampled=True,
     files=HUNYUAN_FILES,
 )
@@ -51,6 +53,7 @@ SKYREELS_V1_T2V = ArchitectureSpec(
     cfg="with_negative",
     cfg_scale=6.0,
     guidance_scale=1.0,
+    drafts=True,
     sampled=True,
     files=HUNYUAN_FILES,
 )
@@ -67,6 +70,7 @@ SKYREELS_V1_I2V = ArchitectureSpec(
     cfg_scale=6.0,
     guidance_scale=1.0,
     requires=frozenset({"image_path"}),
+    drafts=True,
     sampled=True,
     files=HUNYUAN_FILES,
 )

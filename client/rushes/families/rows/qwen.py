@@ -29,6 +29,7 @@ QWEN_IMAGE = ArchitectureSpec(
     dynamic_shift=True,
     image_only=True,
     versions=("original",),
+    drafts=True,
     sampled=True,
     files=QWEN_FILES,
 )

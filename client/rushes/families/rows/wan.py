@@ -33,6 +33,7 @@ WAN21_T2V = ArchitectureSpec(
     cfg="unless_one",
     cfg_scale=5.0,
     negative_prompt=WAN_NEGATIVE_PROMPT,
+    drafts=True,
     sampled=True,
     files=WAN_FILES,
 )
