@@ -17,6 +17,7 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers import (
     AutoencoderKL,
+    FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     FluxKontextPipeline,
     HunyuanVideoFramepackTransformer3DModel,
@@ -196,3 +197,14 @@ def test_the_parts_of_hunyuan_video_15_are_there():
     assert isinstance(model.transformer_blocks[0].attn, models.Attention)
     assert any(isinstance(part, models.HunyuanVideo15Upsample) for part in hunyuan15_tiny.vae().modules())
     assert "sequence_dim" in signature(models.apply_rotary_emb).parameters
+
+
+def test_the_first_block_cache_is_put_into_the_blocks_that_are_named():
+    model = hunyuan_tiny.transformer(16)
+    blocks = models.with_first_block_cache(model)
+    assert blocks == [*model.transformer_blocks, *model.single_transformer_blocks]
+    model.enable_cache(FirstBlockCacheConfig())
+    assert [module for module in model.modules() if hasattr(module, "_diffusers_hook")][1:] == blocks
+    model.disable_cache()
+    models.forget_hooks(blocks)
+    assert not any(hasattr(block, "_diffusers_hook") for block in blocks)

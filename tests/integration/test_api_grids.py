@@ -10,7 +10,7 @@ import pytest
 
 from api_support import Api, job
 from gallery_support import jobs_of, paint_run, small_lora
-from rushes.wire.jobs import Checkpoint, SampleJob
+from rushes.wire.jobs import DRAFT_THRESHOLD, Checkpoint, SampleJob
 from rushes.wire.results import JobState
 
 STEPS = (0, 100, 200)
@@ -76,6 +76,8 @@ def test_the_base_model_and_other_checkpoints_can_be_named(api: Api, jobs: list[
         ({"prompt": {"image_path": "../../etc/passwd"}}, "prompt.image_path"),
         ({"prompt": {"width": -1}}, "prompt.width"),
         ({"prompt": {"colour": "red"}}, "prompt.colour"),
+        ({"draft": -1}, "draft"),
+        ({"draft": "often"}, "draft"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_field(
@@ -204,3 +206,32 @@ def test_the_grid_tells_rows_from_takes(api: Api) -> None:
     api.queue.submit([shared])
     rows = api.http.get("/v1/runs/cut/grid").json()["rows"]
     assert {row.get("seed") for row in rows} == {None, 1001}, "a seed that two checkpoints share is a comparison"
+
+
+def test_a_draft_is_another_sample_in_a_row_of_its_own_and_stays_one_until_the_exact_one_is_asked_for(
+    api: Api, jobs: list[SampleJob]
+) -> None:
+    first = resample(api, jobs[2], draft=True).json()["job"]
+    draft = api.queue.get(first["id"]).job
+    assert draft is not None
+    assert draft.draft == DRAFT_THRESHOLD
+    assert resample(api, draft).json()["id"] == draft.id
+    assert resample(api, jobs[2], draft=0.2).json()["job"]["draft"] == 0.2
+    exact = resample(api, draft, draft=False).json()["job"]
+    assert exact["id"] != draft.id
+    assert exact["draft"] is None
+
+    found = api.http.get("/v1/runs/cut/grid").json()
+    rows = [(row["prompt"], row.get("draft")) for row in found["rows"]]
+    assert rows == [("a boat", None), ("a boat", DRAFT_THRESHOLD), ("a boat", 0.2), ("a balloon", None)]
+    assert {cell["row"] for cell in found["cells"] if cell["id"] == draft.id} == {found["rows"][1]["key"]}
+
+
+def test_a_grid_of_a_run_with_drafts_is_exact_unless_drafts_are_asked_for(api: Api, jobs: list[SampleJob]) -> None:
+    draft = resample(api, jobs[2], draft=True).json()["id"]
+    assert grid(api)["samples"] == [], "a draft is in nobody's place, and makes no prompt of its own"
+    made = grid(api, samples=[jobs[0].id], seeds=[43])["samples"]
+    assert [job.draft for job in queued(api) if job.id in made] == [None] * 3
+    drafts = grid(api, samples=[jobs[0].id], draft=True)
+    assert (len(drafts["samples"]), drafts["existing"]) == (2, 1)
+    assert {job.draft for job in queued(api) if job.id in {*drafts["samples"], draft}} == {DRAFT_THRESHOLD}

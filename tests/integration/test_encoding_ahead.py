@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ import torch
 import engine_support  # one thread, no network
 from queue_support import make_job
 from rushes.client.client import Client
-from rushes.wire.jobs import SampleJob
+from rushes.submission.build import Run, build_job
+from rushes.wire.jobs import Prompt, SampleJob
 from rushes.wire.models import ModelSpec
 from rushes.wire.results import JobState
+from rushes_service.catalogue.adoption import find
 from rushes_service.engine.engine import Engine
 from rushes_service.media.receipts import read_receipt
 from rushes_service.queue import Queue
@@ -111,6 +114,32 @@ def test_previews_of_one_batch_have_their_own_turns_files_and_receipts(
     assert [receipt["batch"] for receipt in receipts] == [{"samples": PROMPTS - 2, "denoised_with": ids[0]}] * 6
     assert len({Path(result.path).read_bytes() for result in made}) == PROMPTS - 2
     assert len({receipt["parameters"]["prompt"] for receipt in receipts}) == PROMPTS - 2
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_draft_and_the_exact_sample_of_a_prompt_are_two_files_with_receipts(
+    redis_url: str, tiny_wan: Path, tmp_path: Path
+) -> None:
+    model = ModelSpec(architecture="wan2.1-t2v", model=str(tiny_wan))
+    run = Run(name="run", model=model, output_dir=str(tmp_path / "out"), output_name="lora")
+    prompt = Prompt(prompt="a red ball", seed=1, **{**TINY, "sample_steps": 3})
+    jobs = [build_job(replace(run, draft=draft), prompt, 0, None, 0, None, 1.7e9) for draft in (None, 1e9)]
+    engine = Engine("cpu", tmp_path / "cache", batching="on")
+    with contextlib.closing(Client(redis_url)) as client:
+        ids = client.submit(jobs)
+        work(redis_url, engine, tmp_path / "cache")
+        exact, draft = (client.get(job_id).result for job_id in ids)
+    assert (exact.draft, draft.draft) == (None, 1e9)
+    assert Path(draft.path).stem == f"{Path(exact.path).stem}_draft1000000000.0"
+    assert Path(exact.path).read_bytes() != Path(draft.path).read_bytes()
+    assert "draft" not in read_receipt(Path(exact.receipt))
+    told = read_receipt(Path(draft.receipt))
+    assert (told["draft"]["technique"], told["draft"]["skipped_steps"]) == ("FirstBlockCache", 2)
+    assert [warning for warning in draft.warnings if "approximate" in warning] == [
+        "draft, threshold 1e+09: approximate, 2 of 3 steps were skipped; not to judge a LoRA by"
+    ]
+    found = {sample.job.id: sample.job.draft for sample in find(tmp_path / "out", None, (), print)}
+    assert found == dict(zip(ids, (None, 1e9), strict=True)), "a gallery that is rebuilt from receipts"
 
 
 def test_a_new_prompt_finds_the_encoder_in_host_memory(tiny_wan: Path, tmp_path: Path) -> None:

@@ -116,3 +116,17 @@ def test_a_checkpoint_that_nobody_has_sampled_needs_its_family(
     assert cli.main(["sweep", str(other), "--architecture", "wan2.1-t2v", *url]) == 2
     assert "--sample_prompts" in capsys.readouterr().err
     assert cli.main(["sweep", str(other), "--seeds", "0", *url]) == 2
+
+
+def test_a_sweep_is_exact_also_of_a_draft_unless_drafts_are_asked_for(run: Api) -> None:
+    sample = next(record for record in run.queue.list(run="cut", limit=100) if record.job and record.job.checkpoint)
+    draft = run.http.post(f"/v1/samples/{sample.id}/resample", json={"draft": True}).json()["id"]
+    run.http.post(f"/v1/samples/{draft}/sweep", json={"strengths": [0.5]}).raise_for_status()
+    assert {record.job and record.job.draft for record in samples(run)} == {None}
+
+    checkpoint = str(run.root / "cut-step00000400.safetensors")
+    command = ["sweep", checkpoint, "--run", "cut", "--strengths", "0.5", "--redis-url", run.settings.redis_url]
+    assert cli.main(command) == 0
+    assert {record.job and record.job.draft for record in samples(run)} == {None}
+    assert cli.main([*command, "--draft", "0.2"]) == 0
+    assert {record.job and record.job.draft for record in samples(run)} == {None, 0.2}

@@ -72,6 +72,17 @@ def test_the_same_sample_does_not_drift(tmp_path: Path) -> None:
     assert drift.latents is not None and drift.latents < 1e-3, "what is kept has half precision"
 
 
+def test_a_draft_is_compared_with_nothing_and_nothing_with_it(tmp_path: Path) -> None:
+    def draft(sample: SampleJob) -> SampleJob:
+        return sample.model_copy(update={"draft": 0.08})
+
+    meter(draft(job(tmp_path)), latents(), 100).keep()
+    assert meter(job(tmp_path, CHECKPOINT), latents(1), 110).drift() is None, "no exact sample of the base model"
+    meter(job(tmp_path), latents(), 100).keep()
+    assert meter(draft(job(tmp_path, CHECKPOINT)), latents(1), 110).drift() is None
+    assert meter(job(tmp_path, CHECKPOINT), latents(1), 110).drift() is not None
+
+
 def test_what_is_kept_of_a_base_sample_is_small(tmp_path: Path) -> None:
     sample = job(tmp_path)
     parameters, _ = resolve(

@@ -301,6 +301,7 @@ def test_samples_are_named_as_trainers_name_theirs():
     assert path_of(job(epoch=0)) == f"/out/sample/lora_e000000_03_{when}_42.png"
     assert path_of(job(output_name=None)) == f"/out/sample/000100_03_{when}_42.png"
     assert path_of(job(label="ema")) == f"/out/sample/lora_000100_03_{when}_42_ema.png"
+    assert path_of(job(draft=0.08)) == f"/out/sample/lora_000100_03_{when}_42_draft0.08.png"
     assert path_of(job(priority="interactive")) == f"/out/sample/lora_000100_03_{when}_42_{JOB[:8]}.png"
 
 

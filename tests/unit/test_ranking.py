@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from ranking_support import agreement, centred, simulated
+from rushes_service.catalogue.entries import Entry
 from rushes_service.catalogue.grid import Column
-from rushes_service.ranking.contenders import Contender, spread
+from rushes_service.ranking.contenders import Contender, field_of, spread
 from rushes_service.ranking.estimate import PRIOR_SD, Outcome, estimate
 from rushes_service.ranking.pairing import next_pair, pairs_needed
 from rushes_service.ranking.table import as_csv, lines, outcomes_of, rank
@@ -189,3 +190,17 @@ def test_of_too_many_contenders_the_base_model_and_the_last_one_stay() -> None:
 
     assert len(found) == 10
     assert (found[0].column.step, found[-1].column.step) == (0, 100)
+
+
+def finished(number: int, draft: float | None) -> Entry:
+    """A sample of one checkpoint, as the catalogue has it."""
+    job = {"prompt": {"prompt": "a cat", "seed": 1}, "step": 100, "checkpoint": {"path": "/a", "fingerprint": "f"}}
+    told = {} if draft is None else {"draft": draft}
+    result = {"path": f"/{number}.png"}
+    return Entry(str(number), "done", "", 0, 0, 0.0, 1.0, None, cancelling=False, job={**job, **told}, result=result)
+
+
+def test_drafts_are_not_ranked_also_where_they_are_newer() -> None:
+    ranked = field_of({"cut": [finished(2, 0.08), finished(1, None)]})
+    assert [list(contender.samples.values()) for contender in ranked.contenders] == [["1"]]
+    assert field_of({"cut": [finished(2, 0.08)]}).contenders == ()

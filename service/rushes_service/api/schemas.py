@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticSerializationError
 from typing_extensions import Self
 
 from rushes.submission.sweeps import MAX_VALUES
 from rushes.wire.base import FrozenModel
-from rushes.wire.jobs import NoiseSource, Prompt, VaeOptions
+from rushes.wire.jobs import DRAFT_THRESHOLD, NoiseSource, Prompt, VaeOptions
 from rushes.wire.models import Expert, ModelSpec
 from rushes.wire.results import JobRecord
 
@@ -120,6 +130,16 @@ RunName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\
 """Name of a run."""
 
 
+Draft = Annotated[
+    float,
+    Field(ge=0, allow_inf_nan=False),
+    WrapValidator(lambda value, threshold: value if isinstance(value, bool) else threshold(value)),
+    PlainSerializer(lambda value: value),  # true stays true: one key of idempotency is for one request
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "boolean"}]}),
+]
+"""A draft's threshold, or whether it is one."""
+
+
 class RunFields(FrozenModel):
     """Fields that all samples of a run share.
 
@@ -146,6 +166,11 @@ class RunFields(FrozenModel):
         default="device",
         description="Whose random numbers the sample starts from: the GPU's, which differ between kinds of GPU, or "
         "the CPU's, which are the same everywhere.",
+    )
+    draft: Draft | None = Field(
+        default=None,
+        description="Makes a draft: faster, approximate, and not to judge a LoRA by. True, or the change of a step's "
+        f"first block below which its other blocks are skipped ({DRAFT_THRESHOLD} is usual).",
     )
     output_name: str | None = Field(
         default=None,
@@ -199,6 +224,9 @@ class ResampleRequest(FrozenModel):
     strength: float | None = Field(default=None, allow_inf_nan=False, description="LoRA multiplier.")
     checkpoint: str | None = Field(default=None, description="Another LoRA file, or `base`; left out: the same.")
     step: int | None = Field(default=None, ge=0, le=MAX_STEP, description="Training step of the other checkpoint.")
+    draft: Draft | None = Field(
+        default=None, description="As in a new sample; false makes the exact one. Left out: as the sample is."
+    )
 
     @model_validator(mode="after")
     def refuse_broken_text(self) -> Self:
@@ -244,6 +272,7 @@ class SweepRequest(FrozenModel):
     prompts: Literal["this", "all"] = Field(
         default="all", description="Only this sample's prompt, or all of the checkpoint."
     )
+    draft: Draft | None = Field(default=None, description="As in a new sample.")
 
 
 class GridAnswer(FrozenModel):

@@ -118,6 +118,7 @@ def job_of(receipt: dict[str, Any], path: Path, run: str | None) -> SampleJob:
         model=model_of(receipt.get("model") or {}),
         checkpoint=Checkpoint.model_validate(checkpoint) if checkpoint else None,
         prompt=Prompt.model_validate({**receipt["asked"], "seed": receipt["parameters"].get("seed")}),
+        draft=(receipt.get("draft") or {}).get("threshold"),
         prompt_index=receipt.get("prompt_index", 0),
         step=receipt.get("step", 0),
         epoch=receipt.get("epoch"),

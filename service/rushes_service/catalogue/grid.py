@@ -1,7 +1,7 @@
 """The grid: prompts down, checkpoints across, the base model as column zero.
 
-A *row* is one prompt with its options, a *column* one checkpoint at one strength. What several samples share a
-place (the same prompt asked twice with seeds of their own, say) is a stack: the newest lies on top.
+A *row* is one prompt with its options, drafts of it apart, a *column* one checkpoint at one strength. What several
+samples share a place (the same prompt asked twice with seeds of their own, say) is a stack: the newest lies on top.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Row(FrozenModel):
     frame_count: int
     options: dict[str, Any] = Field(default={}, description="Every other option the prompt has.")
     drift_limit: float | None = Field(default=None, description="Makes it a control: the largest drift allowed.")
+    draft: float | None = Field(default=None, description="Its samples are drafts of this threshold: approximate.")
 
 
 class Cell(FrozenModel):
@@ -137,7 +138,7 @@ def arrange(
         position=position,
         truncated=truncated,
         columns=tuple(sorted(columns.values(), key=column_order)),
-        rows=tuple(sorted(rows.values(), key=lambda found: (found.index, found.prompt, found.seed or 0, found.key))),
+        rows=tuple(sorted(rows.values(), key=row_order)),
         cells=tuple(cells),
     )
 
@@ -145,6 +146,11 @@ def arrange(
 def column_order(column: Column) -> tuple[Any, ...]:
     """The base model first, then by step; the strengths of a checkpoint side by side."""
     return not column.base, column.step, column.fingerprint, column.strength
+
+
+def row_order(row: Row) -> tuple[Any, ...]:
+    """By place in the prompt file, then drafts behind what is exact."""
+    return row.index, row.prompt, row.seed or 0, row.draft or 0.0, row.key
 
 
 def column_of(job: Mapping[str, Any]) -> Column:
@@ -182,13 +188,19 @@ def content_of(job: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in prompt.items() if name not in ("seed", "lora_multiplier", "drift_limit")}
 
 
+def row_content(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What samples of one row share. An exact sample and a draft of it are not compared."""
+    draft = job.get("draft")
+    return content_of(job) if draft is None else {**content_of(job), "draft": draft}
+
+
 def place_in_rows(entries: Sequence[Entry], column_at: Mapping[str, Column]) -> dict[str, tuple[str, int | None]]:
     """Row key and seed of each sample.
 
     A seed that several checkpoints share has a row of its own: that is a comparison somebody asked for. Seeds that
     occur once were drawn, and would each make a row with a single picture; together they are one row.
     """
-    content = {entry.id: digest(content_of(entry.job)) for entry in entries}
+    content = {entry.id: digest(row_content(entry.job)) for entry in entries}
     columns: dict[str, dict[int | None, set[str]]] = defaultdict(lambda: defaultdict(set))
     for entry in entries:
         columns[content[entry.id]][seed_of(entry)].add(column_at[entry.id].key)
@@ -221,6 +233,7 @@ def row(key: str, seed: int | None, entry: Entry) -> Row:
         frame_count=result.get("frame_count") or prompt.get("frame_count") or 1,
         options={name: value for name, value in prompt.items() if name not in plain},
         drift_limit=(entry.job.get("prompt") or {}).get("drift_limit"),
+        draft=entry.job.get("draft"),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from rushes.families.drafts import check_draft
 from rushes.families.parameters import resolve
 from rushes.families.table import architecture
 from rushes.wire.jobs import SampleJob
@@ -24,9 +25,11 @@ from rushes_service.engine.fallback_memory import FallbackMemory
 from rushes_service.engine.fallbacks import ENCODE, decode_fallbacks
 from rushes_service.engine.kernels.attention import AUTO, Attention
 from rushes_service.engine.kernels.compiling import BlockCompiler
+from rushes_service.engine.kernels.drafting import check_transformers
 from rushes_service.engine.loaded import LoadedModel
 from rushes_service.engine.locks import EngineLocks
 from rushes_service.engine.parallel.partners import Partners
+from rushes_service.engine.placement import transformers_of
 from rushes_service.engine.progress import NoProgress, ProgressCallback
 from rushes_service.engine.receipt import device_name, versions
 from rushes_service.engine.sample import Decoding, DenoisedSample
@@ -159,6 +162,9 @@ class Engine:
         """
         parameters, warnings = resolve(job.prompt, architecture(job.model.architecture), job.model)
         find(job.model.architecture).check(parameters)
+        if job.draft is not None:
+            check_draft(job.model.architecture)
+            self.shared.partners.check_draft()
         requested = requested_loras(job)
         self._memory_gate.wait(watch)
         with device_errors(self.device, "sampling"):
@@ -201,6 +207,8 @@ class Engine:
     def _prepared(self, context: SampleContext) -> LoadedModel:
         """The base model with the sample's LoRAs in it."""
         loaded = self.base_models.load(context)
+        if context.job.draft is not None:
+            check_transformers(loaded.spec, transformers_of(loaded.base))
         loaded.base.noise_source = context.job.noise
         # Each size of a batch would be another graph, or another part for each device.
         alone = self.compiler is not None or not self.shared.partners.batching

@@ -21,7 +21,7 @@ MEDIA_TYPES: Mapping[str, MediaType] = {".png": "image/png", ".mp4": "video/mp4"
 
 
 def sample_path(job: SampleJob, parameters: SampleParameters) -> Path:
-    """`<output_dir>/sample/[<output_name>_]<e000001|000100>_<index>_<YYYYmmddHHMMSS>_<seed>[_<label>].png|mp4`.
+    """`<output_dir>/sample/[<output_name>_]<e000001|000100>_<index>_<YYYYmmddHHMMSS>_<seed>[_<label>][_draft<threshold>].png|mp4`.
 
     The time is that of submission, by the submitter's clock and time zone, so that a retry on any machine writes the
     same file. Interactive samples also carry their id: several may share all the rest.
@@ -38,6 +38,8 @@ def sample_path(job: SampleJob, parameters: SampleParameters) -> Path:
         parts.insert(0, job.output_name)
     if job.label:
         parts.append(job.label)
+    if job.draft is not None:
+        parts.append(f"draft{job.draft}")
     if job.priority == "interactive":
         parts.append(job.id[:8])
     suffix = ".png" if parameters.frame_count == 1 else ".mp4"

@@ -80,18 +80,27 @@ def read_field(client: Client, runs: Sequence[str]) -> Field:
 
 
 def field_of(runs: Mapping[str, Sequence[Entry]]) -> Field:
-    """The contenders of some runs, given their samples, newest first."""
+    """The contenders of some runs, given their samples, newest first.
+
+    Drafts are left out: they would be judged for what is approximate in them.
+    """
     contenders: list[Contender] = []
     prompts: dict[str, str] = {}
     directories: dict[Path, None] = {}
     for run, entries in runs.items():
-        done = [entry for entry in entries if entry.state == JobState.DONE.value and entry.result.get("path")]
+        done = [entry for entry in entries if is_ranked(entry)]
         directories.update(dict.fromkeys(directories_of(done)))
         grid = arrange(run, done, ())
         prompts.update((row.key, row.prompt) for row in grid.rows)
         contenders += contenders_of(grid, done, several=len(runs) > 1)
     kept = spread(contenders, MAX_CONTENDERS)
     return Field(tuple(runs), tuple(kept), prompts, tuple(directories), len(contenders) - len(kept))
+
+
+def is_ranked(entry: Entry) -> bool:
+    """True for a finished sample with a file that is no draft."""
+    finished = entry.state == JobState.DONE.value and bool(entry.result.get("path"))
+    return finished and entry.job.get("draft") is None
 
 
 def contenders_of(grid: Grid, entries: Sequence[Entry], *, several: bool) -> list[Contender]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
@@ -118,6 +119,18 @@ def active_attention() -> str:
 def repeated_blocks(model: nn.Module) -> tuple[str, ...]:
     """Names of the classes whose modules `compile_repeated_blocks` compiles; none for a model that has no such list."""
     return tuple(getattr(model, "_repeated_blocks", None) or ())
+
+
+def with_first_block_cache(transformer: nn.Module) -> list[nn.Module]:
+    """The blocks that FirstBlockCache is put into, in its order: the first decides, the last tells what to keep."""
+    lists = (child for name, child in transformer.named_children() if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS)
+    return [block for each in lists if isinstance(each, nn.ModuleList) for block in each]
+
+
+def forget_hooks(blocks: Iterable[nn.Module]) -> None:
+    """Take away what diffusers leaves in modules whose hooks have been removed."""
+    for block in blocks:
+        vars(block).pop("_diffusers_hook", None)
 
 
 def guidance_scale(pipeline: DiffusionPipeline) -> float:

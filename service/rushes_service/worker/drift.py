@@ -6,7 +6,7 @@ difference in 8-bit levels, over at most `KEPT_FRAMES` frames. A sample of the b
     <output_dir>/.rushes/drift/<key>.safetensors     latents float16, frames uint8 [T, h, w, 3]
 
 `key` names what both samples share: base model, prompt, parameters, seed and other LoRAs. A sample without such a file
-has no drift.
+has no drift, and neither has a draft: what is approximate in it is not the LoRA's.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class DriftMeter:
             yield frame
 
     def drift(self) -> Drift | None:
-        """The sample's drift, once its frames have passed; None for the base model and without a partner."""
-        if is_base(self._job):
+        """The sample's drift, once its frames have passed; None for the base model, drafts, and without a partner."""
+        if is_base(self._job) or self._job.draft is not None:
             return None
         base = self._load()
         if base is None:
@@ -112,7 +112,7 @@ class DriftMeter:
 
         A directory or store that refuses it costs the drift of later samples, not this one: it is logged.
         """
-        if not is_base(self._job):
+        if not is_base(self._job) or self._job.draft is not None:
             return
         arrays: Arrays = {"frames": self._pixels()}
         if (latents := self._latents()) is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rushes.families.drafts import check_draft
 from rushes.families.parameters import SampleParameters, resolve
 from rushes.families.table import architecture
 from rushes.wire.jobs import SampleJob
@@ -28,6 +29,7 @@ class PaintedSample:
     step: int
     warnings: tuple[str, ...] = ("painted by a dry run: no model was used",)
     overlaps: bool = True
+    draft: float | None = None
 
     def hand_over(self) -> None:
         """Nothing is shared with the next sample."""
@@ -49,7 +51,7 @@ class PaintedSample:
 
     def facts(self) -> dict[str, Any]:
         """Marks the receipt as a dry run."""
-        return {"engine": "dry run"}
+        return {"engine": "dry run", **({} if self.draft is None else {"draft": {"threshold": self.draft}})}
 
 
 class DryRunEngine:
@@ -72,6 +74,8 @@ class DryRunEngine:
     def denoise(self, job: SampleJob, watch: Lease, _waiting: object = None) -> PaintedSample:
         """Sleep through the steps of a sample."""
         parameters, _ = resolve(job.prompt, architecture(job.model.architecture))
+        if job.draft is not None:
+            check_draft(job.model.architecture)
         if self.loaded_model != job.model.fingerprint:
             watch.stage("load")
             time.sleep(self._load_s)
@@ -80,4 +84,4 @@ class DryRunEngine:
         for done in range(1, parameters.sample_steps + 1):
             time.sleep(self._step_s)
             watch.step(done, parameters.sample_steps)
-        return PaintedSample(parameters, job.step)
+        return PaintedSample(parameters, job.step, draft=job.draft)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def submit_sweep(job_id: str, asked: SweepRequest, context: Context) -> GridAnsw
         ]
         by_index = {found.get("prompt_index", 0): Prompt.model_validate(found["prompt"]) for found in like}
         prompts = sorted({**by_index, job.prompt_index: job.prompt}.items())
-    run = sweep_run(run_like(job), job.step)
+    run = sweep_run(replace(run_like(job), draft=asked.draft), job.step)
     jobs = list(
         sweep_jobs(
             run, prompts, checkpoint, step=job.step, epoch=job.epoch, strengths=asked.strengths, seeds=asked.seeds
@@ -116,7 +116,8 @@ def template(asked: GridRequest, entries: list[Entry], context: Context) -> Run:
         return run_of(asked, context.roots)
     run = run_like(SampleJob.model_validate(newest.job))
     loras = run_of(asked.model_copy(update={"model": run.model}), context.roots).loras if asked.loras else run.loras
-    return Run(**{**run.__dict__, "loras": loras})
+    # A draft among the samples makes no draft of what is asked for now.
+    return replace(run, loras=loras, draft=asked.draft)
 
 
 def prompts_of(asked: GridRequest, entries: list[Entry], context: Context) -> list[tuple[int, Prompt]]:
@@ -205,7 +206,7 @@ def combined(
 
 
 def identity(job: dict[str, object]) -> str:
-    """Key of a sample's picture: weights, strength, prompt and seed."""
+    """Key of a sample's picture: weights, strength, prompt, seed, and whether it is a draft."""
     prompt: dict[str, object] = job.get("prompt") or {}  # type: ignore[assignment]
     checkpoint: dict[str, object] = job.get("checkpoint") or {}  # type: ignore[assignment]
     strength = prompt.get("lora_multiplier")
@@ -213,4 +214,5 @@ def identity(job: dict[str, object]) -> str:
     weights = checkpoint.get("fingerprint", BASE_MODEL) if strength else BASE_MODEL
     content = {name: value for name, value in content_of(job).items() if value not in (None, [], ())}
     loras = [ExtraLora.model_validate(lora).identity for lora in job.get("loras") or []]  # type: ignore[attr-defined]
-    return digest([weights, strength if weights != BASE_MODEL else 0, content, prompt.get("seed"), loras])
+    strength = strength if weights != BASE_MODEL else 0
+    return digest([weights, strength, content, prompt.get("seed"), loras, job.get("draft")])

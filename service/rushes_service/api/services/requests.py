@@ -52,6 +52,7 @@ def run_of(request: RunFields, roots: Roots) -> Run:
         allow_partial_lora=request.allow_partial_lora,
         allow_other_family=request.allow_other_family,
         noise=request.noise,
+        draft=request.draft,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -34,7 +35,8 @@ def changed(record: JobRecord, asked: ResampleRequest, roots: Roots) -> SampleJo
     epoch = job.epoch if step == job.step else None
     prompt = changed_prompt(job.prompt, asked, roots)
     resolve(prompt, sampled_architecture(job.model.architecture), job.model)
-    return build_job(run_like(job), prompt, job.prompt_index, checkpoint, step, epoch, time.time())
+    run = run_like(job) if asked.draft is None else replace(run_like(job), draft=asked.draft)
+    return build_job(run, prompt, job.prompt_index, checkpoint, step, epoch, time.time())
 
 
 def changed_prompt(prompt: Prompt, asked: ResampleRequest, roots: Roots) -> Prompt:
@@ -63,6 +65,7 @@ def run_like(job: SampleJob) -> Run:
         allow_partial_lora=job.allow_partial_lora,
         allow_other_family=job.allow_other_family,
         noise=job.noise,
+        draft=job.draft,
     )
 
 

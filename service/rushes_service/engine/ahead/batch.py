@@ -101,11 +101,11 @@ def denoised_together(
 
 
 def weights_key(job: SampleJob) -> Hashable:
-    """What the weights, and the source of noise, of a sample depend on."""
+    """What the weights, the source of noise and the exactness of a sample depend on."""
     checkpoint = (job.checkpoint.fingerprint, job.checkpoint.expert) if job.checkpoint is not None else None
     loras = tuple((lora.fingerprint, lora.expert, lora.strength) for lora in job.loras)
     allowed = job.allow_partial_lora, job.allow_other_family
-    return job.model.fingerprint, checkpoint, loras, job.strength, allowed, job.noise
+    return job.model.fingerprint, checkpoint, loras, job.strength, allowed, job.noise, job.draft
 
 
 def prepared(base: Architecture, job: SampleJob, cache: ConditioningCache) -> Other | None:

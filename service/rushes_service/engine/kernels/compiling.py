@@ -139,14 +139,16 @@ class BlockCompiler:
             del build  # and with it a block's copy
 
 
-def compiling(compiler: BlockCompiler | None, loaded: LoadedModel) -> contextlib.AbstractContextManager[dict[str, Any]]:
+def compiling(
+    compiler: BlockCompiler | None, loaded: LoadedModel, *, eager: bool = False
+) -> contextlib.AbstractContextManager[dict[str, Any]]:
     """Around the denoising of a sample, see `BlockCompiler.counting`. Layers with hooks are left as they are: those of
-    an offloaded transformer, of one in float8, and those whose LoRA is beside the weights.
+    an offloaded transformer, of one in float8, and those whose LoRA is beside the weights; with `eager`, all are.
     """
     if compiler is None:
         return contextlib.nullcontext({})
     spec = loaded.spec
-    hooks = loaded.offloaded or spec.fp8_base or spec.fp8_scaled or loaded.loras.merger.hooked
+    hooks = eager or loaded.offloaded or spec.fp8_base or spec.fp8_scaled or loaded.loras.merger.hooked
     return compiler.counting(eager=hooks)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from rushes.errors import ConfigError
 from rushes.wire.jobs import SampleJob
 from rushes_service.engine.fallbacks import Fallback
 
@@ -37,6 +38,9 @@ class Partners:
     def unload(self) -> None:
         """Have the others give the memory of their models back."""
 
+    def check_draft(self) -> None:
+        """Raise `ConfigError` if no drafts can be made."""
+
     def can(self, fallback: Fallback) -> bool:
         """True if a way to make do with less memory may be tried."""
         del fallback
@@ -55,3 +59,9 @@ class Together(Partners):
     def can(self, fallback: Fallback) -> bool:
         """An offloaded transformer's blocks come and go."""
         return not fallback.offload
+
+    def check_draft(self) -> None:
+        """Each process has a part of the tokens, and would skip blocks by it that the others wait in."""
+        raise ConfigError(
+            "a draft is made by one device, and this worker's make each sample together (--devices): leave it out"
+        )

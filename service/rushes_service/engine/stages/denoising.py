@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from rushes_service.engine import placement
 from rushes_service.engine.ahead.batch import Other, SampleBatch, denoised_together
 from rushes_service.engine.context import SampleContext
 from rushes_service.engine.fallback_memory import StageAttempt
@@ -13,6 +14,7 @@ from rushes_service.engine.fallbacks import DENOISE, Fallback
 from rushes_service.engine.finite import FiniteCheck
 from rushes_service.engine.kernels.attention import Attention
 from rushes_service.engine.kernels.compiling import BlockCompiler, compiling
+from rushes_service.engine.kernels.drafting import Draft
 from rushes_service.engine.loaded import LoadedModel
 from rushes_service.engine.stages.loading import BaseModels
 from rushes_service.engine.stages.shared import Shared
@@ -67,24 +69,32 @@ class Denoising:
         ):
             finite = FiniteCheck(self._shared.device, context.parameters.lora_multiplier)
 
+            draft = Draft.of(context.job, context.parameters)
+
             def on_step(done: int, total: int, latents: torch.Tensor) -> None:
                 finite.step(done, total, latents)
+                draft.step_ended(done, total)
                 context.watch.step(done, total)
 
             attention = self._attention.choose(base.dtype, masks=base.uses_masks(conditioning))
             beside = self._others(loaded, conditioning, context) if fallback is DENOISE[0] else []
-            with attention.backend.active(), compiling(self._compiler, loaded) as compiled:
+            with (
+                attention.backend.active(),
+                compiling(self._compiler, loaded, eager=draft.asked) as compiled,
+                draft.active(placement.transformers_of(base)),
+            ):
                 made = denoised_together(base, conditioning, context, beside, on_step)
             finite.finish()
-            context.notes = tuple(filter(None, [attention.warning]))
-            how = {"attention": attention.backend.name, **compiled}
+            context.notes = tuple(filter(None, [draft.warning(), attention.warning]))
+            how = {"attention": attention.backend.name, **compiled, **draft.facts()}
             denoised, *more = (replace(each, facts={**each.facts, **how}) for each in made)
             self.batch.keep(beside, more, context.notes)
             return denoised
 
     def _others(self, loaded: LoadedModel, conditioning: Conditioning, context: SampleContext) -> list[Other]:
         """Samples that are to be denoised beside this one."""
-        if loaded.offloaded or self._shared.needs_all_memory(context):
+        # Drafts are made alone: the cache would decide for all samples of a batch at once.
+        if loaded.offloaded or self._shared.needs_all_memory(context) or context.job.draft is not None:
             return []
         with self._shared.encoders.session():
             return self.batch.others(loaded.base, conditioning, context, self._shared.conditioning)
