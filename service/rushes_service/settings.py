@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     encoder_memory: float | None = Field(default=None, ge=0)
     """GiB of host memory that text and image encoders may be kept in between prompts; 0 keeps none. By default as much
     as leaves a quarter of the host's memory available."""
+    model_memory: float | None = Field(default=None, ge=0)
+    """GiB of host memory that base models which are not in use may be kept in; 0 keeps none. By default as much as
+    leaves a quarter of the host's memory available."""
     compile: bool = False
     """Run the blocks of transformers by compiled graphs, once these are built; they are kept in `cache_dir`."""
     overlap: bool = True
@@ -117,6 +120,11 @@ class Settings(BaseSettings):
     def encoder_bytes(self) -> int | None:
         """`encoder_memory` in bytes."""
         return None if self.encoder_memory is None else int(self.encoder_memory * GIB)
+
+    @property
+    def model_bytes(self) -> int | None:
+        """`model_memory` in bytes."""
+        return None if self.model_memory is None else int(self.model_memory * GIB)
 
     @property
     def staged_bytes(self) -> int:

@@ -191,8 +191,8 @@ MEMORY = [
     Mutation(
         "a model is unloaded under a decode",
         f"{SERVICE}/engine/stages/loading.py",
-        "        self._shared.locks.wait_for_decoding()\n        self.unload()",
-        "        self.unload()",
+        '        self._shared.locks.wait_for_decoding()\n        attempt = self._shared.attempt("load"',
+        '        attempt = self._shared.attempt("load"',
         ORDER,
     ),
     Mutation(

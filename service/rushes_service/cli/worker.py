@@ -38,6 +38,7 @@ SETTINGS = (
     "batching",
     "min_free_vram",
     "encoder_memory",
+    "model_memory",
     "compile",
 )
 """Flags that are settings, too."""
@@ -71,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         type=float,
         help="host memory for text encoders between prompts; 0 keeps none (default: what leaves a quarter available)",
+    )
+    parser.add_argument(
+        "--model_memory",
+        metavar="GIB",
+        type=float,
+        help="host memory for base models not in use; 0 keeps none (default: what leaves a quarter available)",
     )
     parser.add_argument("--decode_device", metavar="D", help="decode on another GPU, cuda:1 for example")
     parser.add_argument("--no_tf32", action="store_true", help="keep convolutions in float32 exact: three times slower")
@@ -172,6 +179,7 @@ def make_engine(settings: Settings, args: argparse.Namespace) -> Sampler:
         batching=settings.batching,
         min_free_gib=settings.min_free_vram,
         encoder_bytes=settings.encoder_bytes,
+        model_bytes=settings.model_bytes,
         compiled=settings.compile,
     )
 

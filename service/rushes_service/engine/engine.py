@@ -23,6 +23,7 @@ from rushes_service.engine.ahead.checkpoints import CheckpointReader
 from rushes_service.engine.context import SampleContext, Waiting, nothing_waits
 from rushes_service.engine.fallback_memory import FallbackMemory
 from rushes_service.engine.fallbacks import ENCODE, decode_fallbacks
+from rushes_service.engine.kept.models import KeptModels
 from rushes_service.engine.kernels.attention import AUTO, Attention
 from rushes_service.engine.kernels.compiling import BlockCompiler
 from rushes_service.engine.kernels.drafting import check_transformers
@@ -67,6 +68,7 @@ class Engine:
         compiled: run the transformer's blocks by compiled graphs, see `compiling`.
         batching: whether small samples, and their guidance, are denoised in one batch.
         encoder_bytes: host memory for encoders between prompts, see `EncoderStore`; None is as much as there is.
+        model_bytes: host memory for base models that are not in use, see `KeptModels`; None is as much as there is.
         measure: bytes that this process could use on a device.
 
     Raises:
@@ -88,6 +90,7 @@ class Engine:
         compiled: bool = False,
         batching: Batching = "auto",
         encoder_bytes: int | None = None,
+        model_bytes: int | None = None,
         measure: Callable[[torch.device], int] = available_bytes,
     ) -> None:
         other = resolve_device(decode_device) if decode_device else None
@@ -102,6 +105,7 @@ class Engine:
             ConditioningCache(cache_dir / CONDITIONING_DIR, cache_bytes, usual),
             EncoderStore(encoder_bytes),
             CheckpointReader(here),
+            KeptModels(model_bytes),
         )
         self._tf32 = allow_tf32(tf32) if here.type == "cuda" else None
         self.batching: Batching = batching
@@ -138,7 +142,7 @@ class Engine:
             return memory_now(self.device, self._peaks.note())
 
     def unload(self) -> None:
-        """Give the base model's memory back."""
+        """Give the memory of the base model back, and that of those which are kept."""
         self._denoising.batch.forget()
         self.base_models.unload()
         self.shared.partners.unload()

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from rushes.wire.models import ModelSpec
 from rushes_service.engine import placement
 from rushes_service.engine.fallback_memory import StageAttempt
+from rushes_service.engine.kept.files import Stamps, stamps_of
+from rushes_service.engine.kept.host_copy import HostCopy, bytes_of, can_be_moved
 from rushes_service.engine.offload import BlockOffloader
 from rushes_service.lora.manager import LoraManager
+from rushes_service.lora.text_encoders import TextLoras
 from rushes_service.models.base import Architecture
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.method_caches import give_own_caches
@@ -26,7 +30,8 @@ from rushes_service.runtime.devices import CPU, name_of
 class LoadedModel:
     """A base model whose VAE is on `device` and whose transformer is there, too, or offloaded, or put aside.
 
-    `offloaded_by` is the attempt in which memory ran out, if the transformer is offloaded for that reason.
+    `offloaded_by` is the attempt in which memory ran out, if the transformer is offloaded for that reason. `host_copy`
+    is what brought it back to the device, if it has left that once, see `leave`.
     """
 
     spec: ModelSpec
@@ -35,6 +40,9 @@ class LoadedModel:
     loras: LoraManager
     offloaders: list[BlockOffloader] = field(default_factory=list)
     offloaded_by: StageAttempt | None = None
+    stamps: Stamps = ()
+    """Of the files that it was loaded from."""
+    host_copy: HostCopy | None = None
     _aside: bool = False
 
     @property
@@ -90,9 +98,56 @@ class LoadedModel:
         yield
         self.settle()
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """All that is loaded, with the copy of the VAE on another device."""
+        parts = self.base.parts
+        return parts if self.base.decoder is self.base.vae else [*parts, self.base.decoder]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all weights."""
+        return bytes_of(self.modules)
+
+    @property
+    def bytes_to_copy(self) -> int:
+        """Bytes of host memory that it takes to `leave`."""
+        return 0 if self.host_copy is not None else bytes_of(self.modules, on_device=True)
+
+    @property
+    def can_leave(self) -> bool:
+        """True if all weights can be moved, and are where they should be."""
+        return not self._aside and can_be_moved(self.modules)
+
+    def drop_loras(self) -> None:
+        """Forget the LoRAs; the weights are the base afterwards, or will be when the model has left its device."""
+        replaced = self.host_copy is not None and self.host_copy.has_all_of(self.base.transformer)
+        self.loras.forget(restore=not replaced)
+        self.base.text_loras = TextLoras()
+
+    def leave(self) -> None:
+        """Keep all weights in host memory, and nothing on the device; the LoRAs must have been dropped.
+
+        Raises the device's errors; the model is then of no use. On the CPU weights stay where they are.
+        """
+        for offloader in self.offloaders:
+            offloader.release()
+        if self.host_copy is None:
+            self.host_copy = HostCopy(self.modules)
+        else:
+            self.host_copy.leave()
+        for part in placement.transformers_of(self.base):
+            give_own_caches(part)  # tables on the device
+
+    def enter(self) -> None:
+        """Come back to the device; raises its errors, and is then in host memory as before."""
+        if self.host_copy is not None:
+            self.host_copy.enter()
+
     def offload(self, attempt: StageAttempt) -> None:
         """Offload the transformer from now on; the weights become the base, the LoRAs have to be applied again."""
         self.loras.merger.restore()
+        self.host_copy = None  # of weights that are not to lie on the device
         self._aside = True  # half of it may be offloaded when memory runs out again
         self.offloaders = [BlockOffloader(part, self.device) for part in placement.transformers_of(self.base)]
         self._aside = False
@@ -135,6 +190,7 @@ def load_model(
     Raises:
         InputError: see `Architecture.load`, `WeightStorage.prepare`.
     """
+    stamps = stamps_of(spec)
     base = find(spec.architecture)(spec, device, dtype, file_hashes)
     base.storage = placement.storage_for(base, device)
     with placement.working_on(base, CPU if offload else device):
@@ -151,4 +207,4 @@ def load_model(
             part.to(device)
     if decode_device not in (None, device):
         base.decode_on(decode_device)
-    return LoadedModel(spec, base, device, lora_manager(base, spec, device), offloaders)
+    return LoadedModel(spec, base, device, lora_manager(base, spec, device), offloaders, stamps=stamps)

@@ -42,6 +42,12 @@ class EngineLocks:
             self._changed.wait_for(lambda: all(decode.thread == own for decode in self._decodes))
 
     @property
+    def registered(self) -> bool:
+        """True while any thread decodes, this one too, or is about to."""
+        with self._changed:
+            return bool(self._decodes)
+
+    @property
     def decoding(self) -> bool:
         """True while another thread decodes, or is about to."""
         own = threading.get_ident()

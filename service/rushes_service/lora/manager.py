@@ -120,6 +120,18 @@ class LoraManager:
         """What is to be merged into the text encoders."""
         return TextLoras(tuple((lora, file.strength) for file, lora in self._applied))
 
+    def forget(self, *, restore: bool) -> None:
+        """Give back all files and copies; no thread may be reading ahead.
+
+        Args:
+            restore: bring the weights back to the base before. Otherwise others take their place.
+        """
+        if restore:
+            self.merger.restore()
+        self.merger.forget()
+        self.ahead.forget()
+        self._read, self._applied = {}, ()
+
     def leave_device(self) -> None:
         """Move what is kept of the base weights to host memory."""
         self.merger.leave_device()

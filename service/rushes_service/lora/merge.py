@@ -123,6 +123,12 @@ class LoraMerger:
         self._hooks.remove()
         self._restore(list(self._states))
 
+    def forget(self) -> None:
+        """Give back the copies and all that is beside the weights, which are the base again or are replaced by it."""
+        self._hooks.remove()
+        self._states.clear()
+        self._pristine = type(self._pristine)()
+
     def leave_device(self) -> None:
         """Move the pristine copies off the device."""
         self._pristine.leave_device()

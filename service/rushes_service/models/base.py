@@ -106,6 +106,11 @@ class Architecture(ABC):
         self._decoder = copy.deepcopy(self.vae).to(device)
 
     @property
+    def parts(self) -> list[nn.Module]:
+        """All modules that `load` has loaded."""
+        return [self.transformer, self.vae]
+
+    @property
     def vae_dtype(self) -> torch.dtype:
         """The precision of the VAE: as asked for, else the family's usual one."""
         asked = self.model.vae_dtype

@@ -19,14 +19,11 @@ from torch import nn
 
 from rushes_service.runtime.device_memory import free_memory
 from rushes_service.runtime.host_memory import HostMemory, host_memory
-from rushes_service.runtime.pinned import pinned_copies
+from rushes_service.runtime.pinned import move_to_pinned
 
 logger = logging.getLogger("rushes.worker")
 
 Key = tuple[Hashable, ...]
-
-CHUNK_BYTES = 256 << 20
-"""Copied to pinned memory at a time: so much is in memory twice for a moment."""
 
 
 @dataclass
@@ -149,7 +146,7 @@ class EncoderStore:
         tensors = list(weights(module))
         if tensors and keep and self._room_for(sum(tensor.nbytes for tensor in tensors)):
             if device.type != "cpu":
-                pin(tensors)
+                move_to_pinned(tensors)
             placed.host = [tensor.data for tensor in tensors]
             placed.enter(device)
         else:
@@ -212,15 +209,3 @@ class EncoderStore:
 def weights(module: nn.Module) -> Iterator[torch.Tensor]:
     """Parameters and buffers of a module, each once."""
     return chain(module.parameters(), module.buffers())
-
-
-def pin(tensors: list[torch.Tensor]) -> None:
-    """Let each tensor have its numbers in pinned memory."""
-    chunk: list[torch.Tensor] = []
-    for index, tensor in enumerate(tensors):
-        chunk.append(tensor)
-        if sum(each.nbytes for each in chunk) < CHUNK_BYTES and index + 1 < len(tensors):
-            continue
-        for each, copy in zip(chunk, pinned_copies([each.data for each in chunk]), strict=True):
-            each.data = copy
-        chunk = []

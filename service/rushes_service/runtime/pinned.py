@@ -21,6 +21,9 @@ logger = logging.getLogger("rushes.worker")
 LARGE = 64 << 20
 """Bytes from which a buffer is locked by itself. Smaller ones come from PyTorch's allocator, which reuses them."""
 
+CHUNK_BYTES = 256 << 20
+"""Moved to pinned memory at a time: so much is in memory twice for a moment."""
+
 PAGE = 4096
 ALIGNMENT = 256
 """Of each tensor in a buffer, in bytes: what kernels like best, and a multiple of every precision."""
@@ -79,3 +82,27 @@ def pinned_copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
         torch.cuda.current_stream(device).synchronize()
     return copies
+
+
+def move_to_pinned(tensors: Sequence[torch.Tensor]) -> None:
+    """Let each tensor have its numbers in pinned host memory, whatever device it was on.
+
+    One that is not contiguous keeps its order of dimensions, which kernels go by, and is in ordinary memory.
+    """
+    chunk: list[torch.Tensor] = []
+    for tensor in tensors:
+        if not tensor.is_contiguous():
+            tensor.data = tensor.data.to("cpu")
+            continue
+        chunk.append(tensor)
+        if sum(each.nbytes for each in chunk) >= CHUNK_BYTES:
+            move_chunk(chunk)
+            chunk = []
+    if chunk:
+        move_chunk(chunk)
+
+
+def move_chunk(tensors: Sequence[torch.Tensor]) -> None:
+    """Move tensors to one pinned buffer."""
+    for tensor, copy in zip(tensors, pinned_copies([tensor.data for tensor in tensors]), strict=True):
+        tensor.data = copy

@@ -13,8 +13,14 @@ from device_support import DENSE, PRECISIONS, Watch, Workplace, same_weights, sa
 from engine_support import Recorder
 from family_support import FAMILIES
 from rushes.errors import SampleCancelled
+from rushes_service.engine.kept.models import KeptModels
+from rushes_service.runtime.host_memory import HostMemory
 
 WAN = "wan2.1-t2v"
+KONTEXT = "flux1-kontext"
+SCHEDULER_BYTES = 512
+"""On the card, of a model that is kept: the least that an allocator gives."""
+
 MODEL = PRECISIONS["bfloat16"]
 
 
@@ -226,3 +232,42 @@ def test_a_checkpoint_that_was_read_ahead_makes_the_same(benches: Any, workplace
     wanted = sample(plain, second)
     assert sample(engine, second).same_as(wanted)
     assert not engine.loaded.loras.ahead
+
+
+@pytest.mark.usefixtures("one_card")
+def test_two_models_in_turn_leave_the_card_and_come_back_to_the_same_bits(
+    benches: Any, workplace: Workplace, gpu: Any
+) -> None:
+    jobs = [workplace.job(family, benches.adapter(family, "LoRA"), model=MODEL) for family in (WAN, KONTEXT)]
+    jobs.append(workplace.job(WAN, model=MODEL))
+    wanted, alone = [], []
+    for job in jobs:
+        settled()
+        before = gpu.ask("held")
+        engine = workplace.engine()
+        wanted.append(sample(engine, job))
+        settled()
+        alone.append(gpu.ask("held") - before)
+        engine.unload()
+    settled()
+    empty = gpu.ask("held")
+    engine = workplace.engine()
+    engine.shared.kept = KeptModels(1 << 30, lambda: HostMemory(100 << 30, 90 << 30))
+    held = []
+    for turn in (0, 1, 2, 1) * 3:
+        made = sample(engine, jobs[turn])
+        assert made.same_as(wanted[turn])
+        assert made.heard.stages[0] == "load"
+        settled()
+        assert gpu.ask("held") - empty <= alone[turn] + 2 * SCHEDULER_BYTES
+        held.append((gpu.ask("held"), gpu.ask("pinned")))
+    assert held[4:8] == held[8:]
+    late = engine.denoise(jobs[1], Recorder())
+    ran_out = sample(engine, jobs[2], Watch(at={"load": lambda: gpu.fail(3)}))
+    assert "load" in ran_out.facts["out_of_memory"]
+    assert ran_out.same_as(wanted[2])
+    torch.testing.assert_close(torch.cat(list(late.pixels()), dim=1), wanted[1].pixels)
+    engine.unload()
+    del engine, late
+    settled()
+    assert gpu.ask("held") <= empty

@@ -19,6 +19,9 @@ class Partners:
     batching = True
     """Whether samples may share a batch."""
 
+    keeping = True
+    """Whether a model that leaves may be kept in host memory."""
+
     def install(self, transformers: Sequence[nn.Module]) -> None:
         """Have the transformers of a model that was loaded computed by all.
 
@@ -52,9 +55,12 @@ class Partners:
 
 
 class Together(Partners):
-    """What holds for each of several processes. Offloaded transformers and batches were not tried with it."""
+    """What holds for each of several processes. Offloaded transformers and batches were not tried with it, and a model
+    in host memory would be there once for each.
+    """
 
     batching = False
+    keeping = False
 
     def can(self, fallback: Fallback) -> bool:
         """An offloaded transformer's blocks come and go."""

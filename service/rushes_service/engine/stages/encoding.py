@@ -31,6 +31,7 @@ def encoded(shared: Shared, loaded: LoadedModel, context: SampleContext, fallbac
         stack.enter_context(shared.locks.vae_lock)
         stack.enter_context(context.clock.timing("encode"))
         stack.enter_context(device_errors(shared.device, "encoding"))
+        stack.enter_context(shared.kept.relieving(shared.device, loaded))  # encoders come by way of host memory
         if fallback.transformer_on_cpu:
             # Only when something is encoded: a cached prompt needs no room.
             make_room = contextlib.ExitStack()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from rushes.errors import OutOfMemory
-from rushes.wire.models import Dtype
+from rushes.wire.models import Dtype, ModelSpec
 from rushes_service.engine import placement
 from rushes_service.engine.context import SampleContext
 from rushes_service.engine.fallback_memory import StageAttempt
@@ -38,9 +38,10 @@ class BaseModels:
         self._compiler = compiler
 
     def unload(self) -> None:
-        """Give the memory of the base model back."""
+        """Give the memory of the base model back, and that of those which are kept."""
         self._shared.reader.wait()
         self.loaded = None
+        self._shared.kept.give_back()
         free_memory(self._shared.device)
 
     def relieve(self) -> None:
@@ -48,6 +49,7 @@ class BaseModels:
         self._shared.encoders.relieve()
         if self.loaded is not None:
             self._shared.reader.relieve(self.loaded.loras)
+        self._shared.kept.relieve(self.loaded)
 
     def make_room(self) -> None:
         """Free what can be freed, after memory ran out."""
@@ -58,6 +60,7 @@ class BaseModels:
                 self.loaded.loras.leave_device()
         if shared.device == CPU:
             shared.encoders.give_back()  # elsewhere they are not where memory ran out
+            shared.kept.give_back()
             if self.loaded is not None:
                 self.loaded.loras.ahead.forget()
         free_memory(shared.device)
@@ -71,10 +74,9 @@ class BaseModels:
         if self.loaded is not None and self._usable(self.loaded, context):
             return self.loaded
         self._shared.locks.wait_for_decoding()
-        self.unload()
-        self._shared.encoders.relieve()
         attempt = self._shared.attempt("load", context.model_shape, LOAD, context)
         self.loaded = attempt.run(lambda fallback: self._load(context, fallback, attempt), self.make_room)
+        self._shared.kept.trim(self.loaded)
         return self.loaded
 
     def _load(self, context: SampleContext, fallback: Fallback, attempt: StageAttempt) -> LoadedModel:
@@ -85,14 +87,50 @@ class BaseModels:
             context.clock.timing("load"),
             device_errors(shared.device, "loading the model"),
         ):
-            loaded = load_model(
-                model,
-                shared.device,
-                resolve_dtype(model.dtype or self._dtype, shared.device),
-                FileHashCache(shared.conditioning.directory / FILE_HASHES_DIR),
-                offload=self._offload or fallback.offload,
-                decode_device=shared.decode_device,
-            )
+            self._make_way(model.fingerprint)
+            with shared.kept.relieving(shared.device):
+                return self._returned(model.fingerprint, fallback) or self._read(model, fallback, attempt)
+
+    def _make_way(self, wanted: str) -> None:
+        """Let the loaded model go; another than the wanted one is kept, if there is room."""
+        shared = self._shared
+        shared.reader.wait()
+        leaving, self.loaded = self.loaded, None  # half moved it is of no use
+        may_stay = shared.partners.keeping and not shared.locks.registered
+        if leaving is not None and leaving.fingerprint != wanted and may_stay:
+            try:
+                with device_errors(shared.device, "moving a model to host memory"):
+                    shared.kept.keep(leaving, wanted)
+            except (OutOfMemory, ValueError) as error:
+                logger.warning("%s is not kept: %s", leaving.spec.label, error)
+        del leaving
+        free_memory(shared.device)
+        shared.encoders.relieve()
+
+    def _returned(self, fingerprint: str, fallback: Fallback) -> LoadedModel | None:
+        """A model that was kept, back on the device; None if it must be loaded. Raises the device's errors."""
+        kept = self._shared.kept.take(fingerprint)
+        if kept is None or (fallback.offload and not kept.offloaded) or self._may_fit(kept):
+            return None
+        try:
+            kept.enter()
+        except BaseException:
+            self._shared.kept.put_back(kept)
+            raise
+        logger.info("%s is back from host memory", kept.spec.label)
+        return kept
+
+    def _read(self, model: ModelSpec, fallback: Fallback, attempt: StageAttempt) -> LoadedModel:
+        """A model that is loaded from its files."""
+        shared = self._shared
+        loaded = load_model(
+            model,
+            shared.device,
+            resolve_dtype(model.dtype or self._dtype, shared.device),
+            FileHashCache(shared.conditioning.directory / FILE_HASHES_DIR),
+            offload=self._offload or fallback.offload,
+            decode_device=shared.decode_device,
+        )
         loaded.base.encoders = shared.encoders
         loaded.offloaded_by = attempt if fallback.offload else None
         if self._compiler is not None:
@@ -100,12 +138,18 @@ class BaseModels:
         shared.partners.install(placement.transformers_of(loaded.base))
         return loaded
 
+    def _may_fit(self, loaded: LoadedModel) -> bool:
+        """True if a model was offloaded for lack of memory that may be there again."""
+        if loaded.offloaded_by is None or self._shared.fallbacks.remembers(loaded.offloaded_by):
+            return False
+        logger.info("%s is loaded anew: there may be memory for the whole transformer again", loaded.spec.label)
+        return True
+
     def _usable(self, loaded: LoadedModel, context: SampleContext) -> bool:
         """True if a loaded model is the one that is asked for, complete, and where it should be."""
         if loaded.fingerprint != context.job.model.fingerprint:
             return False
-        if loaded.offloaded_by is not None and not self._shared.fallbacks.remembers(loaded.offloaded_by):
-            logger.info("%s is loaded anew: there may be memory for the whole transformer again", loaded.spec.label)
+        if self._may_fit(loaded):
             return False
         try:
             with self._shared.using(loaded, "load", context, "bringing the transformer back"):

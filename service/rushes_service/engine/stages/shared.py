@@ -12,6 +12,7 @@ from rushes_service.engine.ahead.checkpoints import CheckpointReader
 from rushes_service.engine.context import SampleContext
 from rushes_service.engine.fallback_memory import FallbackMemory, StageAttempt
 from rushes_service.engine.fallbacks import Fallback
+from rushes_service.engine.kept.models import KeptModels
 from rushes_service.engine.loaded import LoadedModel
 from rushes_service.engine.locks import EngineLocks
 from rushes_service.engine.parallel.partners import Partners
@@ -31,6 +32,7 @@ class Shared:
     conditioning: ConditioningCache
     encoders: EncoderStore
     reader: CheckpointReader
+    kept: KeptModels
     partners: Partners = field(default_factory=Partners)
 
     def needs_all_memory(self, context: SampleContext) -> bool:

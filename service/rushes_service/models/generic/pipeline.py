@@ -71,6 +71,7 @@ class AnyPipeline(Architecture):
         self.files: PipelineFiles = find_pipeline(model, self.spec, self.file_hashes)
         self.source = self.files.source
         self._pipe: Any = None
+        self._parts: list[nn.Module] = []
         self._absent: Any = None
         self._decode_calls: Any = WeakTensorKeyDictionary()
         """How the pipeline decodes latents that it made."""
@@ -109,6 +110,7 @@ class AnyPipeline(Architecture):
                 self.files.source.directory, torch_dtype=self.dtype, local_files_only=True, **given
             )
         self._absent = AbsentEncoders(self._pipe, self.files, self.dtype)
+        self._parts = list(loaded.values())
         for part in loaded.values():
             # As in a bare script: for weights without gradients torch takes other kernels, whose last bits differ.
             if self.storage is None:
@@ -128,6 +130,10 @@ class AnyPipeline(Architecture):
     @property
     def transformer(self) -> nn.Module:
         return backbone(self._pipe)  # type: ignore[no-any-return]
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        return self._parts
 
     @property
     def vae(self) -> Any:

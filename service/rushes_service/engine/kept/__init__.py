@@ -1,0 +1,1 @@
+"""Base models that wait in host memory while another one is loaded."""
