@@ -111,6 +111,8 @@ class BaseModels:
         """A model that was kept, back on the device; None if it must be loaded. Raises the device's errors."""
         kept = self._shared.kept.take(fingerprint)
         if kept is None or (fallback.offload and not kept.offloaded) or self._may_fit(kept):
+            del kept
+            free_memory(CPU)
             return None
         try:
             kept.enter()
