@@ -20,6 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from building import LIBRARY, build, why_not
 
+NOTHING_CHOSEN = 5
+"""pytest's exit code when it has found no test."""
+
 BUILD_DIRECTORY = "PRETENDED_CUDA_BUILD"
 """Environment variable with a directory in which builds are kept from one session to the next."""
 
@@ -47,12 +50,16 @@ def pretended_cuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_cases(pretended_cuda: Path, tmp_path: Path) -> Runner:
-    """Run one file of `cases/`; the test fails, with pytest's own words, if one of its cases does."""
+    """Run files of `cases/` in one process; the test fails, with pytest's own words, if one of their cases does.
 
-    def run(name: str) -> None:
+    It is skipped where `DEVICE_ARGS` choose none of them.
+    """
+
+    def run(*names: str) -> None:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(CASES / name)]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
         command += [
+            *(str(CASES / name) for name in names),
             "--durations",
             "5",
             "--basetemp",
@@ -62,7 +69,11 @@ def run_cases(pretended_cuda: Path, tmp_path: Path) -> Runner:
         environment = {**clean, LIBRARY: str(pretended_cuda), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         sys.stdout.write(done.stdout[-20_000:])
+        if done.returncode == NOTHING_CHOSEN and os.environ.get("DEVICE_ARGS"):
+            pytest.skip(f"{', '.join(names)}: DEVICE_ARGS choose no case")
         if done.returncode:
-            pytest.fail(f"{name}: cases failed\n{done.stdout[-12_000:]}\n{done.stderr[-2_000:]}", pytrace=False)
+            pytest.fail(
+                f"{', '.join(names)}: cases failed\n{done.stdout[-12_000:]}\n{done.stderr[-2_000:]}", pytrace=False
+            )
 
     return run

@@ -148,44 +148,43 @@ def settled() -> None:
     gc.collect()
 
 
-Writer = Callable[[Engine, Path], Path]
+Writer = Callable[[Any, Path], Path]
 
 
-def low_rank(engine: Engine, path: Path) -> Path:
-    """A LoRA in musubi's format for the engine's model."""
-    return written(engine, path, lora_support.musubi, original=True)
+def low_rank(base: Any, path: Path) -> Path:
+    """A LoRA in musubi's format for a family's loaded base model."""
+    return written(base, path, lora_support.musubi, original=True)
 
 
-def kronecker(engine: Engine, path: Path) -> Path:
+def kronecker(base: Any, path: Path) -> Path:
     """A LoKr."""
-    return written(engine, path, lora_support.lokr, original=True)
+    return written(base, path, lora_support.lokr, original=True)
 
 
-def hadamard(engine: Engine, path: Path) -> Path:
+def hadamard(base: Any, path: Path) -> Path:
     """A LoHa."""
-    return written(engine, path, lora_support.loha, original=True)
+    return written(base, path, lora_support.loha, original=True)
 
 
-def decomposed(engine: Engine, path: Path) -> Path:
+def decomposed(base: Any, path: Path) -> Path:
     """A DoRA in diffusers' format: magnitudes a tenth above those of the base."""
-    transformer = base_of(engine).transformer
-    modules = lora_support.linears(transformer, base_of(engine).lora_names(), original=False)
+    transformer = base.transformer
+    modules = lora_support.linears(transformer, base.lora_names(), original=False)
     adapter = lora_support.diffusers(modules, torch.Generator().manual_seed(5))
     for module in modules:
-        weight = transformer.get_submodule(module.targets[0].module).weight.detach().float().cpu()
+        weight = transformer.get_submodule(module.targets[0].module).weight.detach().float()
         adapter.tensors[f"transformer.{module.name}.dora_scale"] = weight.norm(dim=1, keepdim=True) * 1.1
     return lora_support.write(adapter, path)
 
 
-def whole(engine: Engine, path: Path) -> Path:
+def whole(base: Any, path: Path) -> Path:
     """A checkpoint of all weights, each a hundredth larger."""
-    named = base_of(engine).transformer.named_parameters()
-    save_file({name: (value.detach().float().cpu() * 1.01).contiguous() for name, value in named}, path)
+    named = base.transformer.named_parameters()
+    save_file({name: (value.detach().float() * 1.01).contiguous() for name, value in named}, path)
     return path
 
 
-def written(engine: Engine, path: Path, kind: Any, *, original: bool) -> Path:
-    base = base_of(engine)
+def written(base: Any, path: Path, kind: Any, *, original: bool) -> Path:
     modules = once_each(lora_support.linears(base.transformer, base.lora_names(), original=original))
     return lora_support.write(kind(modules, torch.Generator().manual_seed(5)), path)
 

@@ -28,9 +28,8 @@ SECURITY_TESTS = ("tests/integration/test_api_security.py",)
 LORA_TESTS = ("tests/unit/test_lora.py",)
 ORDER = ("tests/unit/test_engine_order.py",)
 FALLBACK_TESTS = ("tests/unit/test_fallback_memory.py",)
-DEVICE_MEMORY = ("tests/device/test_device_out_of_memory.py",)
-DEVICE_LIFE = ("tests/device/test_device_worker_life.py",)
-DEVICE_ADAPTERS = ("tests/device/test_device_adapters.py",)
+DEVICE_FAULTS = ("tests/device/test_device_faults.py",)
+DEVICE_FAMILIES = ("tests/device/test_device_families.py",)
 
 QUEUE = [
     Mutation(
@@ -200,7 +199,7 @@ MEMORY = [
         f"{SERVICE}/engine/loaded.py",
         "        if not self._aside:\n            return",
         "        return",
-        DEVICE_MEMORY,
+        DEVICE_FAULTS,
         cases="wan2.1-t2v-encode-0.5-once",
     ),
     Mutation(
@@ -208,24 +207,57 @@ MEMORY = [
         f"{SERVICE}/engine/loaded.py",
         "        for offloader in self.offloaders:\n            offloader.reset()",
         "        for offloader in self.offloaders:\n            pass",
-        DEVICE_MEMORY,
-        cases="wan2.1-t2v-denoise-0.5",
+        DEVICE_FAULTS,
+        cases="block_that_failed",
     ),
     Mutation(
         "the card is not made the thread's own",
         f"{SERVICE}/runtime/devices.py",
         '    if device.type == "cuda":\n        torch.cuda.set_device(device)',
         "",
-        DEVICE_LIFE,
+        DEVICE_FAULTS,
         cases="second_card and wan2.1-t2v",
     ),
     Mutation(
-        "scales of float8 are taken where they lie",
-        f"{SERVICE}/runtime/float8.py",
-        "self.scales.to(weight)",
-        "self.scales.to(weight.dtype)",
-        DEVICE_ADAPTERS,
+        "scales of float8 stay behind when a block moves",
+        f"{SERVICE}/engine/offload.py",
+        "= [*module.parameters(), *module.buffers()]\n        self.bytes",
+        "= [*module.parameters()]\n        self.bytes",
+        DEVICE_FAMILIES,
         cases="offloaded and wan2.1-t2v and scales",
+    ),
+    Mutation(
+        "an offloaded model's VAE stays in host memory",
+        f"{SERVICE}/engine/loaded.py",
+        "    base.vae.to(device)",
+        "    base.vae.to(CPU if offload else device)",
+        DEVICE_FAMILIES,
+        cases="offloaded and hunyuan-video-i2v-bfloat16",
+    ),
+    Mutation(
+        "frames become bytes outside of the error handling",
+        f"{SERVICE}/engine/sample.py",
+        "in self._decoded(attempt.fallback, done, convert, alone=attempt.at > 0):",
+        "in ((n, convert(p)) for n, p in self._decoded(attempt.fallback, done, lambda p: p, alone=attempt.at > 0)):",
+        DEVICE_FAULTS,
+        cases="after_the_decoder",
+    ),
+    Mutation(
+        "a decode is registered when it begins, and not when it is handed over",
+        f"{SERVICE}/engine/sample.py",
+        "        self._registration = self._decoding.locks.register_decode(here=False)\n"
+        "        weakref.finalize(self, self._registration.release)\n",
+        "        pass\n",
+        DEVICE_FAULTS,
+        cases="handed_over",
+    ),
+    Mutation(
+        "what the CPU has encoded passes for the card's",
+        f"{SERVICE}/engine/stages/encoding.py",
+        'if place.type == "cpu":',
+        "if fallback.encoders_on_cpu:",
+        DEVICE_FAULTS,
+        cases="cpu_worker",
     ),
 ]
 MUTATIONS = [*QUEUE, *PROMPTS, *SECURITY, *WEIGHTS, *MEMORY]

@@ -71,7 +71,7 @@ def fails(tests: tuple[str, ...], cases: str, tree: Path) -> bool:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
         return True
-    if done.returncode == NOTHING_RAN:
+    if done.returncode == NOTHING_RAN or (done.returncode == 0 and b" passed" not in done.stdout):
         raise SystemExit(f"{' '.join(tests)} {cases}: no tests")
     return done.returncode != 0
 

@@ -47,8 +47,7 @@ class Float8Linear(nn.Linear):
         weight = self.weight.to(dtype)
         if self.scales is None:
             return weight
-        # Offloading brings back the weight alone: scales may still lie where the layer last computed.
-        return (weight.unflatten(1, (self.scales.shape[1], -1)) * self.scales.to(weight)).flatten(1)
+        return (weight.unflatten(1, (self.scales.shape[1], -1)) * self.scales.to(dtype)).flatten(1)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return functional.linear(input, self.expanded(input.dtype), self.bias)

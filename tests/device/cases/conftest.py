@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,18 @@ import torch  # noqa: E402
 from device_support import ADAPTERS, PRECISIONS, Made, Workplace, sample, settled, weights_of  # noqa: E402
 from family_support import FAMILIES  # noqa: E402
 from rushes_service.engine.engine import Engine  # noqa: E402
+from rushes_service.engine.loaded import load_model  # noqa: E402
+from rushes_service.models.encoders import t5_clip  # noqa: E402
+from rushes_service.models.loading.files.hashes import FileHashCache  # noqa: E402
 from rushes_service.models.qwen import edit  # noqa: E402
 from rushes_service.models.registry import find  # noqa: E402
+from rushes_service.runtime.devices import CPU  # noqa: E402
 
 edit.VAE_AREA = 64 * 64
 """A control image has a megapixel, whatever the sample's size: with it, a sample takes the pretended card 15 s."""
+
+t5_clip.T5_TOKENS = 32
+"""FLUX.1 is shown 512 tokens, whatever the prompt."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,15 +77,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Faults that are known: their cases must fail, and the mark goes when they are mended."""
-    for item in items:
-        for cases, reason in KNOWN_FAULTS.items():
-            if re.search(cases, item.nodeid):
-                item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
+    """Within a file, cases of a family and a precision follow each other, so that an engine is loaded once for them."""
+    items.sort(key=lambda item: (item.path, *places(getattr(item, "callspec", None))))
 
 
-KNOWN_FAULTS: dict[str, str] = {}
-"""Patterns of cases, and what is wrong."""
+def places(parameters: Any) -> tuple[int, int]:
+    """Places of a case's family and precision among all; cases without come first."""
+    chosen = parameters.params if parameters else {}
+    family, precision = chosen.get("family"), chosen.get("precision")
+    return (
+        FAMILIES.index(family) if family in FAMILIES else -1,
+        list(PRECISIONS).index(precision) if precision in PRECISIONS else -1,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -89,49 +98,56 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 @dataclass
 class Bench:
-    """A warm engine, what its base model makes, and its weights as they were loaded."""
+    """A warm engine, what its base model makes, its weights as they were loaded, and what adapters made of it."""
 
     family: str
     precision: str
     engine: Engine
     base: Made
     weights: dict[str, torch.Tensor]
+    adapted: dict[str, Made] = field(default_factory=dict)
 
 
 class Benches:
-    """Keeps the engine that was used last: cases come sorted by family and precision."""
+    """Keeps the engine that was used last in each place: cases come sorted by family and precision."""
 
     def __init__(self, workplace: Workplace) -> None:
         self.workplace = workplace
-        self._kept: tuple[tuple[str, str, bool], Bench] | None = None
+        self._kept: dict[str, Bench] = {}
 
-    def get(self, family: str, precision: str, *, offload: bool = False) -> Bench:
-        key = (family, precision, offload)
-        if self._kept is None or self._kept[0] != key:
-            self._kept = None
+    def get(self, family: str, precision: str, *, place: str = "cuda:0", offload: bool = False) -> Bench:
+        kept_as = f"{place} offload" if offload else place
+        kept = self._kept.get(kept_as)
+        if kept is None or (kept.family, kept.precision) != (family, precision):
+            self._kept.pop(kept_as, None)
+            del kept
             settled()
-            engine = self.workplace.engine(offload=offload)
+            engine = self.workplace.engine(place, offload=offload)
             base = sample(engine, self.workplace.job(family, model=PRECISIONS[precision]))
-            self._kept = (key, Bench(family, precision, engine, base, weights_of(engine)))
-        return self._kept[1]
+            self._kept[kept_as] = Bench(family, precision, engine, base, weights_of(engine))
+        return self._kept[kept_as]
+
+    def adapted(self, bench: Bench, kind: str) -> Made:
+        """What a bench makes with an adapter; it is made once."""
+        if kind not in bench.adapted:
+            bench.adapted[kind] = with_adapter(self, bench, kind)
+        return bench.adapted[kind]
 
     def adapter(self, family: str, kind: str) -> Path:
         """A file of a kind for a family, made of its model in float32."""
-        path = self.workplace.home / "adapters" / f"{family}-{kind.replace(' ', '-')}.safetensors"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            engine = self.workplace.engine("cpu")
-            engine.denoise(self.workplace.job(family, sample_steps=2), _Silent())
-            ADAPTERS[kind](engine, path)
-        return path
+        directory = self.workplace.home / "adapters"
+        files = {each: directory / f"{family}-{each.replace(' ', '-')}.safetensors" for each in ADAPTERS}
+        if not files[kind].exists():
+            directory.mkdir(exist_ok=True)
+            loaded = load_model(self.workplace.model(family), CPU, torch.float32, FileHashCache(), offload=False)
+            for each, path in files.items():
+                ADAPTERS[each](loaded.base, path)
+        return files[kind]
 
 
-class _Silent:
-    def stage(self, name: str, total: int = 0) -> None:
-        """Nothing."""
-
-    def step(self, done: int, total: int) -> None:
-        """Nothing."""
+def with_adapter(benches: Benches, bench: Bench, kind: str) -> Made:
+    path = benches.adapter(bench.family, kind)
+    return sample(bench.engine, benches.workplace.job(bench.family, path, model=PRECISIONS[bench.precision]))
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from transformers import UMT5Config, UMT5EncoderModel
 from device_support import PRECISIONS, Watch, Workplace, base_of, places_of, sample, settled, weights_of
 from engine_support import Recorder
 from rushes.errors import ConfigError, ModelError, NonFiniteLatents, OutOfMemory
-from rushes.wire.jobs import SampleJob
+from rushes.wire.jobs import SampleJob, VaeOptions
 from rushes_service.engine.engine import Engine
+from rushes_service.engine.offload import blocks_of
 from rushes_service.runtime.devices import allow_tf32, resolve_dtype
 
 WAN = "wan2.1-t2v"
@@ -93,6 +94,26 @@ def test_a_transformer_that_cannot_come_back_is_loaded_anew(benches: Any, workpl
         gpu.mend()
     assert sample(engine, job).same_as(wanted)
     assert places_of(engine) == {"cuda:0"}
+
+
+def test_a_block_that_failed_on_the_card_comes_home(benches: Any, workplace: Workplace) -> None:
+    """Else a LoRA would be merged into what lies on the card, and be gone in the second step."""
+    engine, reference = workplace.engine(offload=True), workplace.engine()
+    base_job, lora_job = (
+        workplace.job(WAN, lora, model=MODEL, sample_steps=3) for lora in (None, benches.adapter(WAN, "LoRA"))
+    )
+    sample(engine, base_job)
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    inside = blocks_of(base_of(engine).transformer)[0].ffn  # the block that the LoRA is for
+    hook = inside.register_forward_pre_hook(full)
+    with pytest.raises(OutOfMemory):
+        sample(engine, base_job)
+    hook.remove()
+    assert sample(engine, lora_job).same_as(sample(reference, lora_job))
+    assert sample(engine, base_job).same_as(sample(reference, base_job))
 
 
 def test_a_decode_that_was_handed_over_has_a_stream_of_its_own(workplace: Workplace) -> None:
@@ -201,6 +222,20 @@ def test_peaks_are_those_of_the_sample(workplace: Workplace) -> None:
     list(clip.frames())
     assert beside["shared"] is clip.facts()["peak_memory"]["shared"] is True
     assert clip.facts()["peak_memory"]["bytes"] >= alone[1]["bytes"]
+
+
+def test_tiles_take_less_of_the_card_than_the_whole_frame(workplace: Workplace, gpu: Any) -> None:
+    """They are what is tried when the whole frame does not fit, however long the clip."""
+    engine = workplace.engine()
+    peaks = []
+    for vae in (VaeOptions(), VaeOptions(spatial_tile_sample_min_size=64)):
+        job = workplace.job(WAN, model=MODEL, vae=vae, frames=33, width=128, height=128, sample_steps=1)
+        made = engine.denoise(job, Recorder())
+        before = gpu.ask("held")
+        gpu.tell("reset peak")
+        list(made.frames())
+        peaks.append(gpu.ask("peak") - before)
+    assert peaks[1] < peaks[0] / 2, peaks
 
 
 def test_cards_before_ampere_compute_in_float16(gpu: Any) -> None:
