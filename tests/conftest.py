@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,9 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     def put_back() -> None:
         tempfile.tempdir = before
-        shutil.rmtree(own, ignore_errors=True)
 
     config.add_cleanup(put_back)
+    # After the directory in it that multiprocessing has for its fork server, whose priority is -100.
+    Finalize(None, shutil.rmtree, (own,), {"ignore_errors": True}, exitpriority=-200)
 
 
 def heed_ctrl_c() -> None:
@@ -117,12 +119,9 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 def children() -> set[psutil.Process]:
-    """Living processes below this one, less those of multiprocessing itself."""
-    return {
-        process
-        for process in psutil.Process().children(recursive=True)
-        if alive(process.pid) and "multiprocessing" not in " ".join(command_line(process))
-    }
+    """Living processes below this one, less those of multiprocessing itself, which are its own children."""
+    own = {process for process in psutil.Process().children() if "multiprocessing" in " ".join(command_line(process))}
+    return {process for process in psutil.Process().children(recursive=True) if alive(process.pid)} - own
 
 
 def command_line(process: psutil.Process) -> list[str]:

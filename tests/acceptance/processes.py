@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from forked_support import Forked
+
 PROGRAMS = Path(__file__).parent / "programs"
 
 
@@ -29,24 +31,37 @@ class Workers:
             "OMP_NUM_THREADS": "1",
             **settings,
         }
-        self.started: list[subprocess.Popen[bytes]] = []
+        self.started: list[subprocess.Popen[bytes] | Forked] = []
 
-    def start(self, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-        """A worker as a user starts it."""
-        return self.spawn([sys.executable, "-m", "rushes", "worker", "--device", "cpu", *arguments], **settings)
-
-    def program(self, name: str, **settings: str) -> subprocess.Popen[bytes]:
-        """One of the small programs beside these tests."""
-        return self.spawn([sys.executable, str(PROGRAMS / name), str(self.directory / "cache")], **settings)
-
-    def spawn(self, command: list[str], **settings: str) -> subprocess.Popen[bytes]:
-        log = (self.directory / f"worker-{len(self.started)}.log").open("wb")
-        process = subprocess.Popen(
-            command, env={**self.environment, **settings}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        log.close()
+    def start(self, *arguments: str, **settings: str) -> subprocess.Popen[bytes] | Forked:
+        """A worker: one that samples is forked, one that only paints imports little and is started as users do."""
+        words = ("worker", "--device", "cpu", *arguments)
+        if "--dry-run" not in arguments:
+            return self.fork("rushes", *words, **settings)
+        with self.new_log().open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rushes", *words],
+                env={**self.environment, **settings},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.started.append(process)
         return process
+
+    def program(self, name: str, **settings: str) -> Forked:
+        """One of the small programs beside these tests."""
+        return self.fork(str(PROGRAMS / name), str(self.directory / "cache"), **settings)
+
+    def fork(self, program: str, *arguments: str, **settings: str) -> Forked:
+        """A program, or a module, with PyTorch and diffusers already imported."""
+        process = Forked(program, arguments, {**self.environment, **settings}, self.new_log())
+        self.started.append(process)
+        return process
+
+    def new_log(self) -> Path:
+        """Where the next process writes."""
+        return self.directory / f"worker-{len(self.started)}.log"
 
     def logs(self) -> str:
         """What all workers have said."""

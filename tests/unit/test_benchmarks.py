@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+from forked_support import Forked
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -34,25 +36,17 @@ ALWAYS_ZERO = {"samples lost after the outage", "samples lost", "streamed frames
     ],
 )
 def test_a_quick_run_reports_every_figure_with_its_spread(name: str, rounds: int, tmp_path: Path) -> None:
-    result = tmp_path / "result.json"
-    command = [
-        sys.executable,
-        str(BENCHMARKS / f"{name}.py"),
-        "--quick",
-        "--rounds",
-        str(rounds),
-        "--json",
-        str(result),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result, log = tmp_path / "result.json", tmp_path / "log"
+    flags = ["--quick", "--rounds", str(rounds), "--json", str(result)]
+    done = Forked(str(BENCHMARKS / f"{name}.py"), flags, os.environ, log).wait()
+    assert done == 0, log.read_text()
     report = json.loads(result.read_text())
     assert report["benchmark"] == name
     assert any(row["goal"] is not None for row in report["rows"])
     for row in report["rows"]:
         value = row["value"]
         assert value["low"] <= value["median"] <= value["high"]
-        assert row["name"] in done.stdout
+        assert row["name"] in log.read_text()
         assert row["name"] not in ALWAYS_ZERO or value["high"] == 0
 
 
