@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("RUSHES_REDIS_URL", None)
+
+
+modules_seen = 0
+"""How many modules had been imported when garbage was last looked for in all of them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -107,6 +113,19 @@ def lasting_keys(connection: redis_py.Redis) -> list[str]:
         if state is None or JobState(state).terminal:
             found.append(key)
     return found
+
+
+@pytest.fixture(autouse=True)
+def libraries_are_not_collected() -> None:
+    """An engine collects garbage when it loads a model: looking at all that libraries hold takes longer than the rest.
+
+    What is there once a library has been imported is left out of it from the next test on.
+    """
+    global modules_seen
+    if "torch" in sys.modules and len(sys.modules) != modules_seen:
+        gc.collect()
+        gc.freeze()
+        modules_seen = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)

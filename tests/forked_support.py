@@ -6,6 +6,7 @@ The process they fork from is `multiprocessing`'s fork server, one for all tests
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -65,6 +66,7 @@ class Forked:
 
 def become(program: str, arguments: list[str], environment: dict[str, str], log: str) -> None:
     """Run `program`, the path of a file or the name of a module, as if Python had just been started with it."""
+    gc.freeze()
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout, sys.stderr):
