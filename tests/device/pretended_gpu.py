@@ -33,6 +33,8 @@ class Gpu:
     def __init__(self) -> None:
         self.initialised = True
         self.capability = (9, 0)
+        self.locked_for: list[int] = []
+        """The current card at each call that locked host memory: CUDA makes itself at home on it."""
 
     def ask(self, what: str, card: int = 0) -> int:
         """`held`, `peak`, `reserved`, `total`, `neighbour`, `touches` of a card; `allocations`, `pinned` of all."""
@@ -213,6 +215,19 @@ def bfloat16(including_emulation: bool = True) -> bool:
     return including_emulation or gpu.capability >= (8, 0)
 
 
+class Runtime:
+    """What is used of `torch.cuda.cudart()`; 0 is success."""
+
+    @staticmethod
+    def cudaHostRegister(_address: int, _size: int, _flags: int) -> int:  # noqa: N802  # CUDA's name
+        gpu.locked_for.append(gpu.ask("current"))
+        return 0
+
+    @staticmethod
+    def cudaHostUnregister(_address: int) -> int:  # noqa: N802
+        return 0
+
+
 def replacements() -> dict[str, Callable[..., Any]]:
     """Functions of `torch.cuda` on the pretended cards."""
     ask, tell = gpu.ask, gpu.tell
@@ -220,6 +235,7 @@ def replacements() -> dict[str, Callable[..., Any]]:
         "is_available": lambda: True,
         "is_initialized": lambda: gpu.initialised,
         "init": initialise,
+        "cudart": Runtime,
         "_lazy_init": initialise,
         "_is_in_bad_fork": lambda: False,
         "device_count": lambda: gpu.cards,

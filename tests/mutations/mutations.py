@@ -216,7 +216,7 @@ MEMORY = [
         '    if device.type == "cuda":\n        torch.cuda.set_device(device)',
         "",
         DEVICE_FAULTS,
-        cases="second_card and wan2.1-t2v",
+        cases="its_own_card",
     ),
     Mutation(
         "scales of float8 stay behind when a block moves",
@@ -253,9 +253,9 @@ MEMORY = [
     ),
     Mutation(
         "what the CPU has encoded passes for the card's",
-        f"{SERVICE}/engine/stages/encoding.py",
-        'if place.type == "cpu":',
-        "if fallback.encoders_on_cpu:",
+        f"{SERVICE}/engine/engine.py",
+        'usual = ON_CPU if here.type == "cpu" else None',
+        "usual = None",
         DEVICE_FAULTS,
         cases="cpu_worker",
     ),

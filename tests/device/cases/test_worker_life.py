@@ -14,6 +14,7 @@ from engine_support import Recorder
 from family_support import FAMILIES
 from rushes.errors import SampleCancelled
 from rushes_service.engine.kept.models import KeptModels
+from rushes_service.runtime import pinned
 from rushes_service.runtime.host_memory import HostMemory
 
 WAN = "wan2.1-t2v"
@@ -46,6 +47,16 @@ def test_a_worker_of_the_second_card_leaves_the_first_alone(
     assert made.same_as(wanted)
     assert {card: gpu.ask("touches", card) for card in range(gpu.cards) if gpu.ask("touches", card)}.keys() == {1}
     assert used_streams() - streams <= {1}
+
+
+def test_every_thread_of_a_worker_locks_memory_for_its_own_card(
+    workplace: Workplace, gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that read a model, too. Else CUDA would take some hundred MiB of the first card for each of them."""
+    monkeypatch.setattr(pinned, "LARGE", 1)
+    gpu.locked_for.clear()
+    in_thread(lambda: sample(workplace.engine("cuda:1"), workplace.job(WAN, model=MODEL)))
+    assert set(gpu.locked_for) == {1}
 
 
 @pytest.mark.parametrize("family", ["wan2.1-i2v", "flux1-kontext", "framepack"])

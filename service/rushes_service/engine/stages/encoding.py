@@ -38,7 +38,7 @@ def encoded(shared: Shared, loaded: LoadedModel, context: SampleContext, fallbac
             stack.enter_context(make_room)
             stack.enter_context(cache.before_computing(lambda: make_room.enter_context(loaded.transformer_on_cpu())))
         place = CPU if fallback.encoders_on_cpu else shared.device
-        if place.type == "cpu":
+        if fallback.encoders_on_cpu:  # what a CPU engine encodes is marked by its cache
             stack.enter_context(cache.variant(ON_CPU))
         with working_on(base, place), shared.encoders.session():
             found = base.encode(parameters, cache)
