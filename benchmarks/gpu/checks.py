@@ -6,11 +6,13 @@ from functools import partial
 
 import families
 import memory
+import together
 import worker
 from family_support import FAMILIES
 from full_models import FULL_MODELS
 from full_size import FullSize
 from kit import Kit
+from rushes_service.engine.parallel.ways import WAYS
 
 OFFLOADED = ("hunyuan-video-i2v", "wan2.1-t2v", "flux1-kontext", "hunyuan-video", "framepack")
 """One of each kind, that which has failed before first."""
@@ -44,6 +46,8 @@ def run_all(kit: Kit) -> None:
 def the_rest(kit: Kit) -> None:
     """What has never failed, or is seen elsewhere too."""
     kit.check("two workers", partial(worker.two_workers, kit))
+    for way in WAYS:
+        kit.check(f"two devices {way}", partial(together.two_devices, kit, way))
     kit.check("decoding", partial(worker.decoding, kit))
     kit.check("fallbacks wan2.1-t2v", partial(memory.fallbacks, kit, "wan2.1-t2v", 512, 17))
     kit.check("fallbacks flux1-kontext", partial(memory.fallbacks, kit, "flux1-kontext", 512, 1))

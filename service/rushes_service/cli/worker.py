@@ -127,8 +127,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.score_images and not args.score_images.is_dir():
         raise ConfigError(f"--score_images {args.score_images}: there is no such directory")
+    only = serves(args.only)
     together = Together.parse(args.devices, args.parallel, settings, args.only)
     if together:
+        only = together.serving(only)
         settings, args.score_device = together.show_only_these(os.environ, settings, args.score_device)
     scores = make_scores(args.score or (), args.score_images, args.score_device)
     engine = make_engine(settings, args)
@@ -141,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         worker=name,
         lease_s=settings.lease_s,
         patience_s=settings.patience_s,
-        only=together.serving(serves(args.only)) if together else serves(args.only),
+        only=only,
         locate=paths.to_local,
     )
     try:

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +17,7 @@ from rushes_service.engine.engine import Engine
 from rushes_service.engine.kernels.attention import NATIVE
 from rushes_service.engine.loaded import LoadedModel
 from rushes_service.engine.parallel.group import Group
-from rushes_service.engine.parallel.partners import Together
-from rushes_service.engine.parallel.sharing import share
+from rushes_service.engine.parallel.member import Member
 from rushes_service.engine.parallel.trouble import goes_on, trouble_of
 from rushes_service.engine.parallel.ways import WAYS
 from rushes_service.engine.placement import transformers_of
@@ -27,12 +25,11 @@ from rushes_service.engine.placement import transformers_of
 logger = logging.getLogger("rushes.worker")
 
 
-class Follower(Together):
+class Follower(Member):
     """Loads and merges what the leader does, and computes its part of every call."""
 
     def __init__(self, group: Group, way: str, engine: Engine) -> None:
-        self.group = group
-        self.way = way
+        super().__init__(group, way)
         self.engine = engine
         self.loaded: LoadedModel | None = None
         engine.join(self)
@@ -68,11 +65,6 @@ class Follower(Together):
         assert self.loaded is not None, "a call comes after `prepare`"
         with torch.no_grad():
             transformers_of(self.loaded.base)[index](*args, **kwargs)
-
-    def install(self, transformers: Sequence[torch.nn.Module]) -> None:
-        """Compute a part of the calls of a model that is loaded."""
-        for transformer in transformers:
-            share(transformer, self.way, self.group.size)
 
 
 def live_with_leader() -> None:

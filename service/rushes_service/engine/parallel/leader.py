@@ -11,23 +11,18 @@ from torch import nn
 from rushes.errors import WorkerUnfit, first_line
 from rushes.wire.jobs import SampleJob
 from rushes_service.engine.parallel.group import LEADER, Group
-from rushes_service.engine.parallel.partners import Together
-from rushes_service.engine.parallel.sharing import share
+from rushes_service.engine.parallel.member import Member
 from rushes_service.engine.parallel.trouble import Trouble, told, trouble_of
 from rushes_service.engine.parallel.ways import FLASH, RING
 
 
-class Leader(Together):
+class Leader(Member):
     """One engine's followers."""
-
-    def __init__(self, group: Group, way: str) -> None:
-        self.group = group
-        self.way = way
 
     def install(self, transformers: Sequence[nn.Module]) -> None:
         """Have a loaded model's transformers computed by all."""
+        super().install(transformers)
         for index, transformer in enumerate(transformers):
-            share(transformer, self.way, self.group.size)
             transformer.forward = ToldCall(self.group, index, transformer.forward)
 
     @contextlib.contextmanager

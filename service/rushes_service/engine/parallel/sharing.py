@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffusers import ContextParallelConfig
 from diffusers.models.attention_dispatch import attention_backend
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from rushes.errors import ModelError
 from rushes_service.engine.kernels.attention import HALF
@@ -12,7 +13,15 @@ from rushes_service.engine.parallel.on_cpu import make_up
 from rushes_service.engine.parallel.ways import FLASH, RING, ULYSSES
 
 
-def share(transformer: nn.Module, way: str, devices: int) -> None:
+def make_mesh(way: str, size: int, device_type: str) -> DeviceMesh:
+    """The order of the processes, as diffusers takes it. All of them make it at the same time."""
+    shape = (size, 1) if way == RING else (1, size)
+    mesh = init_device_mesh(device_type, shape, mesh_dim_names=(RING, ULYSSES))
+    mesh[RING, ULYSSES]._flatten()  # diffusers asks for it with each model; PyTorch keeps it
+    return mesh
+
+
+def share(transformer: nn.Module, way: str, mesh: DeviceMesh) -> None:
     """From now on each process of the group computes a part of the sequence in every call of `transformer`.
 
     Lengths and numbers of heads need not be multiples of the number of devices.
@@ -20,6 +29,7 @@ def share(transformer: nn.Module, way: str, devices: int) -> None:
     Raises:
         ModelError: there are too few heads of attention, or for a ring no kernel in the transformer's precision.
     """
+    devices = mesh.size()
     if way == ULYSSES:
         check_heads(transformer.config.num_attention_heads, devices)
     if transformer.device.type == "cpu":
@@ -27,7 +37,7 @@ def share(transformer: nn.Module, way: str, devices: int) -> None:
     if way == RING:
         use_flash(transformer)
     transformer.enable_parallelism(
-        config=ContextParallelConfig(**{f"{way}_degree": devices, f"{way}_anything": True}),
+        config=ContextParallelConfig(mesh=mesh, **{f"{way}_degree": devices, f"{way}_anything": True}),
     )
 
 
