@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from kit import (
     timed,
 )
 from rushes.checkpoints.safetensors import fingerprint
-from rushes.wire.jobs import SampleJob, VaeOptions
+from rushes.wire.jobs import DRAFT_THRESHOLD, SampleJob, VaeOptions
 from rushes.wire.models import ModelSpec
 from rushes_service.lora.manager import RequestedLora
 from rushes_service.models.registry import find
@@ -83,6 +84,7 @@ class FullSize:
             "bare pipeline": self.bare,
             "load": self.load,
             "steps": self.steps,
+            "draft": self.draft,
             "swap": self.swap,
             "decode": self.decode,
             "overlap": self.overlap,
@@ -139,6 +141,18 @@ class FullSize:
         ok = finite and (not CUDA or self.small or ours <= NO_SLOWER * bare)
         return {"ok": ok, "seconds_a_step": ours, "bare": bare, "ratio": round(ours / bare, 4), "mib_above": peak.mib,
                 "finite": finite}  # fmt: skip
+
+    def draft(self) -> Row:
+        """A draft beside the exact sample: seconds a step over all of them, and how far its latents are."""
+        engine, clock, exact = self.loaded(), Clock(), self.latents
+        if exact is None:
+            raise Skipped("there is no exact sample")
+        made = engine.denoise(self.job().model_copy(update={"draft": DRAFT_THRESHOLD}), clock)
+        mean = (clock.times[-1] - clock.times[0]) / (len(clock.times) - 1)
+        error = (made.latents - exact).float().square().mean().sqrt().item()
+        peak = (exact.max() - exact.min()).item()
+        return {"ok": bool(made.latents.isfinite().all()), "seconds_a_step": round(mean, 4), **made.facts()["draft"],
+                "psnr_db": round(20 * math.log10(peak / error), 1) if error else None}  # fmt: skip
 
     def swap(self) -> Row:
         """Two LoRAs of rank 32 in all linear layers of the blocks, in turn; then none."""

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from api_support import Api, serving
 from gallery_support import PROMPTS, Scene, drift_of, finish, jobs_of, paint_run, tell_done, tell_progress
+from rushes.wire.jobs import DRAFT_THRESHOLD
 from rushes.wire.results import JobState
 from rushes_service.api.routes.runs import MAX_RUNS
 from rushes_service.processes.embedded_redis import EmbeddedRedis
@@ -246,6 +247,38 @@ def test_a_sample_is_asked_for_again_with_another_seed(api: Api, painted: Visit)
     assert queued.job.priority == "interactive"
     painted.page.keyboard.press("Escape")
     painted.see('.cell[data-state="queued"]')
+
+
+def test_a_draft_is_asked_for_and_shown_as_one_beside_the_exact_sample(api: Api, painted: Visit) -> None:
+    page, form = painted.page, painted.page.locator("#ask")
+    page.locator('.cell[data-row="0"][data-column="1"]').click()
+    page.keyboard.press("r")
+    expect(form.locator('[name="draft"]')).not_to_be_checked()
+    form.locator('[name="draft"]').check()
+    form.get_by_role("button", name="Sample", exact=True).click()
+    expect(page.locator("#toast")).to_contain_text("Queued")
+    (queued,) = api.queue.list(state=JobState.QUEUED)
+    assert queued.job is not None
+    assert queued.job.draft == DRAFT_THRESHOLD
+    finish(api.queue, queued.job, Scene(0, 96, 64, 1), 0.5)
+    tell_done(api.queue, queued.job)
+
+    page.keyboard.press("Escape")
+    draft = page.locator('.cell[data-row="1"][data-column="1"]')
+    expect(draft.locator(".draft")).to_have_attribute("title", re.compile("^draft, threshold 0.08: approximate"))
+    expect(page.locator(".marks .draft")).to_have_count(1)
+    expect(page.locator(".prompt small").nth(1)).to_contain_text("seed 42 · draft")
+    draft.click()
+    expect(page.locator("#viewer h2 small")).to_contain_text("draft")
+    expect(page.locator("#viewer dl").first).to_contain_text("draftthreshold 0.08: approximate, not to judge a LoRA by")
+    page.keyboard.press("r")
+    expect(form.locator('[name="draft"]')).to_be_checked()
+    form.locator('[name="draft"]').uncheck()
+    form.get_by_role("button", name="Sample", exact=True).click()
+    expect(page.locator("#toast")).to_contain_text("Queued")
+    (exact,) = api.queue.list(state=JobState.QUEUED)
+    assert exact.job is not None
+    assert exact.job.draft is None
 
 
 def test_what_the_server_refuses_is_said_in_the_form(painted: Visit, api: Api) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gallery_support import paint_run
+from gallery_support import Scene, finish, paint_run
 from rushes.cli import main as cli
 from rushes.client.client import Client
 from rushes.wire import keys
@@ -265,3 +265,18 @@ def test_drift_and_scores_come_back_from_receipts(client: Client, jobs: list[Sam
 
     cell = next(cell for cell in grid_of(client, "cut").cells if cell.id == jobs[-1].id)
     assert (cell.drift, cell.drift_pixels, cell.scores, cell.health) == (0.4, 3.5, {"clip": 0.3}, ("drifted",))
+
+
+def test_drafts_are_marked_in_a_row_of_their_own(client: Client, jobs: list[SampleJob], tmp_path: Path) -> None:
+    draft = jobs[2].model_copy(update={"id": "d" * 32, "draft": 0.08})
+    client.submit([draft])
+    finish(client, draft, Scene(0, 96, 64, 1), 0.5)
+    assert rushes(client, "export", "cut", "--html", tmp_path / "page") == 0
+    assert rushes(client, "grid", "cut", "--png", tmp_path / "sheet.png") == 0
+
+    page = (tmp_path / "page" / "index.html").read_text()
+    facts = re.findall(r"<small>([^<]*seed[^<]*)</small>", page)
+    assert [text.endswith("draft, threshold 0.08: approximate") for text in facts] == [False, True, False]
+    assert page.count('<b class="mark">draft</b>') == 1
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert 200 < (pixels == sheet.MARKED).all(axis=-1).sum() < 2000, "one word in a box"

@@ -85,6 +85,7 @@ class Cell(FrozenModel):
     code: str | None = None
     created_at: float = 0.0
     favourite: bool = False
+    draft: float | None = Field(default=None, description="The threshold of a draft, which is approximate.")
 
 
 EXAMPLE_COLUMNS = [{"key": BASE, "base": True, "strength": 0.0}, {"key": "100-9a7d4c3f-1", "step": 100, "name": "cat"}]
@@ -268,6 +269,7 @@ def cell(entry: Entry, row_key: str, column_key: str, favourite: bool) -> Cell:
         code=error.get("code"),
         created_at=entry.created_at,
         favourite=favourite,
+        draft=entry.job.get("draft"),
     )
 
 

@@ -20,6 +20,9 @@ QUIET = (139, 145, 158)
 ACCENT = (255, 179, 71)
 """Marks the base model, the column everything else is compared with."""
 
+MARKED = (91, 63, 140)
+"""Behind the word on a picture."""
+
 CELL_WIDTH = 216
 STRIP_FRAMES = 4
 """Frames of a video shown small beneath its middle one."""
@@ -45,11 +48,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt: its text, a quieter line of facts, and the frames of each column (empty: no sample)."""
+    """One prompt: its text, a quieter line of facts, and the frames of each column (empty: no sample).
+
+    `mark` is a word on each of its pictures.
+    """
 
     prompt: str
     facts: str
     cells: Sequence[Sequence[Frame]]
+    mark: str | None = None
 
 
 def contact_sheet(rows: Sequence[Row], columns: Sequence[Column], *, title: str, footer: str) -> Image.Image:
@@ -70,7 +77,10 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[Column], *, title: str,
     for row, row_pixels in zip(rows, heights, strict=True):
         draw_label(draw, row, y, row_pixels)
         for index, frames in enumerate(row.cells):
-            draw_cell(sheet, frames, left + index * (CELL_WIDTH + GAP), y, row_pixels)
+            x = left + index * (CELL_WIDTH + GAP)
+            draw_cell(sheet, frames, x, y, row_pixels)
+            if row.mark and len(frames):
+                draw_mark(draw, row.mark, x + 6, y + 6)
         y += row_pixels + ROW_GAP
     draw.text((MARGIN, height - MARGIN), footer, QUIET, face_for(footer, 13), anchor="lb")
     return sheet
@@ -163,6 +173,13 @@ def draw_cell(sheet: Image.Image, frames: Sequence[Frame], x: int, y: int, heigh
             frame = frames[index * (len(frames) - 1) // (STRIP_FRAMES - 1)]
             offset = index * (CELL_WIDTH - strip_width()) // (STRIP_FRAMES - 1)
             sheet.paste(scaled(frame, strip_width()), (x + offset, below))
+
+
+def draw_mark(draw: ImageDraw.ImageDraw, mark: str, x: int, y: int) -> None:
+    """A word on a picture, in a box that is read on any."""
+    face = face_for(mark, 13)
+    draw.rectangle((x, y, x + round(draw.textlength(mark, face)) + 11, y + 19), MARKED)
+    draw.text((x + 6, y + 10), mark, TEXT, face, anchor="lm")
 
 
 def scaled(frame: Frame, width: int) -> Image.Image:

@@ -43,7 +43,8 @@ def draw(picked: Picked, cells: Cells, position: int | None = None) -> Image.Ima
     for row in picked.rows:
         found = [cells.get((row.key, column.key), []) for column in picked.columns]
         shown = found if position is None else [at_time(frames, position) for frames in found]
-        rows.append(sheet.Row(row.prompt, facts_of(picked, row), shown))
+        mark = None if row.draft is None else "draft"
+        rows.append(sheet.Row(row.prompt, facts_of(picked, row), shown, mark))
     footer = f"Rushes {version('rushes')}  ·  same seed along each row"
     return sheet.contact_sheet(rows, columns, title=picked.run, footer=footer)
 

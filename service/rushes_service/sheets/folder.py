@@ -85,8 +85,10 @@ def markup(
         yield f'<tr><th scope="row"><p>{prompt}</p><small>{html.escape(facts_of(picked, row))}</small></th>'
         for column in picked.columns:
             key = (row.key, column.key)
-            label = html.escape(f"{title_of(column)} {note_of(column)}".strip())
-            yield f"<td>{medium(names[key], label) if key in names else ''}</td>"
+            draft = "" if row.draft is None else "draft"
+            label = html.escape(" ".join(filter(None, [title_of(column), note_of(column), draft])))
+            mark = f'<b class="mark">{draft}</b>' if draft else ""
+            yield f"<td>{medium(names[key], label) + mark if key in names else ''}</td>"
         yield "</tr>"
     yield "</tbody></table></main>"
     yield '<dialog id="large"><p></p><div></div>'

@@ -86,12 +86,13 @@ def note_of(column: Column) -> str:
 
 
 def facts_of(picked: Picked, row: Row) -> str:
-    """Size, length and seed of a row, and what drew its noise if that was not one kind of hardware."""
+    """Size, length and seed of a row, whether it is of drafts, and what drew its noise if not one kind of hardware."""
     frames = "still" if row.frame_count == 1 else f"{row.frame_count} frames"
     seed = "seeds differ" if row.seed is None else f"seed {row.seed}"
     drawn = noise_origins(picked, row)
+    draft = "" if row.draft is None else f" · draft, threshold {row.draft:g}: approximate"
     noise = f" · noise from different hardware: {', '.join(drawn)}" if len(drawn) > 1 else ""
-    return f"{frames} · {row.width}x{row.height} · {seed}{noise}"
+    return f"{frames} · {row.width}x{row.height} · {seed}{draft}{noise}"
 
 
 def noise_origins(picked: Picked, row: Row) -> list[str]:

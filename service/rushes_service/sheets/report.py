@@ -112,7 +112,8 @@ def curve_section(picked: Picked, title: str, read: Callable[[Cell], float | Non
         drawn = " ".join(f"{x},{y}" for x, y in (place(index, value) for index, value in found))
         control = ' class="control"' if row.drift_limit is not None else ""
         texts = ", ".join(f"{value:.2f}" for _, value in found)
-        yield f'<polyline{control} points="{drawn}"><title>{html.escape(row.prompt)}: {texts}</title></polyline>'
+        prompt = html.escape(row.prompt if row.draft is None else f"draft of {row.prompt}")
+        yield f'<polyline{control} points="{drawn}"><title>{prompt}: {texts}</title></polyline>'
     yield "</svg>"
     if any(row.drift_limit is not None for row, _ in curves):
         yield "<p>Dashed: controls, prompts that should stay as the base model makes them.</p>"

@@ -4,6 +4,7 @@ import { go } from "./address.js";
 import { $, closesOnBackdrop, field, h, open, toast } from "./dom.js";
 import { columnOf, grid, rowOf } from "./model.js";
 import { ask, runPath, samplePath, send } from "./server.js";
+import { isDraft } from "./words.js";
 
 const dialog = $("ask");
 closesOnBackdrop(dialog);
@@ -81,6 +82,7 @@ export async function resample(cell) {
       ),
       field("Checkpoint", checkpoint),
       field("Start image", upload, options.image_path ? `now ${options.image_path.split("/").pop()}` : "for families that take one"),
+      h("label", { className: "check" }, h("input", { type: "checkbox", name: "draft", checked: isDraft(row) }), " Draft: faster, approximate, not to judge a LoRA by"),
     ],
     "Sample",
     async (values) => {
@@ -88,6 +90,7 @@ export async function resample(cell) {
       const strength = values.strength === "" ? null : Number(values.strength);
       if (strength !== null && strength !== (column.base ? 1 : (column.strength ?? 1))) body.strength = strength;
       if (values.checkpoint) body.checkpoint = values.checkpoint;
+      if (Boolean(values.draft) !== isDraft(row)) body.draft = Boolean(values.draft);
       const step = checkpoint.selectedOptions[0]?.dataset.step;
       if (step) body.step = Number(step);
       if (upload.files.length) body.prompt.image_path = await uploaded(upload.files[0]);

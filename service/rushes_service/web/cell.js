@@ -3,7 +3,7 @@
 import { h, icon } from "./dom.js";
 import { add, remove } from "./playback.js";
 import { ask, mediaAddress, stillAddress } from "./server.js";
-import { HEALTH, isOver, stateWords } from "./words.js";
+import { HEALTH, draftNote, isDraft, isOver, stateWords } from "./words.js";
 
 const MAX_CLIPS = 40; // players at once; browsers stop at 75, phones earlier
 const STILL_AGAIN_MS = 3000;
@@ -33,18 +33,19 @@ export function showCell(view, stack, options) {
 
 function label(cell, where) {
   if (!cell) return `${where}: no sample`;
-  return [where, stateWords(cell), ...(cell.health ?? []).map((flag) => HEALTH[flag] ?? flag)].join(", ");
+  return [where, stateWords(cell), ...(isDraft(cell) ? ["draft"] : []), ...(cell.health ?? []).map((flag) => HEALTH[flag] ?? flag)].join(", ");
 }
 
 function showMarks(view, stack, mark) {
   const cell = stack[0];
   const flags = cell?.health ?? [];
-  const signature = [cell?.favourite, flags.join(), stack.length, mark].join("|");
+  const signature = [cell?.favourite, cell?.draft, flags.join(), stack.length, mark].join("|");
   if (view.marks.dataset.signature === signature) return;
   view.marks.dataset.signature = signature;
   view.marks.replaceChildren(
     ...[
       mark ? h("b", { className: "letter" }, mark) : null,
+      cell && isDraft(cell) ? h("span", { className: "draft", title: `draft, ${draftNote(cell)}` }, "draft") : null,
       flags.length ? h("span", { className: "flag", title: flags.map((flag) => HEALTH[flag] ?? flag).join(", ") }, icon("warn"), flags.join(", ")) : null,
       stack.length > 1 ? h("span", { className: "takes", title: `${stack.length} samples here; the newest is shown` }, icon("stack"), String(stack.length)) : null,
       cell?.favourite ? h("span", { className: "star", title: "favourite" }, icon("star")) : null,

@@ -5,7 +5,7 @@ import { $, clamp, fill, h, icon, open } from "./dom.js";
 import { cellAt, columnOf, grid, rowOf } from "./model.js";
 import { add, remove } from "./playback.js";
 import { mediaAddress } from "./server.js";
-import { columnNote, columnTitle } from "./words.js";
+import { columnNote, columnTitle, isDraft } from "./words.js";
 
 const MODES = { wipe: "Wipe", side: "Side by side", difference: "Difference", blink: "Blink" };
 const BLINK_MS = 500;
@@ -73,7 +73,7 @@ function build(a, b, mode) {
   timers.push(setInterval(measureDifference, MEASURE_MS));
 }
 
-const named = (cell) => [columnTitle(columnOf(cell)), columnNote(columnOf(cell))].filter(Boolean).join(" · ");
+const named = (cell) => [columnTitle(columnOf(cell)), columnNote(columnOf(cell)), isDraft(cell) ? "draft" : null].filter(Boolean).join(" · ");
 
 function medium(cell) {
   if (!cell.video) return h("img", { src: mediaAddress(cell), alt: named(cell), draggable: false });

@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { cellAt, grid } from "./model.js";
+import { isDraft } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -70,7 +71,7 @@ export function chart(measure) {
     svg.append(shape("text", { x: x(column), y: 166, "text-anchor": column === columns[0] ? "start" : "end" }, label));
   }
   for (const { row, found } of lines) {
-    const title = shape("title", {}, `${row.prompt}: ${found.map((point) => point.value.toFixed(2)).join(", ")}`);
+    const title = shape("title", {}, `${isDraft(row) ? "draft of " : ""}${row.prompt}: ${found.map((point) => point.value.toFixed(2)).join(", ")}`);
     svg.append(shape("polyline", { class: isControl(row) ? "control" : "", points: found.map((point) => `${x(point.column)},${y(point.value)}`).join(" ") }, title));
   }
   const controls = lines.some((line) => isControl(line.row));

@@ -3,7 +3,7 @@
 import { go } from "./address.js";
 import { h, icon, toast } from "./dom.js";
 import { ask, mediaAddress, samplePath } from "./server.js";
-import { HEALTH, bytes, isOver, optionEntries, stateWords } from "./words.js";
+import { HEALTH, bytes, draftNote, isDraft, isOver, optionEntries, stateWords } from "./words.js";
 
 const TRAINING_KEYS = ["ss_learning_rate", "ss_unet_lr", "ss_network_dim", "ss_network_alpha", "ss_optimizer", "ss_lr_scheduler", "ss_num_train_images", "ss_epoch", "ss_steps", "ss_base_model_version"];
 
@@ -24,6 +24,7 @@ export function details(cell, row, column, stack, actions) {
     ...warnings(cell),
     facts([
       ["state", cell.state === "done" ? null : stateWords(cell)],
+      ["draft", isDraft(cell) ? draftNote(cell) : null],
       ["seed", cell.seed],
       ["strength", column.base ? "base model" : (column.strength ?? 1)],
       ["size", cell.width ? `${cell.width}×${cell.height}` : `${row.width}×${row.height}`],

@@ -7,7 +7,7 @@ import { cellAt, columnOf, grid, rowOf, stackAt } from "./model.js";
 import { add, isPlaying, onPlayback, remove, setPlaying } from "./playback.js";
 import { mediaAddress, stillAddress } from "./server.js";
 import { shownColumns, shownRows } from "./sheet.js";
-import { columnNote, columnTitle, stateWords } from "./words.js";
+import { columnNote, columnTitle, isDraft, stateWords } from "./words.js";
 
 const SETTLE_MS = 140; // while the slider moves, stills are enough
 
@@ -82,7 +82,7 @@ function show(cell, actions) {
   const index = steps.findIndex((entry) => entry.column === column);
   const changed = shownCell !== cell || parts.stage.dataset.version !== stageVersion(cell);
   shownCell = cell;
-  parts.title.replaceChildren(columnTitle(column), " ", h("small", {}, [columnNote(column), column.name].filter(Boolean).join(" · ")));
+  parts.title.replaceChildren(columnTitle(column), " ", h("small", {}, [columnNote(column), column.name, isDraft(cell) ? "draft" : null].filter(Boolean).join(" · ")));
   parts.slider.max = Math.max(0, steps.length - 1);
   parts.slider.value = Math.max(0, index);
   parts.star.setAttribute("aria-pressed", String(Boolean(cell.favourite)));

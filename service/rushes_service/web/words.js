@@ -23,9 +23,14 @@ export function columnNote(column) {
 export function rowFacts(row) {
   return [
     `${row.width}×${row.height} · ${(row.frame_count ?? 1) > 1 ? `${row.frame_count} frames` : "still"}`,
-    row.seed === undefined || row.seed === null ? "seeds differ" : `seed ${row.seed}`,
+    `${row.seed === undefined || row.seed === null ? "seeds differ" : `seed ${row.seed}`}${isDraft(row) ? " · draft" : ""}`,
   ];
 }
+
+// Of a row, or of a cell.
+export const isDraft = (shown) => shown.draft !== null && shown.draft !== undefined;
+
+export const draftNote = (shown) => `threshold ${shown.draft}: approximate, not to judge a LoRA by`;
 
 export const OTHER_NOISE = "noise from different hardware";
 

@@ -47,7 +47,7 @@ function show(place) {
 document.querySelector("main > table tbody").addEventListener("click", (event) => {
   const cell = event.target.closest("td");
   if (!cell || !cell.firstElementChild) return;
-  row = [...cell.parentNode.querySelectorAll("td > *")];
+  row = [...cell.parentNode.querySelectorAll("td > :not(.mark)")];
   slider.max = row.length - 1;
   show(row.indexOf(cell.firstElementChild));
   large.showModal();
