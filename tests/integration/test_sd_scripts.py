@@ -74,9 +74,14 @@ def test_a_pipeline_is_that_of_the_model_that_is_trained_or_is_named(tmp_path: P
     sdxl = {**FLUX, "pretrained_model_name_or_path": str(directory), "rushes_architecture": None}
     args = arguments(tmp_path, "", **sdxl)
     model = model_from_args(vars(translated(args, "diffusers")), "diffusers", None)
-    assert (model.model, model.dit, model.vae) == (str(directory), None, None)
+    assert (model.model, model.dit, model.vae) == (str(directory), None, FLUX["ae"])
     args.rushes_model = "some/hub-id"
     assert translated(args, "diffusers").rushes_model == "some/hub-id"
+    args.pretrained_model_name_or_path, args.vae = "finetune.safetensors", "vae.safetensors"
+    model = model_from_args(vars(translated(args, "diffusers")), "diffusers", None)
+    assert (model.model, model.dit, model.vae) == ("some/hub-id", "finetune.safetensors", "vae.safetensors")
+    args.vae = "some/vae"
+    assert translated(args, "diffusers").vae == FLUX["ae"]
     args.rushes_model, args.pretrained_model_name_or_path = None, "sd_xl_base_1.0.safetensors"
     with pytest.raises(ConfigError, match=r"sd_xl_base_1\.0\.safetensors is a single file.*--rushes_model"):
         translated(args, "diffusers")

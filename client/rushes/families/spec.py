@@ -84,6 +84,9 @@ class ArchitectureSpec:
     files: tuple[ModelFile, ...] = ()
     """What single files the family takes."""
 
+    weights: tuple[str, ...] = ()
+    """Flags of files with weights of whatever pipeline it is; a directory has the configuration and what they lack."""
+
     requires: frozenset[str] = frozenset()
     uses: frozenset[str] = frozenset()
     fewest_frames: int = 1

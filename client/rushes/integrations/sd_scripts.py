@@ -156,25 +156,38 @@ def translated(args: argparse.Namespace, family: str) -> argparse.Namespace:
     for ours, theirs in FLAGS.items():
         setattr(flags, ours, getattr(args, theirs, None))
     flags.fp8_base = bool(args.fp8_base or getattr(args, "fp8_base_unet", False))
-    if not ARCHITECTURES[family].files:
-        flags.rushes_model = getattr(args, "rushes_model", None) or pipeline_in(args.pretrained_model_name_or_path)
-        if getattr(args, "vae", None):
-            logger.warning("rushes: --vae does not count for samples; %s has its own", flags.rushes_model)
+    if ARCHITECTURES[family].weights:
+        name_pipeline(flags, getattr(args, "vae", None))
     return flags
 
 
-def pipeline_in(trained: str) -> str:
-    """The model that is trained, if a pipeline can be made of it: a directory of diffusers, or a hub id.
+def name_pipeline(flags: argparse.Namespace, vae: str | None) -> None:
+    """Say what samples: the pipeline that is trained, or `--rushes_model` with the weights of the file that is.
+
+    Args:
+        vae: the trainer's own `--vae`; that of FLUX is `--ae`.
 
     Raises:
-        ConfigError: it is a single file.
+        ConfigError: a single file is trained, and nothing says how it is built.
     """
-    if Path(trained).is_file() or Path(trained).suffix in {".safetensors", ".ckpt"}:
+    trained: str = flags.pretrained_model_name_or_path
+    named: str | None = getattr(flags, "rushes_model", None)
+    if is_file(trained) and not named:
         raise ConfigError(
-            f"--pretrained_model_name_or_path {trained} is a single file; say with --rushes_model where the same model "
-            "lies as a diffusers directory, or its hub id"
+            f"--pretrained_model_name_or_path {trained} is a single file: its weights are sampled, but it has no "
+            "configuration and no tokenizers; name a diffusers directory or hub id of such a model with --rushes_model"
         )
-    return trained
+    flags.rushes_model = named or trained
+    flags.dit = trained if is_file(trained) else None
+    if vae is not None and is_file(vae):
+        flags.vae = vae
+    elif vae is not None:
+        logger.warning("rushes: --vae %s does not count for samples: it is no single file", vae)
+
+
+def is_file(name: str) -> bool:
+    """True for a file with weights, false for a directory or hub id."""
+    return Path(name).is_file() or Path(name).suffix in {".safetensors", ".ckpt"}
 
 
 SD_SCRIPTS = Trainer(

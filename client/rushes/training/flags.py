@@ -102,7 +102,7 @@ def model_from_args(given: dict[str, Any], architecture: str, model: str | None)
     source = model or given.get("rushes_model")
     spec = ARCHITECTURES.get(architecture)
     # A trainer has flags for other families too; a file that this one has no use for is not part of its model.
-    flags = [file.flag for file in spec.files] if spec else MODEL_FLAGS
+    flags = (*(file.flag for file in spec.files), *spec.weights) if spec else MODEL_FLAGS
     parts = {flag: located(given[flag]) for flag in (*flags, *MODEL_SWITCHES) if given.get(flag)}
     version = given.get(spec.version_flag if spec else "") or given.get("model_version")
     for flag, part, stands_for in spec.stand_ins if spec else ():

@@ -67,13 +67,27 @@ def check_files(
                 continue
             parts[file.component] = part_of(file.component, [header])
             yield ok(f"--{file.flag}", f"{described(header)}, {gib(header.bytes)} ({parts[file.component].stored})")
-    known = {file.flag for file in ARCHITECTURES[architecture].files}
+    yield from check_weights(architecture, files)
+    known = {*(file.flag for file in ARCHITECTURES[architecture].files), *ARCHITECTURES[architecture].weights}
     for flag in sorted(set(files) - known):
         yield warn(f"--{flag}", f"{architecture} has no use for it", "leave it out")
     if model and (directory := absolute(model)).is_dir():
         parts = {**directory_parts(directory, variant), **parts}
     if "transformer" in parts or "transformer_2" in parts:
         yield from needed(architecture, parts)
+
+
+def check_weights(architecture: str, files: Mapping[str, str]) -> Iterator[Finding]:
+    """Files of a family that takes any model's; see `ArchitectureSpec.weights`."""
+    for flag in ARCHITECTURES[architecture].weights:
+        if path := files.get(flag):
+            try:
+                header = read_header(absolute(path))
+                check_quantisation(header)
+            except ModelError as error:
+                yield fail(f"--{flag}", str(error), "give the right file; docs/models.md says which")
+                continue
+            yield ok(f"--{flag}", f"{gib(header.bytes)} ({part_of(flag, [header]).stored})")
 
 
 def part_of(name: str, headers: Iterable[Header]) -> Part:

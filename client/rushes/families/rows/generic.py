@@ -17,6 +17,7 @@ DIFFUSERS = ArchitectureSpec(
     uses=frozenset({"image_path", "end_image_path"}),
     own_defaults=True,
     drafts=True,
+    weights=("dit", "vae"),
     sampled=True,
 )
 

@@ -104,7 +104,7 @@ class AnyPipeline(Architecture):
         loaded = self.files.load(
             self.files.modules(encoders=False), self.dtype, self.destination, self.transformer_destination
         )
-        given = {**loaded, **dict.fromkeys(self.files.modules(encoders=True))}
+        given = {**loaded, **dict.fromkeys((*self.files.modules(encoders=True), *self.files.absent))}
         with loading(self.files.source.directory):
             self._pipe = self.files.kind.from_pretrained(
                 self.files.source.directory, torch_dtype=self.dtype, local_files_only=True, **given

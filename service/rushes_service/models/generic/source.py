@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import T5EncoderModel
 
+from rushes._paths import expanded
 from rushes.errors import ModelError, first_line
 from rushes.families.spec import ArchitectureSpec
 from rushes.wire.models import ModelSpec
@@ -21,9 +22,11 @@ from rushes_service.lora.reading.keys import TEXT
 from rushes_service.lora.targets import TextTable
 from rushes_service.lora.text_encoders import text_table
 from rushes_service.models.generic.names import text_names
+from rushes_service.models.generic.single_file import CheckpointSource, checked_file, parts_held
 from rushes_service.models.loading.building import empty
 from rushes_service.models.loading.errors import loading
 from rushes_service.models.loading.files.hashes import FileHashCache
+from rushes_service.models.loading.files.headers import Header
 from rushes_service.models.loading.filling import ON_CPU, Destination
 from rushes_service.models.loading.from_files import given_files
 from rushes_service.models.loading.from_repo import INDEX, ModelSource, check_variant, model_source
@@ -36,6 +39,9 @@ them in every call."""
 T5_NAME = f"{TEXT}_3"
 """What kohya's trainers call T5, however many encoders there are before it."""
 
+ABSENT = ("safety_checker",)
+"""What is left out with `--dit`."""
+
 BACKBONES = ("transformer", "unet")
 """What the part that denoises is called."""
 
@@ -47,9 +53,11 @@ class PipelineFiles:
     `parts` holds library and class of each part, by its name in `model_index.json`.
     """
 
-    source: ModelSource
+    source: ModelSource | CheckpointSource
     kind: Any
     parts: Mapping[str, tuple[str, str]]
+    absent: tuple[str, ...] = ()
+    """Parts that are left out: files of pipelines hold no safety checker."""
 
     @property
     def signature(self) -> Mapping[str, inspect.Parameter]:
@@ -99,6 +107,7 @@ def find_pipeline(model: ModelSpec, spec: ArchitectureSpec, file_hashes: FileHas
         ModelError: it is not there, is none that this diffusers has, or cannot be followed step by step.
     """
     given_files(model, spec)  # a file for another family is an error
+    files = {flag: checked_file(expanded(path), f"--{flag}") for flag in spec.weights if (path := getattr(model, flag))}
     name = model.model or spec.hub_id
     source = model_source(name, file_hashes, model.variant)
     try:
@@ -109,12 +118,41 @@ def find_pipeline(model: ModelSpec, spec: ArchitectureSpec, file_hashes: FileHas
         raise ModelError(f"{name} is no diffusers model: {INDEX} cannot be read ({first_line(error)})") from error
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
         raise ModelError(f"{name} holds a {index['_class_name']}, which diffusers {diffusers.__version__} has not")
-    if source.repo is not None:
-        download(name, [part for part in parts if not part.startswith(ENCODERS)], model.variant)
     check_variant(source, ())
     found = PipelineFiles(source, kind, parts)
     check(found)
+    if files:
+        found = with_files(found, source, files)
+    held = found.source.held if isinstance(found.source, CheckpointSource) else ()
+    if source.repo is not None:
+        wanted = [part for part in found.parts if not part.startswith(ENCODERS) and part not in held]
+        download(source.repo, wanted, model.variant)
     return found
+
+
+def with_files(files: PipelineFiles, source: ModelSource, given: Mapping[str, Header]) -> PipelineFiles:
+    """A pipeline of whose parts some lie in files.
+
+    Args:
+        given: those that `--dit` and `--vae` name.
+
+    Raises:
+        ModelError: a configuration is not there.
+    """
+    absent = tuple(name for name in ABSENT if name in files.parts) if "dit" in given else ()
+    parts = {name: part for name, part in files.parts.items() if name not in absent}
+    files = replace(files, parts=parts, absent=absent)
+    modules = {**files.modules(encoders=False), **files.modules(encoders=True)}
+    if source.repo is not None:
+        download(source.repo, [f"{name}/config.json" for name in modules])
+    held: dict[str, Header] = {}
+    if "dit" in given:
+        (backbone_name,) = (name for name in modules if name in BACKBONES)
+        others = {name: kind for name, kind in modules.items() if name not in BACKBONES}
+        held = dict.fromkeys((backbone_name, *parts_held(given["dit"], others, source)), given["dit"])
+    if "vae" in given:
+        held["vae"] = given["vae"]
+    return replace(files, source=CheckpointSource(source, held))
 
 
 def is_part(entry: Any) -> bool:

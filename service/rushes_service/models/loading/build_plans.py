@@ -89,9 +89,14 @@ def plan(header: Header, build_plan: BuildPlan, overrides: Mapping[str, Any] | N
     Raises:
         ModelError: it is of another size than any published model, or incomplete.
     """
-    names = without_quant_markers(header.entries)
-    prefix = next((prefix for prefix in build_plan.prefixes if any(name.startswith(prefix) for name in names)), "")
-    keys = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    keys = keys_of(header, build_plan)
     known = Shapes(header.path, {name: header.entries[key].shape for name, key in keys.items()})
     config, model = configuration(build_plan.class_name, known, build_plan.derive, build_plan.anchors)
     return Plan(header, build_plan, {**config, **(overrides or {})}, model, keys)
+
+
+def keys_of(header: Header, build_plan: BuildPlan) -> dict[str, str]:
+    """The names of one model in a file, by what they are without the prefix."""
+    names = without_quant_markers(header.entries)
+    prefix = next((prefix for prefix in build_plan.prefixes if any(name.startswith(prefix) for name in names)), "")
+    return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}

@@ -39,12 +39,16 @@ def build(
         ConfigError: its weights cannot be kept as `destination` says.
     """
     check_quantisation(header)
-    wanted = plan(header, build_plan_for(kind), overrides)
+    return build_planned(plan(header, build_plan_for(kind), overrides), kind, dtype, destination)
+
+
+def build_planned(wanted: Plan, kind: Any, dtype: torch.dtype | None, destination: Destination) -> Any:
+    """The same of a file whose configuration is known; raises as `build`."""
     with init_empty_weights(include_buffers=False):
         model = empty(kind, wanted.config)
     slots = placed(model, wanted)
     weights = arranged(model, {name: (slot, wanted.keys[slot.key]) for name, slot in slots.items()}, dtype)
-    read(model, weights, header, wanted.model, destination)
+    read(model, weights, wanted.header, wanted.model, destination)
     return model.eval()
 
 

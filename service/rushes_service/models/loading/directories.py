@@ -68,6 +68,11 @@ def loaded(
         model, found = kind.from_pretrained(directory, torch_dtype=dtype, output_loading_info=True, **given)
     if missing := sorted(found["missing_keys"]):
         raise incomplete(directory, kind, missing)
+    return settled(model, destination)
+
+
+def settled(model: Any, destination: Destination) -> Any:
+    """A model with its weights, brought to where and how it is to be kept; raises `ConfigError` if it cannot be."""
     if destination.storage is not None:
         destination.storage.prepare(model)
         destination.storage.finish(model)

@@ -249,10 +249,10 @@ def given_files(model: ModelSpec, spec: ArchitectureSpec) -> dict[ModelFile, Pat
     Raises:
         ModelError: a flag is given that is for another family.
     """
-    known = {file.flag for file in spec.files}
+    known = {*(file.flag for file in spec.files), *spec.weights}
     flags = {file.flag for other in ARCHITECTURES.values() for file in other.files}
     if foreign := sorted(flag for flag in flags - known if getattr(model, flag) is not None):
-        takes = ", ".join(f"--{file.flag}" for file in spec.files)
+        takes = ", ".join(f"--{flag}" for flag in (*(file.flag for file in spec.files), *spec.weights))
         raise ModelError(f"--{foreign[0]} is for another family: {spec.name} takes {takes}")
     given = {file: path for file in spec.files if (path := getattr(model, file.flag)) is not None}
     return {file: expanded(path) for file, path in given.items()}

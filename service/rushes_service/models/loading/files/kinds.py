@@ -27,7 +27,7 @@ def at_a_dot(name: str, signs: Iterable[str]) -> bool:
 
 def described(header: Header) -> str:
     """What a file is, for people."""
-    if any(sign in name for name in header.entries for sign in LORA_SIGNS):
+    if is_lora(header):
         return "a LoRA, and no base model"
     found = file_kinds_of(header)
     if not found:
@@ -36,6 +36,11 @@ def described(header: Header) -> str:
         )
     variant = found[0].variants.get(input_channels(header, found[0].first_layer))
     return f"{found[0].title} ({variant})" if variant else found[0].title
+
+
+def is_lora(header: Header) -> bool:
+    """True for an adapter."""
+    return any(sign in name for name in header.entries for sign in LORA_SIGNS)
 
 
 def input_channels(header: Header, layer: str) -> int:

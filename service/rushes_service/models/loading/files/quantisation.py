@@ -86,12 +86,20 @@ def check_directory(directory: Path, variant: str | None = None) -> None:
         method = config["quantization_config"].get("quant_method") or config["quantization_config"].get("quant_type")
         raise ModelError(f"{directory} is quantised in a way that is not read: {method} (config.json). {ADVICE}")
     for header in headers_in(directory, variant):
-        check_quantisation(header)
-        if scaled := next((name for name in header.entries if leaf(name) in (*SCALES, MARKER)), None):
-            raise ModelError(
-                f"{header.path} is scaled fp8 ({scaled}), whose scales a directory's loader leaves out: give the file "
-                "by its own flag (--dit, --vae, --t5 ...)"
-            )
+        check_unscaled(
+            header, "a directory's loader leaves out: give the file by its own flag (--dit, --vae, --t5 ...)"
+        )
+
+
+def check_unscaled(header: Header, consequence: str) -> None:
+    """The same of a file that is read by a loader which applies no scale.
+
+    Raises:
+        ModelError: it is quantised or has scales; `consequence` says what becomes of these.
+    """
+    check_quantisation(header)
+    if scaled := next((name for name in header.entries if leaf(name) in (*SCALES, MARKER)), None):
+        raise ModelError(f"{header.path} is scaled fp8 ({scaled}), whose scales {consequence}")
 
 
 def headers_in(directory: Path, variant: str | None) -> Iterator[Header]:
