@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 from pathlib import Path
 
@@ -9,13 +11,17 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from rushes.errors import RushesError
 from rushes.wire.jobs import Prompt
 from rushes.wire.results import JobError, JobState, SampleResult
 from rushes_service.demo.checker import read_clip
 from rushes_service.demo.clips import CONCEPT, make_clips
 from rushes_service.demo.options import PROMPTS, SHOWN, Options
+from rushes_service.demo.processes import Process
 from rushes_service.demo.report import draw_sheet, sampling_seconds
+from rushes_service.demo.runner import end
 from rushes_service.demo.verdict import Judgement, best_of, judgement_table
 from rushes_service.demo.verify import missing, problems_of, read_frames
 from rushes_service.demo.world import COLOURS, GROUNDS, MOTIONS, SHAPES, Scene, draw_one
@@ -131,6 +137,17 @@ def test_a_demo_has_the_base_and_at_least_four_checkpoints(tmp_path: Path, steps
     assert options.sampled_steps[0] == 0 and options.sampled_steps[-1] <= steps
     assert len(options.sampled_steps) >= 5
     assert options.prompt_count == 4
+
+
+def test_with_once_a_demo_ends_and_without_it_stays_while_its_parts_live(tmp_path: Path):
+    said = io.StringIO()
+    ended = Process("worker", ["this"], log=tmp_path / "log", environment={})
+    ended.wait()
+    for once, told in ((True, "closed now; `rushes demo`"), (False, "open until Ctrl-C")):
+        options = Options(output=tmp_path, steps=4, once=once, keep=False)
+        with contextlib.nullcontext() if once else pytest.raises(RushesError, match="the worker ended"):
+            end(options, "http://here", [ended], Console(file=said, width=200))
+        assert told in said.getvalue()
 
 
 def test_the_sheet_has_a_row_per_prompt_and_a_column_per_checkpoint():

@@ -73,12 +73,7 @@ def run_demo(options: Options, console: Console) -> int:
             results = follow(options, server.url, trainer, services, progress)
         problems = conclude(options, results, console)
         export(options, server.url, results, console)
-        gallery = f"http://127.0.0.1:{port}"
-        if options.once:
-            print_line(console, "gallery", f"{gallery}, closed now; `rushes demo` (without --once) keeps it open")
-        else:
-            print_line(console, "gallery", f"{gallery}, open until Ctrl-C")
-            stay(services)
+        end(options, f"http://127.0.0.1:{port}", services, console)
     return 1 if problems else 0
 
 
@@ -250,6 +245,15 @@ def export(options: Options, url: str, results: Sequence[SampleResult], console:
 def print_line(console: Console, label: str, text: str, style: str | None = None) -> None:
     """One line of the summary."""
     console.print(f"{label:<14} {text}", style=style, markup=False, highlight=False)
+
+
+def end(options: Options, gallery: str, services: Sequence[Process], console: Console) -> None:
+    """With `--once` say that the gallery closes now, else keep it open until Ctrl-C. Raises as `stay`."""
+    if options.once:
+        print_line(console, "gallery", f"{gallery}, closed now; `rushes demo` (without --once) keeps it open")
+    else:
+        print_line(console, "gallery", f"{gallery}, open until Ctrl-C")
+        stay(services)
 
 
 def stay(services: Sequence[Process]) -> None:
