@@ -49,6 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
     own = tempfile.mkdtemp(prefix="pytest-tmp-")
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"], tempfile.tempdir = own, own
+    os.environ.setdefault(
+        "TINY_MODELS", str(Path(own) / "tiny-models")
+    )  # the first process's, for those that it starts
 
     def put_back() -> None:
         tempfile.tempdir = before
@@ -159,6 +162,16 @@ def temporary_files() -> set[Path]:
 @pytest.fixture(scope="session")
 def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete Wan2.1 pipeline directory of about a megabyte."""
-    from rushes_service.models.wan.tiny import build_tiny_wan
+    from family_support import build_tiny
 
-    return build_tiny_wan(tmp_path_factory.mktemp("models") / "tiny-wan")
+    return build_tiny("wan2.1-t2v", tmp_path_factory.mktemp("models") / "tiny-wan")
+
+
+@pytest.fixture(scope="module")
+def small_control_images() -> Iterator[None]:
+    """Qwen-Image-Edit's VAE is shown 64 x 64 pixels instead of a megapixel: ten times quicker."""
+    from rushes_service.models.qwen import edit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(edit, "VAE_AREA", 64 * 64)
+        yield

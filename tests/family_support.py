@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ from torch import nn
 from rushes.families.spec import ArchitectureSpec
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.models import ModelSpec
-from rushes_service.models.tiny import build_tiny
+from rushes_service.models import tiny
 
 FAMILIES = [name for name, spec in ARCHITECTURES.items() if spec.sampled]
+TINY_MODELS = "TINY_MODELS"
+"""Environment variable with the directory of tiny models that a session shares (conftest.py)."""
+
 SIZE = 32
 """Pixels per side."""
 
@@ -35,6 +40,13 @@ def makes_pictures(spec: ArchitectureSpec) -> bool:
 def makes_clips(spec: ArchitectureSpec) -> bool:
     """True for a video family; of what makes what its model makes, the tiny model makes pictures."""
     return not (spec.image_only or spec.own_defaults)
+
+
+def build_tiny(name: str, directory: Path) -> Path:
+    """A copy of the family's tiny model in `directory`; it is built once for all processes of a session."""
+    if not directory.exists():
+        shutil.copytree(tiny.build_tiny(name, Path(os.environ[TINY_MODELS]) / name), directory)
+    return directory
 
 
 def tiny_model_spec(name: str, directory: Path) -> ModelSpec:

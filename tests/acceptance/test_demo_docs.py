@@ -12,10 +12,10 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
+from family_support import build_tiny
 from rushes import Client, TrainingSampler
 from rushes.training.flags import SAMPLING_FLAGS
 from rushes_service.demo.trainer import LoraNetwork
-from rushes_service.models.wan.tiny import build_tiny_wan
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 GUIDE = Path(__file__).parents[2] / "docs" / "trainers.md"
@@ -25,7 +25,7 @@ LINES, EPOCHS, WEIGHTS, *_ = re.findall(r"```python\n(.*?)```", GUIDE.read_text(
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
     """The names a trainer has, in a directory of its own, with a queue of its own."""
-    model = build_tiny_wan(tmp_path / "model")
+    model = build_tiny("wan2.1-t2v", tmp_path / "model")
     network = LoraNetwork(WanTransformer3DModel.from_pretrained(model, subfolder="transformer"), rank=2, alpha=2.0)
     (tmp_path / "prompts.txt").write_text("a disc --w 64 --h 64 --d 1\n")
     parser = argparse.ArgumentParser()

@@ -14,9 +14,9 @@ import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 from safetensors import safe_open
 
+from family_support import build_tiny
 from rushes import Client
 from rushes_service.demo.trainer import Dataset, LoraNetwork, flow_matching_loss, original_name
-from rushes_service.models.wan.tiny import build_tiny_wan
 from rushes_service.processes.embedded_redis import EmbeddedRedis
 
 KEY = re.compile(r"lora_unet_blocks_\d+_((self|cross)_attn_[qkvo]|ffn_[02])\.(lora_down\.weight|lora_up\.weight|alpha)")
@@ -25,7 +25,7 @@ KEY = re.compile(r"lora_unet_blocks_\d+_((self|cross)_attn_[qkvo]|ffn_[02])\.(lo
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's directory."""
-    return build_tiny_wan(tmp_path_factory.mktemp("model") / "tiny")
+    return build_tiny("wan2.1-t2v", tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture

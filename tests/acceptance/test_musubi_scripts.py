@@ -17,10 +17,10 @@ from processes import PROGRAMS, workers
 from safetensors.torch import load_file, save_file
 from test_musubi_tuner import PATH, PRODUCT, TRAINING_S, pytestmark, records_of
 
+from family_support import build_tiny
 from rushes.families.table import ARCHITECTURES
 from rushes.wire.results import JobRecord, JobState
 from rushes_service.media.receipts import read_receipt
-from rushes_service.models.tiny import build_tiny
 from single_files_support import original_files
 
 __all__ = ["pytestmark"]

@@ -11,9 +11,9 @@ from processes import Workers, workers
 
 from client_support import snapshots
 from engine_support import write_lora
+from family_support import build_tiny
 from rushes import Cadence, Client, ModelSpec, Run, TrainingSampler
 from rushes.wire.results import JobState
-from rushes_service.models.wan.tiny import build_tiny_wan
 from support import wait_until
 
 START_S = 120.0
@@ -35,7 +35,7 @@ def client(redis_url: str) -> Iterator[Client]:
 def train(there: Path, url: str) -> None:
     """Submit two checkpoints of one prompt from the directory `there`."""
     (there / "prompts.txt").write_text("a red ball --w 32 --h 32 --f 1 --s 2 --d 1\n")
-    model = ModelSpec(architecture="wan2.1-t2v", model=str(build_tiny_wan(there / "model")))
+    model = ModelSpec(architecture="wan2.1-t2v", model=str(build_tiny("wan2.1-t2v", there / "model")))
     run = Run(name="run", model=model, output_dir=str(there / "out"), output_name="lora")
     sampler = TrainingSampler(run, there / "prompts.txt", Cadence(), url=url)
     for step in (10, 20):

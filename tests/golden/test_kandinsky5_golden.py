@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import Kandinsky5T2IPipeline
 
+from family_support import build_tiny
 from golden_files_support import expected, recorded_engine, recorded_model, recorded_runs
 from golden_support import Case, distance, sample, video
 from rushes.integrations.musubi.families import kandinsky_family
@@ -20,7 +21,6 @@ from rushes_service.engine.engine import Engine
 from rushes_service.models.kandinsky5.text import template
 from rushes_service.models.kandinsky5.video import Kandinsky5TextToVideo
 from rushes_service.models.registry import find
-from rushes_service.models.tiny import build_tiny
 
 T2V, I2V, T2I = (Case(name) for name in ("k5_t2v", "k5_i2v", "k5_t2i"))
 LATENTS_TOLERANCE = 1e-4

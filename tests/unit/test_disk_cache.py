@@ -18,6 +18,8 @@ from rushes_service.engine.engine import Engine
 from rushes_service.models.conditioning import ConditioningCache
 from rushes_service.storage.disk_cache import CONDITIONING_DIR, DiskCache
 
+pytestmark = pytest.mark.usefixtures("small_control_images")
+
 ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder")
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine_support import Recorder, lora_tensors, make_job, weights, write_lora
+from family_support import build_tiny
 from rushes.errors import (
     ArchitectureError,
     CheckpointFormat,
@@ -39,7 +40,7 @@ from rushes_service.runtime.devices import resolve_device
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_wan(tmp_path_factory.mktemp("model") / "wan")
+    return build_tiny("wan2.1-t2v", tmp_path_factory.mktemp("model") / "wan")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from engine_support import Recorder, make_job
+from family_support import build_tiny
 from rushes_service.engine.engine import Engine
 from rushes_service.engine.locks import EngineLocks
 from rushes_service.models.wan.tiny import build_tiny_wan
@@ -23,7 +24,7 @@ from support import wait_until
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_wan(tmp_path_factory.mktemp("model") / "wan")
+    return build_tiny("wan2.1-t2v", tmp_path_factory.mktemp("model") / "wan")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import UMT5EncoderModel
 
 from engine_support import Recorder, make_job, weights, write_lora
-from family_support import tiny_model_spec
+from family_support import build_tiny, tiny_model_spec
 from queue_support import make_job as make_any_job
 from rushes.errors import OutOfMemory
 from rushes.wire.jobs import SampleJob, VaeOptions
@@ -24,7 +24,6 @@ from rushes_service.engine.engine import Engine
 from rushes_service.engine.fallback_memory import FallbackMemory
 from rushes_service.engine.fallbacks import decode_fallbacks
 from rushes_service.engine.sample import DenoisedSample
-from rushes_service.models.wan.tiny import build_tiny_wan
 
 AGAIN = "again, with other memory freed"
 ON_CPU = "base model on the CPU meanwhile"
@@ -34,7 +33,7 @@ SIZE = {"width": 160, "height": 144}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_wan(tmp_path_factory.mktemp("model") / "wan")
+    return build_tiny("wan2.1-t2v", tmp_path_factory.mktemp("model") / "wan")
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.media.writing import write_media
 
+pytestmark = pytest.mark.usefixtures("small_control_images")
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = (ROOT / "client" / "rushes", ROOT / "service" / "rushes_service")
 WHERE_NAMES_MAY_DECIDE = ROOT / "service" / "rushes_service" / "models"

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from engine_support import Recorder, make_job, write_lora
+from family_support import build_tiny
 from rushes_service.engine.engine import Engine
-from rushes_service.models.wan.tiny import build_tiny_wan
 from rushes_service.runtime.float8 import FP8_MAX, FastFloat8Linear, Float8Linear, stored_in_float8
 
 
@@ -61,7 +61,7 @@ def test_sizes_that_no_kernel_takes_are_computed_as_with_fp8_scaled() -> None:
 
 
 def test_samples_say_that_they_are_approximate_and_loras_come_and_go(tmp_path: Path) -> None:
-    model, engine = build_tiny_wan(tmp_path / "model"), Engine("cpu", tmp_path / "cache")
+    model, engine = build_tiny("wan2.1-t2v", tmp_path / "model"), Engine("cpu", tmp_path / "cache")
     lora = write_lora(tmp_path / "a.safetensors", alpha=8.0)
 
     def frames(*adapter: Path, **fields: bool) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from engine_support import Recorder
+from family_support import build_tiny
 from rushes.errors import ArchitectureError, ModelError, PromptError, SampleCancelled
 from rushes.wire.jobs import Prompt, SampleJob
 from rushes.wire.models import ModelSpec
@@ -22,7 +23,6 @@ from rushes_service.media.naming import sample_path
 from rushes_service.media.writing import write_media
 from rushes_service.models.framepack import source
 from rushes_service.models.framepack.video import FramePack
-from rushes_service.models.tiny import build_tiny
 
 WINDOW = 2
 FAMILIES = ("framepack", "framepack-one-frame")

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from engine_support import Recorder, tiny_prompt
+from family_support import build_tiny
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.errors import ArchitectureError, LoraValue, ModelError, PromptError
 from rushes.wire.jobs import Checkpoint, SampleJob, VaeOptions
@@ -21,7 +22,6 @@ from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.media.writing import write_media
 from rushes_service.models.hunyuan.tiny import build_tiny_hunyuan_i2v_33
-from rushes_service.models.tiny import build_tiny
 
 FAMILIES = ("hunyuan-video", "hunyuan-video-i2v", "skyreels-v1-t2v", "skyreels-v1-i2v")
 WITH_IMAGE = ("hunyuan-video-i2v", "skyreels-v1-i2v")

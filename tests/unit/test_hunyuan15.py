@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_hunyuan_video15 import HunyuanVid
 from safetensors.torch import load_file, save_file
 
 from engine_support import Recorder, make_job
-from family_support import picture
+from family_support import build_tiny, picture
 from rushes.errors import ModelError, PromptError
 from rushes.wire.jobs import SampleJob, VaeOptions
 from rushes.wire.models import ModelSpec
@@ -25,7 +25,6 @@ from rushes_service.models.loading.building import build
 from rushes_service.models.loading.files.headers import read_header
 from rushes_service.models.loading.files.rules import renaming
 from rushes_service.models.loading.from_repo import ModelSource
-from rushes_service.models.tiny import build_tiny
 from single_files_support import original_file
 
 T2V, I2V = "hunyuan-video-1.5-t2v", "hunyuan-video-1.5-i2v"

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from engine_support import Recorder, tiny_prompt
-from family_support import as_loaded
+from family_support import as_loaded, build_tiny
 from rushes.errors import ModelError
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import ModelSpec
@@ -21,7 +21,6 @@ from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.models.encoders.tiny_llama import llama_tokenizer
 from rushes_service.models.hunyuan.i2v import HunyuanVideoImageToVideo
 from rushes_service.models.hunyuan.tiny import IMAGE_TEMPLATE, TEXT_TEMPLATE, build_tiny_hunyuan_i2v_33
-from rushes_service.models.tiny import build_tiny
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from engine_support import Recorder, make_job
+from family_support import build_tiny
 from rushes_service.engine.engine import Engine
 from rushes_service.engine.locks import EngineLocks
-from rushes_service.models.wan.tiny import build_tiny_wan
 from rushes_service.worker.background import Background
 from support import wait_until
 
@@ -86,7 +86,7 @@ def test_a_decode_that_was_handed_over_is_waited_for_before_its_thread_begins():
 
 
 def test_frames_are_the_same_when_the_next_sample_is_denoised_meanwhile(tmp_path: Path):
-    model, engine = build_tiny_wan(tmp_path / "wan"), Engine("cpu", tmp_path / "cache")
+    model, engine = build_tiny("wan2.1-t2v", tmp_path / "wan"), Engine("cpu", tmp_path / "cache")
     jobs = [make_job(model, seed=seed) for seed in range(4)]
     alone = [np.stack(list(engine.denoise(job, Recorder()).frames())) for job in jobs]
     together: dict[int, np.ndarray] = {}

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine_support import Recorder, lora_tensors, make_job, write_lora
+from family_support import build_tiny
 from rushes import ExpertPair
 from rushes.checkpoints.weights import secure
 from rushes.errors import ConfigError, LoraError, LoraMismatch
@@ -19,7 +20,6 @@ from rushes.submission.build import checkpoint_at, extra_loras
 from rushes.wire.jobs import Checkpoint, SampleJob
 from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
-from rushes_service.models.tiny import build_tiny
 
 FAMILY = "wan2.2-t2v-a14b"
 SETTINGS = {"sample_steps": 4, "discrete_flow_shift": 3.0}

@@ -21,6 +21,8 @@ from rushes_service.lora.merge import LoraMerger
 from rushes_service.lora.reading import read_lora
 from rushes_service.lora.targets import NameTable
 
+pytestmark = pytest.mark.usefixtures("small_control_images")
+
 TOLERANCE = 1e-5
 
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from engine_support import Recorder, make_job, write_lora
+from family_support import build_tiny
 from rushes.errors import SampleCancelled
 from rushes.wire.jobs import SampleJob
 from rushes_service.engine.engine import Engine
 from rushes_service.engine.placement import ensure_stored
 from rushes_service.models.loading.storing import Float8
 from rushes_service.models.wan import tiny as wan
-from rushes_service.models.wan.tiny import build_tiny_wan
 from rushes_service.runtime.available_memory import GIB
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_wan(tmp_path_factory.mktemp("model") / "wan")
+    return build_tiny("wan2.1-t2v", tmp_path_factory.mktemp("model") / "wan")
 
 
 def frames(engine: Engine, job: SampleJob) -> np.ndarray:

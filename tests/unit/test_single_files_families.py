@@ -18,6 +18,8 @@ from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from single_files_support import align, original_files
 
+pytestmark = pytest.mark.usefixtures("small_control_images")
+
 FROM_DIRECTORY = {"hunyuan-video-i2v": ("text_encoder1",)}
 """Parts that no single file gives: Llava with its eyes is published as a directory."""
 

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline
 from PIL import Image
 
 from engine_support import Recorder, make_job
-from family_support import picture
+from family_support import build_tiny, picture
 from rushes.errors import ModelError
 from rushes.wire.jobs import SampleJob, VaeOptions
 from rushes.wire.models import ModelSpec
@@ -20,7 +20,6 @@ from rushes_service.models.loading.build_plans import build_plans
 from rushes_service.models.loading.building import build
 from rushes_service.models.loading.files.headers import read_header
 from rushes_service.models.loading.files.kinds import described
-from rushes_service.models.tiny import build_tiny
 from single_files_support import original_file
 
 NAME = "wan2.2-ti2v-5b"

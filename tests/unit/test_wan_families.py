@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine_support import Recorder, make_job, tiny_prompt, write_lora
-from family_support import as_loaded
+from family_support import as_loaded, build_tiny
 from rushes.errors import ArchitectureError, ModelError, PromptError
 from rushes.families.parameters import resolve
 from rushes.families.table import architecture
@@ -30,7 +30,6 @@ from rushes_service.engine.engine import DenoisedSample, Engine
 from rushes_service.models.encoders.clip_vision import ClipVision, prepared
 from rushes_service.models.inputs.control import control_frames
 from rushes_service.models.loading.from_repo import ModelSource
-from rushes_service.models.tiny import build_tiny
 from rushes_service.models.wan.t2v import WanScheduler, initial_noise
 
 CPU = torch.device("cpu")

@@ -11,14 +11,13 @@ from diffusers import WanImageToVideoPipeline
 from PIL import Image
 
 from engine_support import Recorder, make_job
-from family_support import picture
+from family_support import build_tiny, picture
 from rushes.errors import ArchitectureError, ModelError, PromptError
 from rushes.wire.jobs import SampleJob
 from rushes.wire.models import ModelSpec
 from rushes_service.engine.engine import Engine
 from rushes_service.models.encoders.clip_vision import ClipVision
 from rushes_service.models.loading.from_repo import ModelSource
-from rushes_service.models.tiny import build_tiny
 from rushes_service.models.wan.t2v import WanScheduler, initial_noise
 
 NAME = "wan2.1-flf2v"
