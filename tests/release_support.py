@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL
 
 from rushes_service.models.generic.names import unet_name
 from rushes_service.models.loading.build_plans import build_plans
@@ -55,18 +54,17 @@ def open_clip(weights: Tensors) -> Tensors:
     return found
 
 
-def released_sdxl(directory: Path) -> Tensors:
-    """All weights of an SDXL directory as its release has them."""
-    pipe: Any = StableDiffusionXLPipeline.from_pretrained(directory)
+def released(pipe: Any) -> Tensors:
+    """All weights of Stable Diffusion 1 or of SDXL, as their releases have them."""
     unet = {}
     for name, tensor in pipe.unet.state_dict().items():
         module, _, leaf = name.rpartition(".")
         unet[f"{unet_name(module, pipe.unet)}.{leaf}"] = tensor
     words = {name.removeprefix("text_model."): tensor for name, tensor in pipe.text_encoder.state_dict().items()}
-    parts = {
-        "model.diffusion_model.": unet,
-        "first_stage_model.": released_vae(pipe.vae),
-        "conditioner.embedders.0.transformer.text_model.": words,
-        "conditioner.embedders.1.model.": open_clip(pipe.text_encoder_2.state_dict()),
-    }
+    parts = {"model.diffusion_model.": unet, "first_stage_model.": released_vae(pipe.vae)}
+    if "text_encoder_2" in pipe.components:
+        parts["conditioner.embedders.0.transformer.text_model."] = words
+        parts["conditioner.embedders.1.model."] = open_clip(pipe.text_encoder_2.state_dict())
+    else:
+        parts["cond_stage_model.transformer.text_model."] = words
     return {prefix + name: tensor.contiguous() for prefix, part in parts.items() for name, tensor in part.items()}
