@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from processes import Workers, workers
 
 from engine_support import Recorder, write_lora
 from family_support import SIZE, tiny_model_spec, tiny_options
+from forked_support import Forked
 from queue_support import empty_safetensors, make_job
 from rushes.checkpoints.safetensors import fingerprint
 from rushes.client.client import Client
@@ -75,7 +75,7 @@ def assert_as_alone(client: Client, job: SampleJob, engine: Engine, facts: dict[
     assert {name: receipt[name] for name in facts} == facts
 
 
-def start(pool: Workers, way: str, *flags: str) -> subprocess.Popen[bytes]:
+def start(pool: Workers, way: str, *flags: str) -> Forked:
     return pool.start("--device", "auto", "--devices", "cpu,cpu", "--parallel", way, *flags)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from diffusers import QwenImageTransformer2DModel
 
-from rushes.errors import CheckpointMissing, ModelError, OutOfMemory, WorkerUnfit
+from rushes.errors import CheckpointMissing, ConfigError, ModelError, OutOfMemory, WorkerUnfit
 from rushes.wire.jobs import VaeOptions
 from rushes_service.engine.fallbacks import LOAD, decode_fallbacks
 from rushes_service.engine.parallel.partners import Partners, Together
-from rushes_service.engine.parallel.sharing import check_heads
+from rushes_service.engine.parallel.sharing import check_heads, check_lengths
 from rushes_service.engine.parallel.trouble import goes_on, told, trouble_of
 
 
@@ -45,3 +47,11 @@ def test_heads_that_devices_share(heads: int, devices: int) -> None:
 def test_heads_that_would_leave_a_device_without_one_are_refused(heads: int, devices: int) -> None:
     with pytest.raises(ModelError, match=f"{devices} devices cannot share {heads} heads"):
         check_heads(heads, devices)
+
+
+def test_a_prompt_that_is_too_short_for_all_devices_is_refused_before_they_wait_for_each_other() -> None:
+    model, picture = QwenImageTransformer2DModel, torch.zeros(1, 64, 4)
+    check_lengths(model, {"hidden_states": picture, "encoder_hidden_states": torch.zeros(1, 8, 4)}, 8)
+    check_lengths(model, {"hidden_states": picture, "encoder_hidden_states_mask": None}, 8)
+    with pytest.raises(ConfigError, match="8 cannot share 7 tokens of encoder hidden states"):
+        check_lengths(model, {"hidden_states": picture, "encoder_hidden_states": torch.zeros(1, 7, 4)}, 8)

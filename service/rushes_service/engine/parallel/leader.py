@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from rushes.errors import WorkerUnfit, first_line
 from rushes.wire.jobs import SampleJob
 from rushes_service.engine.parallel.group import LEADER, Group
 from rushes_service.engine.parallel.member import Member
+from rushes_service.engine.parallel.sharing import check_lengths
 from rushes_service.engine.parallel.trouble import Trouble, told, trouble_of
 from rushes_service.engine.parallel.ways import FLASH, RING
 
@@ -23,7 +25,7 @@ class Leader(Member):
         """Have a loaded model's transformers computed by all."""
         super().install(transformers)
         for index, transformer in enumerate(transformers):
-            transformer.forward = ToldCall(self.group, index, transformer.forward)
+            transformer.forward = ToldCall(self.group, index, transformer)
 
     @contextlib.contextmanager
     def preparing(self, job: SampleJob) -> Iterator[None]:
@@ -65,12 +67,14 @@ class Leader(Member):
 class ToldCall:
     """A transformer's `forward` that tells the followers of every call."""
 
-    def __init__(self, group: Group, index: int, forward: Callable[..., Any]) -> None:
+    def __init__(self, group: Group, index: int, transformer: nn.Module) -> None:
         self._group = group
         self._index = index
-        self._forward = forward
+        self._forward = transformer.forward
+        self._check = partial(check_lengths, transformer, devices=group.size)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._check(kwargs)
         self._group.tell("call", self._index, args, kwargs)
         try:
             return self._forward(*args, **kwargs)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import torch
 from diffusers import ContextParallelConfig
 from diffusers.models.attention_dispatch import attention_backend
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from rushes.errors import ModelError
+from rushes.errors import ConfigError, ModelError
 from rushes_service.engine.kernels.attention import HALF
 from rushes_service.engine.parallel.on_cpu import make_up
 from rushes_service.engine.parallel.ways import FLASH, RING, ULYSSES
@@ -46,6 +51,18 @@ def check_heads(heads: int, devices: int) -> None:
     each = -(-heads // devices)
     if each * (devices - 1) >= heads:
         raise ModelError(f"--parallel {ULYSSES}: {devices} devices cannot share {heads} heads; use fewer, or {RING}")
+
+
+def check_lengths(transformer: nn.Module, inputs: Mapping[str, Any], devices: int) -> None:
+    """Raise `ConfigError` if an input that goes to the blocks as long as it is, has no token for each device."""
+    plans = [plan for plan in (transformer._cp_plan or {}).values() if isinstance(plan, dict)]
+    for name, split in chain.from_iterable(plan.items() for plan in plans):
+        value = inputs.get(name)
+        if not isinstance(value, torch.Tensor) or value.ndim != split.expected_dims:
+            continue
+        if (length := value.shape[split.split_dim]) < devices:
+            what = name.replace("_", " ")
+            raise ConfigError(f"--devices: {devices} cannot share {length} tokens of {what}; make this sample on fewer")
 
 
 def use_flash(transformer: nn.Module) -> None:
