@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -57,9 +58,14 @@ def submission(model: ModelSpec, out: Path, *, wrong: int | None = None) -> list
     ]
 
 
-def embeddings(cache: Path) -> dict[str, bytes]:
-    """Every embedding that a cache has."""
-    return {file.name: file.read_bytes() for file in (cache / CONDITIONING_DIR).rglob("*.safetensors")}
+def embeddings(cache: Path) -> dict[str, tuple[object, bytes]]:
+    """Header and numbers of every embedding that a cache has; safetensors writes metadata in any order."""
+    found = {}
+    for file in (cache / CONDITIONING_DIR).rglob("*.safetensors"):
+        raw = file.read_bytes()
+        end = 8 + int.from_bytes(raw[:8], "little")
+        found[file.name] = (json.loads(raw[8:end]), raw[end:])
+    return found
 
 
 def work(redis_url: str, engine: Engine, cache: Path) -> None:
