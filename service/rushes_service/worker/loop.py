@@ -198,7 +198,7 @@ class Worker:
             self.queue, self.engine, self.settings, self.paths, self.staged, self.shutdown, self.scorer
         )
         attempt = Attempt(context, reservation, job, lambda info: self._announce("sampling", info))
-        # Memory holds one base model: wait for the sample in the background before another is loaded. Decoding a clip
+        # A device holds one base model: wait for the sample in the background before another is loaded. Decoding a clip
         # takes time, so the lease is renewed meanwhile.
         attempt.hold(self._background.wait if local != self.engine.loaded_model else self._background.check)
         ended = attempt.denoise()
