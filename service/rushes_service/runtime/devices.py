@@ -34,6 +34,11 @@ WRONG_TF32 = range(91002, 91500)
 """Versions of cuDNN with a broken kernel of 3D convolutions in TF32 (pytorch#167024)."""
 
 
+def cuda_devices() -> int:
+    """How many CUDA devices this process sees."""
+    return torch.cuda.device_count()
+
+
 def resolve_device(name: str) -> torch.device:
     """The device called `name`, ready for use; `auto` is the first GPU if there is one, else the CPU.
 
@@ -51,8 +56,8 @@ def resolve_device(name: str) -> torch.device:
     if device.type != "cuda":
         return device
     device = torch.device("cuda", device.index or 0)
-    if device.index >= torch.cuda.device_count():
-        raise ConfigError(f"device {name} is not there: {torch.cuda.device_count()} CUDA devices are visible")
+    if device.index >= cuda_devices():
+        raise ConfigError(f"device {name} is not there: {cuda_devices()} CUDA devices are visible")
     prepare_cuda(device)
     return device
 

@@ -104,14 +104,13 @@ class Together:
         Raises:
             ConfigError: there are fewer GPUs.
         """
-        import torch
-
         from rushes_service.engine.parallel.group import Group
         from rushes_service.engine.parallel.leader import Leader
+        from rushes_service.runtime.devices import cuda_devices
 
         port, size = free_port(), len(self.devices)
         gpus = settings.device.startswith("cuda")
-        if gpus and (there := torch.cuda.device_count()) < size:
+        if gpus and (there := cuda_devices()) < size:
             raise ConfigError(f"--devices {','.join(self.devices)}: only {there} of these GPUs are there")
         theirs = [f"cuda:{rank}" if gpus else settings.device for rank in range(size)]
         for rank, device in enumerate(theirs[1:], start=1):
