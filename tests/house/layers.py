@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rushes_service.models.encoders", "rushes_service.models.llm", "rushes_service.models.vae"),
     ("rushes_service.models.base",),
     ("rushes_service.models.batching",),
-    ("rushes_service.models.pictures",),
+    ("rushes_service.models.pictures", "rushes_service.models.own_loop"),
     (
         "rushes_service.models.wan",
         "rushes_service.models.hunyuan",

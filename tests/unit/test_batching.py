@@ -107,17 +107,30 @@ def test_samples_of_one_checkpoint_are_denoised_together_and_are_those_made_alon
 TEXTS = (("ball", 1), ("a ball on a green lawn", 2), ("a red ball in the evening sun", 2))
 """Prompts of several lengths in tokens, and seeds."""
 
-BATCHED = {"flux1-kontext": False, "flux2-klein": True, "qwen-image": True, "krea2": True, "z-image": False}
+EQUAL_TEXTS = (("blue", 1), ("cyan", 2), ("pink", 2))
+"""For families that mask nothing: of the length of the negative prompt, too."""
+
+BATCHED = {
+    "flux1-kontext": (TEXTS, False),
+    "flux2-klein": (TEXTS, True),
+    "qwen-image": (TEXTS, True),
+    "krea2": (TEXTS, True),
+    "z-image": (TEXTS, False),
+    "skyreels-v1-t2v": (EQUAL_TEXTS, True),
+    "hunyuan-video-1.5-t2v": (EQUAL_TEXTS, True),
+    "kandinsky5-t2v": (EQUAL_TEXTS, True),
+}
 """Families of every way to sample, and whether guidance becomes one call: Z-Image's pipeline makes one call anyway."""
 
 
-@pytest.mark.parametrize(("family", "guided"), BATCHED.items())
-def test_small_samples_of_every_family_are_those_made_alone(engine, family, guided, tmp_path):
+@pytest.mark.parametrize("family", BATCHED)
+def test_small_samples_of_every_family_are_those_made_alone(engine, family, tmp_path):
+    texts, guided = BATCHED[family]
     spec = ARCHITECTURES[family]
     model = tiny_model_spec(family, tmp_path).model_copy(update={"dtype": "float32"})
-    options = {**tiny_options(spec, tmp_path / "inputs"), "control_image_path": ()}
+    options = {**tiny_options(spec, tmp_path / "inputs"), "control_image_path": (), "image_path": None}
     options |= {"cfg_scale": 3.0, "negative_prompt": "grey"}
-    prompts = [Prompt(prompt=text, **{**options, "seed": seed}) for text, seed in TEXTS]
+    prompts = [Prompt(prompt=text, **{**options, "seed": seed}) for text, seed in texts]
     jobs = [
         make_job(tmp_path).model_copy(update={"model": model, "prompt": prompt, "id": f"{at:032}"})
         for at, prompt in enumerate(prompts)

@@ -6,7 +6,7 @@ kept in float32 between steps, embedded guidance, and true classifier-free guida
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +22,8 @@ from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable, name_table, renamed
-from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes_service.models.base import Denoised, OnStep, Sample
+from rushes_service.models.batching import stacked
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.encoders.llama_clip import HunyuanText
 from rushes_service.models.hunyuan.attention import give_attention, padding_is_behind, without_padding
@@ -31,12 +32,16 @@ from rushes_service.models.hunyuan.names import ORIGINAL_NAMES
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import find_source
 from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.own_loop import NEGATIVE, OwnLoopArchitecture
 from rushes_service.models.vae.tiles import plan_tiles
 from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import precision
 
 LATENT_CHANNELS = 16
 TRAIN_TIMESTEPS = 1000
+PATCH = 2
+"""Latents per side of a token."""
+
 FRAMES_AT_ONCE = 4
 """Decoded frames handed on together."""
 
@@ -47,14 +52,13 @@ TEXT_INPUTS = {
 }
 """Tensors of a text's conditioning, and the arguments of the transformer that take them."""
 
-NEGATIVE = "negative_"
 
-
-class HunyuanVideo(Architecture):
+class HunyuanVideo(OwnLoopArchitecture):
     """hunyuan-video, and what its relatives share with it."""
 
     spec: ClassVar[ArchitectureSpec] = HUNYUAN_VIDEO
     chunked = True
+    texts = tuple(TEXT_INPUTS)
     pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideoPipeline",)
     """Classes that `model_index.json` may name."""
 
@@ -147,14 +151,32 @@ class HunyuanVideo(Architecture):
         self._attention.masked = self.uses_masks(conditioning)
         return conditioning if self._attention.masked else without_padding(conditioning)
 
+    def batch_key(self, parameters: SampleParameters, conditioning: Conditioning) -> Hashable:
+        return None if self.uses_masks(conditioning) else super().batch_key(parameters, conditioning)
+
+    def text_shapes(self, conditioning: Conditioning) -> Hashable:
+        return super().text_shapes(without_padding(conditioning))
+
+    def token_count(self, parameters: SampleParameters, conditioning: Conditioning) -> int:
+        frames, side = (parameters.frame_count - 1) // 4 + 1, 8 * PATCH
+        words = int(conditioning["prompt_attention_mask"].sum())
+        return frames * (parameters.height // side) * (parameters.width // side) + words
+
+    def guides_at_once(self, samples: Sequence[Sample]) -> bool:
+        if any(self.uses_masks(conditioning) for _, conditioning in samples):
+            return False
+        return super().guides_at_once([(each, without_padding(conditioning)) for each, conditioning in samples])
+
     @torch.no_grad()
-    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+    def denoise_all(self, samples: Sequence[Sample], on_step: OnStep, *, at_once: bool) -> Denoised:
+        (parameters, _), *_ = samples
         total = parameters.sample_steps
-        conditioning = self.unpadded(conditioning)
+        conditioning = stacked([(each, self.unpadded(given)) for each, given in samples])
         sigmas = flow_sigmas(total, parameters.discrete_flow_shift or 1.0)
-        latents = initial_noise(parameters, self.noise_device, self.dtype).to(self.device).float()
+        noise = torch.cat([initial_noise(each, self.noise_device, self.dtype) for each, _ in samples])
+        latents = noise.to(self.device).float()
         for done, (sigma, following) in enumerate(pairwise(sigmas.to(self.device)), start=1):
-            velocity = self.velocity(latents, sigma, conditioning, parameters)
+            velocity = self.velocity(latents, sigma, conditioning, parameters, at_once=at_once)
             latents = latents + velocity.float() * (following - sigma)
             on_step(done, total, latents)
         facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), **self.dtype_facts()}
@@ -169,32 +191,22 @@ class HunyuanVideo(Architecture):
         """Precision of the first text encoder."""
         return precision(self.side_dtype, float8=self.model.fp8_llm)
 
-    def velocity(
-        self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning, parameters: SampleParameters
-    ) -> torch.Tensor:
-        """What the transformer predicts at `sigma`, guided if there is a negative prompt: the shape of `latents`."""
-        predicted = self.predict(latents, sigma, conditioning, "", parameters)
-        if not parameters.use_cfg:
-            return predicted
-        negative = self.predict(latents, sigma, conditioning, NEGATIVE, parameters)
-        return negative + parameters.cfg_scale * (predicted - negative)
-
     def predict(
         self,
         latents: torch.Tensor,
         sigma: torch.Tensor,
         conditioning: Conditioning,
-        prefix: str,
         parameters: SampleParameters,
     ) -> torch.Tensor:
-        """One call of the transformer, for the prompt (`prefix` "") or the negative one."""
         if "image_latents" in conditioning:
             latents = torch.cat([latents, conditioning["image_latents"].to(latents)], dim=1)
-        guidance = torch.full((1,), (parameters.guidance_scale or 0.0) * 1000.0, device=self.device, dtype=self.dtype)
-        texts = {argument: conditioning[prefix + name].to(self.dtype) for name, argument in TEXT_INPUTS.items()}
+        guidance = torch.full(
+            (len(latents),), (parameters.guidance_scale or 0.0) * 1000.0, device=self.device, dtype=self.dtype
+        )
+        texts = {argument: conditioning[name].to(self.dtype) for name, argument in TEXT_INPUTS.items()}
         return self.transformer(  # type: ignore[no-any-return]
             hidden_states=latents.to(self.dtype),
-            timestep=(sigma * TRAIN_TIMESTEPS)[None].to(self.dtype),
+            timestep=(sigma * TRAIN_TIMESTEPS).to(self.dtype).expand(len(latents)),
             guidance=guidance if self.guided else None,
             return_dict=False,
             **texts,

@@ -7,7 +7,8 @@ loop is our own: diffusers' pipelines for this model have no callback and choose
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -22,7 +23,8 @@ from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable
-from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes_service.models.base import Denoised, OnStep, Sample
+from rushes_service.models.batching import stacked
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.hunyuan15.names import hunyuan15_names
 from rushes_service.models.hunyuan15.text import HunyuanVideo15Text
@@ -31,11 +33,11 @@ from rushes_service.models.hunyuan15.vae import SPATIAL_RATIO, decoded, tile_siz
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import find_source
 from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.own_loop import NEGATIVE, OwnLoopArchitecture
 from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import precision
 
 TRAIN_TIMESTEPS = 1000.0
-NEGATIVE = "negative_"
 CONDITION = "condition"
 """Key of what is given beside the noise: latents and mask, [1, C + 1, T, h, w]."""
 
@@ -46,13 +48,14 @@ FRAMES_AT_ONCE = 4
 """Decoded frames handed on together."""
 
 
-class HunyuanVideo15(Architecture):
+class HunyuanVideo15(OwnLoopArchitecture):
     """hunyuan-video-1.5-t2v."""
 
     spec: ClassVar[ArchitectureSpec] = HUNYUAN_VIDEO_15_T2V
 
     pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideo15Pipeline",)
     blocks = ("transformer_blocks",)
+    texts = ("embeds", "glyphs")
 
     def __init__(
         self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
@@ -128,16 +131,18 @@ class HunyuanVideo15(Architecture):
     def uses_masks(self, conditioning: Conditioning) -> bool:
         return False
 
+    def token_count(self, parameters: SampleParameters, conditioning: Conditioning) -> int:
+        words = sum(conditioning[name].shape[1] for name in (*self.texts, IMAGE) if name in conditioning)
+        return math.prod(self.latents_shape(parameters)[2:]) + words
+
     @torch.no_grad()
-    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
-        total = parameters.sample_steps
+    def denoise_all(self, samples: Sequence[Sample], on_step: OnStep, *, at_once: bool) -> Denoised:
+        (parameters, _), *_ = samples
+        conditioning, total = stacked(samples), parameters.sample_steps
         sigmas = flow_sigmas(total, parameters.discrete_flow_shift or 1.0)
-        latents = self.noise(parameters)
+        latents = torch.cat([self.noise(each) for each, _ in samples])
         for done, (sigma, following) in enumerate(pairwise(sigmas.to(self.device)), start=1):
-            velocity = self.predict(latents, sigma, conditioning, "")
-            if parameters.use_cfg:
-                negative = self.predict(latents, sigma, conditioning, NEGATIVE)
-                velocity = negative + parameters.cfg_scale * (velocity - negative)
+            velocity = self.velocity(latents, sigma, conditioning, parameters, at_once=at_once)
             latents = latents + velocity * (following - sigma)
             on_step(done, total, latents)
         facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
@@ -157,18 +162,17 @@ class HunyuanVideo15(Architecture):
         return (1, channels, frames, parameters.height // SPATIAL_RATIO, parameters.width // SPATIAL_RATIO)
 
     def predict(
-        self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning, prefix: str
+        self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning, parameters: SampleParameters
     ) -> torch.Tensor:
-        """One call of the transformer, for the prompt (`prefix` "") or the negative one; float32."""
         config = self.transformer.config
         given = conditioning.get(CONDITION)
         if given is None:
-            given = latents.new_zeros(1, config.in_channels - config.out_channels, *latents.shape[2:])
-        text, glyphs = conditioning[f"{prefix}embeds"], conditioning[f"{prefix}glyphs"]
-        image = conditioning.get(IMAGE, text.new_zeros(1, 0, config.image_embed_dim))
+            given = latents.new_zeros(len(latents), config.in_channels - config.out_channels, *latents.shape[2:])
+        text, glyphs = conditioning["embeds"], conditioning["glyphs"]
+        image = conditioning.get(IMAGE, text.new_zeros(len(text), 0, config.image_embed_dim))
         return self.transformer(  # type: ignore[no-any-return]
             hidden_states=torch.cat([latents, given], dim=1).to(self.dtype),
-            timestep=(sigma * TRAIN_TIMESTEPS)[None],
+            timestep=(sigma * TRAIN_TIMESTEPS).expand(len(latents)),
             encoder_hidden_states=text,
             encoder_attention_mask=torch.ones_like(text[..., 0]),
             encoder_hidden_states_2=glyphs,

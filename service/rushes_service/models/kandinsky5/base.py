@@ -7,6 +7,7 @@ the rotary scale by the size of the sample, and treat a start image otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -21,7 +22,8 @@ from rushes.families.spec import ArchitectureSpec
 from rushes.wire.jobs import VaeOptions
 from rushes.wire.models import ModelSpec
 from rushes_service.lora.targets import NameTable, name_table
-from rushes_service.models.base import Architecture, Denoised, OnStep
+from rushes_service.models.base import Denoised, OnStep, Sample
+from rushes_service.models.batching import stacked
 from rushes_service.models.conditioning import Conditioning, ConditioningCache
 from rushes_service.models.kandinsky5.attention import keep_precision
 from rushes_service.models.kandinsky5.tasks import TASKS, Task
@@ -29,18 +31,18 @@ from rushes_service.models.kandinsky5.text import Kandinsky5Text
 from rushes_service.models.loading.files.hashes import FileHashCache
 from rushes_service.models.loading.from_files import find_source
 from rushes_service.models.loading.from_repo import Source, quiet_loading_bars
+from rushes_service.models.own_loop import NEGATIVE, OwnLoopArchitecture
 from rushes_service.models.vae.tiles import TilePlan
 from rushes_service.runtime.devices import name_of
 from rushes_service.runtime.float8 import precision
 
 SPATIAL_RATIO, TEMPORAL_RATIO = 8, 4
 TRAIN_TIMESTEPS = 1000.0
-NEGATIVE = "negative_"
 START = "start"
 """Key of the start image's latents, [1, 1, h, w, C]."""
 
 
-class Kandinsky5(Architecture):
+class Kandinsky5(OwnLoopArchitecture):
     """Kandinsky 5 of any kind; a subclass says which VAE it has."""
 
     pipelines: ClassVar[tuple[str, ...]]
@@ -50,6 +52,7 @@ class Kandinsky5(Architecture):
     """Of a prompt; others are cut off."""
 
     blocks = ("visual_transformer_blocks", "text_transformer_blocks")
+    texts = ("embeds", "pooled")
 
     def __init__(
         self, model: ModelSpec, device: torch.device, dtype: torch.dtype, file_hashes: FileHashCache | None = None
@@ -120,18 +123,21 @@ class Kandinsky5(Architecture):
                 found |= {prefix + name: tensor.to(self.device, self.dtype) for name, tensor in tensors.items()}
         return found
 
+    def token_count(self, parameters: SampleParameters, conditioning: Conditioning) -> int:
+        _, frames, rows, columns, _ = self.latents_shape(parameters)
+        return frames * rows * columns // math.prod(self.transformer.config.patch_size)
+
     @torch.no_grad()
-    def denoise(self, parameters: SampleParameters, conditioning: Conditioning, on_step: OnStep) -> Denoised:
+    def denoise_all(self, samples: Sequence[Sample], on_step: OnStep, *, at_once: bool) -> Denoised:
+        (parameters, _), *_ = samples
+        conditioning = stacked(samples)
         total, start = parameters.sample_steps, conditioning.get(START)
         sigmas = flow_sigmas(total, self.model.scheduler_scale or self.task.flow_shift)
-        latents = self.noise(parameters)
+        latents = torch.cat([self.noise(each) for each, _ in samples])
         for done, (sigma, following) in enumerate(pairwise(sigmas.to(self.device)), start=1):
             if start is not None:
                 latents = torch.cat([start.to(latents), latents[:, 1:]], dim=1)
-            velocity = self.predict(latents, sigma, conditioning, "")
-            if parameters.use_cfg:
-                negative = self.predict(latents, sigma, conditioning, NEGATIVE)
-                velocity = negative + (parameters.guidance_scale or 1.0) * (velocity - negative)
+            velocity = self.velocity(latents, sigma, conditioning, parameters, at_once=at_once)
             latents = latents + (following - sigma) * velocity
             on_step(done, total, latents)
         facts = {"scheduler": "Euler (flow)", "sigmas": sigmas.tolist(), "vae_dtype": name_of(self.vae_dtype)}
@@ -139,23 +145,25 @@ class Kandinsky5(Architecture):
 
     def noise(self, parameters: SampleParameters) -> torch.Tensor:
         """Noise [1, T, h, w, 16], drawn at once in the transformer's precision; float32."""
-        generator = self.noise_generator(parameters.seed)
+        generator, shape = self.noise_generator(parameters.seed), self.latents_shape(parameters)
+        drawn = torch.randn(shape, generator=generator, device=generator.device, dtype=self.dtype)
+        return drawn.to(self.device).float()
+
+    def latents_shape(self, parameters: SampleParameters) -> tuple[int, ...]:
+        """Shape of a sample's latents, [1, T, h, w, 16]."""
         frames = (parameters.frame_count - 1) // TEMPORAL_RATIO + 1
         rows, columns = parameters.height // SPATIAL_RATIO, parameters.width // SPATIAL_RATIO
-        shape = (frames, rows, columns, self.transformer.config.out_visual_dim)
-        drawn = torch.randn(shape, generator=generator, device=generator.device, dtype=self.dtype)
-        return drawn[None].to(self.device).float()
+        return 1, frames, rows, columns, self.transformer.config.out_visual_dim
 
     def predict(
-        self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning, prefix: str
+        self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning, parameters: SampleParameters
     ) -> torch.Tensor:
-        """One call of the transformer, for the prompt (`prefix` "") or the negative one; float32."""
-        text = conditioning[f"{prefix}embeds"]
+        text = conditioning["embeds"]
         return self.transformer(  # type: ignore[no-any-return]
             hidden_states=self.inputs(latents, conditioning.get(START)).to(self.dtype),
             encoder_hidden_states=text,
-            pooled_projections=conditioning[f"{prefix}pooled"],
-            timestep=(sigma * TRAIN_TIMESTEPS)[None],
+            pooled_projections=conditioning["pooled"],
+            timestep=(sigma * TRAIN_TIMESTEPS).expand(len(latents)),
             visual_rope_pos=places(latents, self.transformer.config.patch_size),
             text_rope_pos=torch.arange(text.shape[1], device=self.device),
             scale_factor=self.task.scale_factor,
@@ -174,7 +182,7 @@ class Kandinsky5(Architecture):
 
 
 def places(latents: torch.Tensor, patch: Sequence[int]) -> list[torch.Tensor]:
-    """Places in time, rows and columns of the tokens of `latents` [1, T, h, w, C]."""
+    """Places in time, rows and columns of the tokens of `latents` [n, T, h, w, C]."""
     sizes = (size // side for size, side in zip(latents.shape[1:4], patch, strict=True))
     return [torch.arange(size, device=latents.device) for size in sizes]
 
