@@ -140,6 +140,6 @@ def test_text_encoders_may_be_named_by_their_repositories(
         shutil.copytree(parts / f"text_encoder{name}", here)
         shutil.copytree(parts / f"tokenizer{name}", here, dirs_exist_ok=True)
     repositories = {"Qwen/Qwen2.5-VL": tmp_path / "encoder", "openai/clip": tmp_path / "encoder_2"}
-    monkeypatch.setattr(from_files, "download", lambda repo, _parts: repositories[repo])
+    monkeypatch.setattr(from_files, "download", lambda repo, _parts, _variant: repositories[repo])
     named = whole.model_copy(update={"text_encoder_qwen": "Qwen/Qwen2.5-VL", "text_encoder_clip": "openai/clip"})
     assert torch.equal(made(named, tmp_path / "a").latents, made(whole, tmp_path / "b").latents)

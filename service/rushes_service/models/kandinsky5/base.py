@@ -155,6 +155,9 @@ class Kandinsky5(OwnLoopArchitecture):
         rows, columns = parameters.height // SPATIAL_RATIO, parameters.width // SPATIAL_RATIO
         return 1, frames, rows, columns, self.transformer.config.out_visual_dim
 
+    def guiding_scale(self, parameters: SampleParameters) -> float:
+        return parameters.guidance_scale or 1.0
+
     def predict(
         self, latents: torch.Tensor, sigma: torch.Tensor, conditioning: Conditioning, parameters: SampleParameters
     ) -> torch.Tensor:
