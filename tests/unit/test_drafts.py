@@ -23,6 +23,7 @@ from rushes_service.engine.kernels.compiling import CompiledBlock
 from rushes_service.engine.kernels.drafting import Draft
 from rushes_service.engine.parallel.partners import Together
 from rushes_service.engine.placement import transformers_of
+from rushes_service.models import tiny
 from rushes_service.models.generic import tiny as generic
 from rushes_service.models.wan22 import tiny as wan22
 from rushes_service.runtime.compat_diffusers_models import with_first_block_cache
@@ -55,6 +56,7 @@ def family_job(name: str, models: Path, directory: Path, monkeypatch: pytest.Mon
     """
     spec, build = ARCHITECTURES[name], wan22.transformer
     monkeypatch.setattr(wan22, "transformer", lambda **sizes: build(**{**sizes, "layers": 2}))
+    tiny.build_tiny(name, models / f"tiny-{name}")  # here, and not among the models that all tests share
     model = tiny_model_spec(name, models)
     if spec.high_noise_cfg_scale is not None:
         model = model.model_copy(update={"experts": "both"})
