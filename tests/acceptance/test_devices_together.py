@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from processes import Workers, workers
+from processes import Workers
 
 from engine_support import Recorder, write_lora
 from family_support import SIZE, tiny_model_spec, tiny_options
@@ -40,19 +39,6 @@ ODD = {"width": 3 * SIZE // 2, "height": 3 * SIZE // 2}
 
 LARGER = {"width": 2 * SIZE, "height": 2 * SIZE}
 """At 32 pixels Wan 2.2 TI2V-5B has one token, which nobody can share."""
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def pool(redis_url: str, tmp_path: Path) -> Iterator[Workers]:
-    with workers(redis_url, tmp_path) as pool:
-        yield pool
 
 
 def job_of(family: str, directory: Path, lora: Path | None = None, run: str | None = None, **options: int) -> SampleJob:

@@ -37,13 +37,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def pool(redis_url: str, tmp_path: Path) -> Iterator[Workers]:
     with workers(redis_url, tmp_path, RUSHES_MAX_ATTEMPTS="50", RUSHES_RETRY_DELAY_S="0.02") as pool:
         yield pool

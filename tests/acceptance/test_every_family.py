@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from PIL import Image
-from processes import Workers, workers
+from processes import Workers
 
 from family_support import CLIP_FRAMES, FAMILIES, makes_clips, makes_pictures, tiny_model_spec, tiny_options
 from queue_support import make_job
@@ -21,19 +19,6 @@ from rushes_service.models.tiny import BUILDERS
 
 ALL_S = 300.0
 MP4_MARK = b"ftyp"
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def pool(redis_url: str, tmp_path: Path) -> Iterator[Workers]:
-    with workers(redis_url, tmp_path) as pool:
-        yield pool
 
 
 def wanted(tmp_path: Path) -> dict[tuple[str, str], SampleJob]:

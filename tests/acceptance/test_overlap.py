@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from processes import Workers, workers
+from processes import Workers
 
 from queue_support import make_job
 from rushes.client.client import Client
@@ -16,19 +14,6 @@ from support import wait_until
 
 START_S = 120.0
 """A worker imports torch and diffusers first; the machine may be busy."""
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def pool(redis_url: str, tmp_path: Path) -> Iterator[Workers]:
-    with workers(redis_url, tmp_path) as pool:
-        yield pool
 
 
 def two_samples(client: Client, tmp_path: Path, model: Path) -> list[str]:

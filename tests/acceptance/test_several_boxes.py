@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from processes import Workers, workers
+from processes import Workers
 
 from client_support import snapshots
 from engine_support import write_lora
@@ -17,19 +15,6 @@ from rushes.wire.results import JobState
 from support import wait_until
 
 START_S = 120.0
-
-
-@pytest.fixture
-def pool(redis_url: str, tmp_path: Path) -> Iterator[Workers]:
-    with workers(redis_url, tmp_path) as pool:
-        yield pool
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
 
 
 def train(there: Path, url: str) -> None:

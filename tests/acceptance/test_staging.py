@@ -43,13 +43,6 @@ def forget_servers() -> None:
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def pool(s3: S3, redis_url: str, tmp_path: Path) -> Iterator[Workers]:
     (tmp_path / "worker").mkdir()
     with workers(redis_url, tmp_path / "worker") as pool:

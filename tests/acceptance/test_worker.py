@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pickle
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from processes import Workers, workers
+from processes import Workers
 from safetensors.torch import save_file
 
 from engine_support import write_lora
@@ -28,19 +27,6 @@ START_S = 90.0
 SAMPLE_S = 60.0
 MANY_STEPS = 150
 """Some seconds of denoising: time to interfere."""
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def pool(redis_url: str, tmp_path: Path) -> Iterator[Workers]:
-    with workers(redis_url, tmp_path) as pool:
-        yield pool
 
 
 @pytest.fixture

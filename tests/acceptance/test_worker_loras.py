@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from PIL import Image
-from processes import Workers, workers
+from processes import Workers
 
 from bad_loras import BAD
 from engine_support import write_lora
@@ -22,19 +20,6 @@ from rushes.wire.results import JobState, SampleResult
 
 ALL_S = 120.0
 """For a worker to start and make or refuse them all; the machine may be busy."""
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def pool(redis_url: str, tmp_path: Path) -> Iterator[Workers]:
-    with workers(redis_url, tmp_path) as pool:
-        yield pool
 
 
 def job(tmp_path: Path, model: Path, index: int, lora: Path) -> SampleJob:

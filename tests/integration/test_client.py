@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ from rushes.wire.results import JobError, JobRecord, JobState
 
 LANE = keys.lane(MODEL.fingerprint, "training")
 MISSPELT = JobError(code="prompt", message="misspelt")
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
 
 
 def refused(index: int = 9, checkpoint: Checkpoint | None = None) -> Submission:

@@ -61,13 +61,6 @@ def make(tmp_path: Path, redis_url: str) -> Iterator[MakeSampler]:
         yield maker
 
 
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
 def trainer(directory: Path, url: str, ending: str) -> subprocess.Popen[str]:
     """A training process that submits one checkpoint."""
     command = [sys.executable, "-c", TRAINER, str(directory), url, ending, str(Path(__file__).parents[1])]

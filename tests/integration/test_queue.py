@@ -31,13 +31,6 @@ MakeQueue = Callable[..., Queue]
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def make_queue(redis_url: str) -> MakeQueue:
     def make(worker: str = "a", lease_s: float = LONG_LEASE_S, **options: object) -> Queue:
         return Queue(redis_url, worker=worker, lease_s=lease_s, **options)  # type: ignore[arg-type]

@@ -23,13 +23,6 @@ from support import wait_until
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def store(tmp_path: Path) -> Iterator[str]:
     """The URL of a store: fsspec's own for directories, so that any file can be looked at."""
     yield f"file://{tmp_path}/store"

@@ -31,13 +31,6 @@ def make(tmp_path: Path, redis_url: str) -> Iterator[MakeSampler]:
         yield maker
 
 
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
 def records(client: Client, count: int, run: str | None = None) -> list[JobRecord]:
     """All records, in the order of their submission, when there are `count`."""
     wait_until(lambda: len(client.ids()) >= count, 10, f"{count} records")

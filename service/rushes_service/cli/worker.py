@@ -51,8 +51,41 @@ logger = logging.getLogger("rushes.worker")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rushes worker`; each default is that of the settings."""
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the first GPU, else the CPU)")
+    add_engine_arguments(parser)
     parser.add_argument("--redis-url", help="Redis of the queue (default: RUSHES_REDIS_URL, else this machine)")
+    parser.add_argument("--no-overlap", action="store_true", help="end one sample before the next one is begun")
+    parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
+    parser.add_argument(
+        "--map",
+        action="append",
+        metavar="THERE=HERE",
+        help="directory of the trainer's machine and what it is called here; may be repeated (default: RUSHES_MAP)",
+    )
+    parser.add_argument("--until-empty", action="store_true", help="end when the queue is empty")
+    parser.add_argument(
+        "--dry-run",
+        "--rehearse",
+        action="store_true",
+        help="paint instead of sampling, to test a deployment; needs no model and no GPU",
+    )
+    parser.add_argument(
+        "--score",
+        action="append",
+        metavar="NAME=VALUE",
+        help="score finished samples, clip=MODEL for example; may be repeated",
+    )
+    parser.add_argument(
+        "--score_images", type=Path, metavar="DIR", help="training pictures: scores tell how near they are"
+    )
+    parser.add_argument(
+        "--score_device", default="cpu", metavar="D", help="device of the scores' models (default: cpu)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads that torch may use")
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those that say where and how samples are made."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the first GPU, else the CPU)")
     parser.add_argument("--cache-dir", type=Path, help="where text embeddings are kept")
     parser.add_argument("--dtype", help="precision of transformers: bfloat16, float16 or float32")
     parser.add_argument("--offload", action="store_true", default=None, help="transformers stay in host memory")
@@ -86,34 +119,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--devices", metavar="D,D", help="GPUs that make each sample together, with --parallel")
     parser.add_argument("--parallel", choices=WAYS, help="how they do, see docs/operations.md")
-    parser.add_argument("--no-overlap", action="store_true", help="end one sample before the next one is begun")
-    parser.add_argument("--only", metavar="MODEL", help="serve only this family, model path, hub id or fingerprint")
-    parser.add_argument(
-        "--map",
-        action="append",
-        metavar="THERE=HERE",
-        help="directory of the trainer's machine and what it is called here; may be repeated (default: RUSHES_MAP)",
-    )
-    parser.add_argument("--until-empty", action="store_true", help="end when the queue is empty")
-    parser.add_argument(
-        "--dry-run",
-        "--rehearse",
-        action="store_true",
-        help="paint instead of sampling, to test a deployment; needs no model and no GPU",
-    )
-    parser.add_argument(
-        "--score",
-        action="append",
-        metavar="NAME=VALUE",
-        help="score finished samples, clip=MODEL for example; may be repeated",
-    )
-    parser.add_argument(
-        "--score_images", type=Path, metavar="DIR", help="training pictures: scores tell how near they are"
-    )
-    parser.add_argument(
-        "--score_device", default="cpu", metavar="D", help="device of the scores' models (default: cpu)"
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads that torch may use")
 
 
 def run(args: argparse.Namespace) -> int:

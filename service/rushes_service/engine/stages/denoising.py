@@ -68,7 +68,6 @@ class Denoising:
             self._shared.reader.reading(loaded.loras, context),
         ):
             finite = FiniteCheck(self._shared.device, context.parameters.lora_multiplier)
-
             draft = Draft.of(context.job, context.parameters)
 
             def on_step(done: int, total: int, latents: torch.Tensor) -> None:
